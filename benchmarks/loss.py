@@ -1,0 +1,169 @@
+"""Forward and backward of SinkhornLoss beside the algorithm as published and beside POT.
+
+    python benchmarks/loss.py --out benchmarks/loss.json
+
+Three ways to the same number, on the same logits, in the same process, one after the other in every round:
+
+- sinkd: `SinkhornLoss.published(cost=...)`, in eager mode. On: checks of shapes and of non-finite logits,
+  float64 softening and differences. Off: marginal errors (computed only when asked), debias, torch.compile.
+- published: the algorithm written plainly: float32, cost by broadcasting (B, B, C) (Lorentz: by acosh of the clamped
+  inner product), 20 times rows and columns divided by their sums, gradient by autograd through all of it.
+- POT: the same broadcast cost, then `ot.sinkhorn2` on torch tensors for the same 20 iterations, no stopping test.
+
+A time is the median over rounds; a ratio is the median over rounds of the ratio within the round, so that whatever
+else the machine does meets all three alike. Memory is the largest sum of tensor bytes alive beyond those alive
+before, from PyTorch's allocator events, over one forward and backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ot
+import torch
+from torch import Tensor
+
+from sinkd.losses import SinkhornLoss
+
+SIZES = ((16, 2), (32, 3), (128, 3), (512, 3), (64, 32128), (128, 50257))
+COSTS = ("l1", "lorentz")
+TEMPERATURE, EPSILON, ITERATIONS, WEIGHT = 2.0, 0.1, 20, 0.001
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def broadcast_cost(cost: str, p: Tensor, q: Tensor) -> Tensor:
+    """Costs of all pairs of rows (B, C) by writing out (B, B, C) numbers."""
+    if cost == "l1":
+        return (p.unsqueeze(1) - q.unsqueeze(0)).abs().sum(-1)
+    x, y = lifted(p), lifted(q)
+    signs = torch.ones(x.shape[-1])
+    signs[0] = -1
+    inner = (x.unsqueeze(1) * y.unsqueeze(0) * signs).sum(-1)
+    return torch.acosh(torch.clamp(-inner, min=1 + 1e-5))
+
+
+def lifted(p: Tensor) -> Tensor:
+    """Time and space (B, C + 1) of the exponential map at the origin, curvature -1."""
+    r = p.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+    return torch.cat([torch.cosh(r), torch.sinh(r) / r * p], -1)
+
+
+def published(cost: str) -> Loss:
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
+        w = broadcast_cost(cost, torch.softmax(student / TEMPERATURE, -1), torch.softmax(teacher / TEMPERATURE, -1))
+        plan = torch.exp(-w / EPSILON)
+        for _ in range(ITERATIONS):
+            plan = plan / plan.sum(1, keepdim=True)
+            plan = plan / plan.sum(0, keepdim=True)
+        return WEIGHT * (plan * w).sum()
+
+    return loss
+
+
+def pot(cost: str) -> Loss:
+    def loss(student: Tensor, teacher: Tensor) -> Tensor:
+        w = broadcast_cost(cost, torch.softmax(student / TEMPERATURE, -1), torch.softmax(teacher / TEMPERATURE, -1))
+        ones = torch.ones(w.shape[0])
+        return WEIGHT * ot.sinkhorn2(ones, ones, w, EPSILON, numItermax=ITERATIONS, stopThr=0, warn=False)
+
+    return loss
+
+
+def seconds(loss: Loss, student: Tensor, teacher: Tensor, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        student.grad = None
+        loss(student, teacher).backward()
+    return (time.perf_counter() - start) / repeats
+
+
+def peak_bytes(loss: Loss, student: Tensor, teacher: Tensor) -> int:
+    """Largest sum of bytes allocated at once, beyond what was, in one forward and backward."""
+    student.grad = None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        loss(student, teacher).backward()
+    assert profile.profiler is not None
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def measure(cost: str, batch: int, classes: int, seconds_each: float) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(batch, classes, generator=generator).mul_(2).requires_grad_()
+    teacher = torch.randn(batch, classes, generator=generator).mul_(2)
+    ways: dict[str, Loss] = {"sinkd": SinkhornLoss.published(cost=cost), "published": published(cost), "pot": pot(cost)}
+    memory = {name: peak_bytes(way, student, teacher) for name, way in ways.items()}
+    once = {name: seconds(way, student, teacher, 1) for name, way in ways.items()}
+    repeats = {name: max(1, min(50, int(0.05 / taken))) for name, taken in once.items()}
+    rounds: list[dict[str, float]] = []
+    start = time.perf_counter()
+    while len(rounds) < 3 or (time.perf_counter() - start < seconds_each and len(rounds) < 200):
+        rounds.append({name: seconds(way, student, teacher, repeats[name]) for name, way in ways.items()})
+    row: dict = {"cost": cost, "batch": batch, "classes": classes, "rounds": len(rounds)}
+    for name in ways:
+        row[f"{name}_ms"] = 1e3 * statistics.median(r[name] for r in rounds)
+        row[f"{name}_mb"] = memory[name] / 1e6
+    for other in ("published", "pot"):
+        row[f"speedup_over_{other}"] = statistics.median(r[other] / r["sinkd"] for r in rounds)
+    return row
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def table(machine: dict, rows: list[dict]) -> str:
+    lines = [f"{key}: {value}" for key, value in machine.items()]
+    lines += [
+        "",
+        "| cost | B, C | sinkd ms | published ms | POT ms | over published | over POT "
+        "| sinkd MB | published MB | POT MB |",
+    ]
+    lines += ["|" + "---|" * 10]
+    for r in rows:
+        times = " | ".join(f"{r[f'{name}_ms']:.3g}" for name in ("sinkd", "published", "pot"))
+        ratios = " | ".join(f"{r[f'speedup_over_{name}']:.2f}x" for name in ("published", "pot"))
+        memory = " | ".join(f"{r[f'{name}_mb']:.3g}" for name in ("sinkd", "published", "pot"))
+        lines.append(f"| {r['cost']} | {r['batch']}, {r['classes']} | {times} | {ratios} | {memory} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/loss.json"), help="where the JSON goes")
+    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time of each line (at least 3 rounds)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, for all three")
+    parser.add_argument("--max_classes", type=int, default=max(c for _, c in SIZES), help="leave out wider sizes")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    machine = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, POT {ot.__version__}",
+        "sinkd": "eager; checks of shapes and values on; marginal errors off; float64 differences, float32 after",
+    }
+    sizes = [size for size in SIZES if size[1] <= arguments.max_classes]
+    rows = [measure(cost, *size, arguments.seconds) for cost in COSTS for size in sizes]
+    print(table(machine, rows))
+    arguments.out.write_text(json.dumps({**machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

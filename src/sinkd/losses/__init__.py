@@ -1,0 +1,7 @@
+"""What a student minimises."""
+
+from .divergence import annealed_temperature, js, kd, kl, reverse_kl, tvd
+from .logits import check_finite
+from .sinkhorn import SinkhornLoss
+
+__all__ = ["SinkhornLoss", "annealed_temperature", "check_finite", "js", "kd", "kl", "reverse_kl", "tvd"]

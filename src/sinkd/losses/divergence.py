@@ -1,0 +1,99 @@
+"""Divergences between student and teacher, row by row: `kd`, `kl`, `reverse_kl`, `js`, `tvd`.
+
+All take logits (..., C) of one shape and a temperature T > 0, compare p = softmax(student / T) with
+q = softmax(teacher / T), and give the mean over all rows: a scalar, float32 (float64 if a side is), without a
+factor T^2 (as published). One class (C = 1) is regression: each is then the mean squared difference of the
+scores divided by T. -inf logits are impossible classes: where both sides have them they change nothing. An empty
+batch gives 0. All raise SinkdError for shapes that differ and for NaN or +inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import SinkdError
+from ..transport.precision import island, result_type
+from .logits import check_shapes, guard, precise
+
+
+def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy, mean of -sum_c q_c log p_c (Hinton et al. 2015), as published without T^2.
+
+    >>> kd(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, -1.0]]))
+    tensor(0.6931)
+    """
+    return _rows(lambda log_p, log_q: -_expect(log_q, log_p), student_logits, teacher_logits, temperature)
+
+
+def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Forward divergence KL(q || p), mean of sum_c q_c (log q_c - log p_c), >= 0."""
+    return _rows(_kl, student_logits, teacher_logits, temperature)
+
+
+def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Reverse divergence KL(p || q), mean of sum_c p_c (log p_c - log q_c), >= 0."""
+    return _rows(lambda log_p, log_q: _kl(log_q, log_p), student_logits, teacher_logits, temperature)
+
+
+def js(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Jensen-Shannon divergence, mean of (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, in [0, log 2]."""
+
+    def row(log_p: Tensor, log_q: Tensor) -> Tensor:
+        m = (log_p.exp() + log_q.exp()) / 2
+        log_m = torch.where(m > 0, m, 1.0).log()
+        return (_kl(log_m, log_p) + _kl(log_m, log_q)) / 2
+
+    return _rows(row, student_logits, teacher_logits, temperature)
+
+
+def tvd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Total variation distance, mean of sum_c |p_c - q_c| / 2, in [0, 1]."""
+
+    def row(log_p: Tensor, log_q: Tensor) -> Tensor:
+        return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+
+    return _rows(row, student_logits, teacher_logits, temperature)
+
+
+def annealed_temperature(temperature: float, epoch: int, epochs: int) -> float:
+    """T + (1 - T) epoch / (epochs - 1): from T in the first epoch (0) to 1 in the last; T where there is only one.
+
+    Raises:
+        SinkdError: unless 0 <= epoch < epochs.
+
+    >>> annealed_temperature(4.0, 7, 8)
+    1.0
+    """
+    if not 0 <= epoch < epochs:
+        raise SinkdError(f"annealed_temperature: epoch {epoch} of {epochs}; it must be within 0..{epochs - 1}")
+    return float(temperature if epochs == 1 else temperature + (1 - temperature) * epoch / (epochs - 1))
+
+
+def _rows(row: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The mean of row(log p, log q) over all rows; the squared difference where there is one class."""
+    check_shapes(student, teacher)
+    if not temperature > 0:
+        raise SinkdError(f"temperature is {temperature}; it must be greater than 0")
+    guard(student, teacher)
+    dtype = result_type(student, teacher)
+    if student.numel() == 0:
+        return (student.sum() * 0.0).to(dtype)
+    with island(student.device):
+        z_s, z_t = precise(student) / temperature, precise(teacher) / temperature
+        if student.shape[-1] == 1:
+            return (z_s - z_t).square().mean().to(dtype)
+        return row(torch.log_softmax(z_s, -1), torch.log_softmax(z_t, -1)).mean().to(dtype)
+
+
+def _expect(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """sum_c q_c log p_c, where a class of probability 0 counts 0 though log p be -inf."""
+    q = log_q.exp()
+    return (q * log_p.masked_fill(q == 0, 0.0)).sum(-1)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q || p)."""
+    return _expect(log_q, log_q) - _expect(log_q, log_p)

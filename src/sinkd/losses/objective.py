@@ -1,0 +1,254 @@
+"""An `Objective`: `"kd+sinkhorn"` as a named, weighted sum of terms that reports its parts.
+
+Two ways to write one. Names alone take the published weights: hard labels, plus `alpha` on what compares row by row
+(and `1 - alpha` left for the labels), plus `beta` on every other term. Names with weights, `"ce:1+kl:0.1+sinkhorn:1"`,
+mean exactly what they say. A new term is one class in a file of its own and one line in `TERMS`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sinkd.errors import SinkdError
+from sinkd.losses import divergence
+from sinkd.losses.sinkhorn import SinkhornLoss
+from sinkd.losses.term import Progress, Term, View
+
+
+class HardLabels(Term):
+    """`ce`: cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
+
+    name = "ce"
+    student_needs = frozenset({"logits", "labels"})
+    teacher_needs = frozenset()
+    cacheable = frozenset()
+    family = "label"
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        return hard_label_loss(student.logits, batch["labels"])
+
+
+def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss over the labelled rows, 0 when there are none.
+
+    logits (..., C) with labels (...): class ids, -100 where unlabelled; or (..., 1) with scores, NaN where unlabelled.
+    """
+    if logits.shape[-1] == 1:
+        labelled = ~labels.isnan()
+        error = (logits[..., 0].float() - labels.masked_fill(~labelled, 0.0).float()).square()
+        return (error * labelled).sum() / labelled.sum().clamp(min=1)
+    labelled = labels != -100
+    total = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=-100, reduction="sum")
+    return total / labelled.sum().clamp(min=1)
+
+
+class Divergence(Term):
+    """A row-by-row comparison of the two predictions: `kd`, `kl`, `reverse_kl`, `js` or `tvd` at a temperature."""
+
+    family = "paired"
+
+    def __init__(self, name: str, temperature: float):
+        super().__init__()
+        self.name = name
+        self.temperature = temperature
+        self.function = getattr(divergence, name)
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        return self.function(student.logits, teacher.logits, self.temperature)
+
+
+class AnnealedKD(Term):
+    """`kd_anneal`: `kd` whose temperature falls to 1 over the epochs."""
+
+    name = "kd_anneal"
+    family = "paired"
+
+    def __init__(self, temperature: float):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        temperature = divergence.annealed_temperature(self.temperature, progress.epoch, progress.epochs)
+        return divergence.kd(student.logits, teacher.logits, temperature)
+
+
+class Transport(Term):
+    """`sinkhorn`: the cost of transporting the batch of the student's predictions onto the teacher's."""
+
+    name = "sinkhorn"
+    batchwise = True
+
+    def __init__(self, **options: Any):
+        super().__init__()
+        self.loss = SinkhornLoss(**{"weight": 0.001, "reduction": "sum", **options})
+
+    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
+        return view.logits
+
+    def forward(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        return self.loss(student, teacher)
+
+    @torch.no_grad()
+    def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
+        figures = {"marginal_error": float(self.loss.transport(student, teacher).marginal_error())}
+        if self.loss.curvature is not None:
+            figures["curvature"] = float(self.loss.curvature)
+        return figures
+
+
+# name -> how to make the term from the objective's temperature and the options given under the term's own name
+TERMS: dict[str, Callable[..., Term]] = {
+    "ce": lambda temperature, options: HardLabels(**options),
+    "kd": lambda temperature, options: Divergence("kd", temperature, **options),
+    "kd_anneal": lambda temperature, options: AnnealedKD(temperature, **options),
+    "kl": lambda temperature, options: Divergence("kl", temperature, **options),
+    "reverse_kl": lambda temperature, options: Divergence("reverse_kl", temperature, **options),
+    "js": lambda temperature, options: Divergence("js", temperature, **options),
+    "tvd": lambda temperature, options: Divergence("tvd", temperature, **options),
+    "sinkhorn": lambda temperature, options: Transport(**options),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an objective gives for a batch: the weighted `total`, and each term's own value before its weight."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """A weighted sum of terms.
+
+    >>> objective = Objective.parse("kd+sinkhorn", alpha=0.9, beta=0.8, temperature=1.0)
+    >>> str(objective)
+    'ce:0.1+kd:0.9+sinkhorn:0.8'
+
+    Called with the student's and the teacher's `View`, the batch (its `labels` where a term needs them) and the
+    `Progress`, it gives a `Value`. It is an `nn.Module`: its parameters are those of its terms.
+    """
+
+    def __init__(self, terms: Iterable[Term], weights: Iterable[float]):
+        super().__init__()
+        terms = list(terms)
+        self.terms = nn.ModuleDict({term.name: term for term in terms})
+        self.weights = dict(zip(self.terms, map(float, weights), strict=True))
+
+    @classmethod
+    def parse(
+        cls, text: str, *, alpha: float = 0.8, beta: float = 1.0, temperature: float = 2.0, **options: Mapping[str, Any]
+    ) -> "Objective":
+        """Read `"kd+sinkhorn"` or `"ce:1+kl:0.1+sinkhorn:1"`.
+
+        alpha (0 to 1) and beta (>= 0) weigh terms that carry no weight of their own; temperature (> 0) softens the
+        row-by-row terms. `options` are a term's own keywords under its name: `sinkhorn={"cost": "l1"}`.
+        Raises SinkdError for an unknown or repeated name, and for a sum whose weights are not determined.
+        """
+        written = [_read_part(part, text) for part in text.replace(" ", "").split("+")]
+        names = [name for name, _ in written]
+        for name in names:
+            if names.count(name) > 1:
+                raise SinkdError(f'the objective "{text}" names {name} twice; give each term once, with its weight')
+        for name in options:
+            if name not in TERMS:
+                raise SinkdError(f'options were given for "{name}", which is no term of an objective: {_known()}')
+        if not 0 < temperature < float("inf"):
+            raise SinkdError(f"the temperature is {temperature}; it must be above 0")
+        make = partial(_make_term, temperature=temperature, options=options)
+        weighted = [weight is not None for _, weight in written]
+        if all(weighted):
+            terms, weights = [make(name) for name in names], [weight or 0.0 for _, weight in written]
+        elif any(weighted):
+            missing = ", ".join(name for name, weight in written if weight is None)
+            raise SinkdError(f'in the objective "{text}" {missing} has no weight; write all weights or none')
+        else:
+            terms, weights = _published_weights([make(name) for name in names], make, alpha, beta, text)
+        kept = [(term, weight) for term, weight in zip(terms, weights, strict=True) if weight != 0]
+        if not kept:
+            raise SinkdError(f'the objective "{text}" weighs every term with 0; nothing would be learned')
+        return cls(*zip(*kept, strict=True))
+
+    @property
+    def student_needs(self) -> frozenset[str]:
+        """What the terms need of the student ("labels": of the batch)."""
+        return frozenset().union(*(term.student_needs for term in self))
+
+    @property
+    def teacher_needs(self) -> frozenset[str]:
+        """What the terms need of the teacher; empty when it teaches nothing."""
+        return frozenset().union(*(term.teacher_needs for term in self))
+
+    @property
+    def cacheable(self) -> bool:
+        """Can everything that is needed of the teacher be computed once?"""
+        return all(term.teacher_needs <= term.cacheable for term in self)
+
+    def forward(
+        self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress | None = None
+    ) -> Value:
+        progress = progress or Progress()
+        parts = {
+            term.name: term(term.points(student, batch), term.points(teacher, batch), batch, progress) for term in self
+        }
+        return Value(sum(self.weights[name] * value for name, value in parts.items()), parts)
+
+    def diagnostics(self, student: View, teacher: View, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Each term's figures for the log, `{"sinkhorn/curvature": 1.0}`."""
+        return {
+            f"{term.name}/{key}": figure
+            for term in self
+            for key, figure in term.diagnostics(term.points(student, batch), term.points(teacher, batch)).items()
+        }
+
+    def __iter__(self):
+        return iter(self.terms.values())
+
+    def __str__(self) -> str:
+        return "+".join(f"{name}:{weight:.15g}" for name, weight in self.weights.items())
+
+
+def _read_part(part: str, text: str) -> tuple[str, float | None]:
+    name, colon, weight = part.partition(":")
+    if name not in TERMS:
+        raise SinkdError(f'the objective "{text}" names "{name}", which this version does not have: {_known()}')
+    try:
+        value = float(weight) if colon else None
+    except ValueError:
+        value = -1.0
+    if value is not None and not 0 <= value < float("inf"):
+        raise SinkdError(f'in the objective "{text}" the weight of {name} is "{weight}"; it must be a number from 0 up')
+    return name, value
+
+
+def _make_term(name: str, temperature: float, options: Mapping[str, Mapping[str, Any]]) -> Term:
+    return TERMS[name](temperature, options.get(name, {}))
+
+
+def _published_weights(
+    terms: list[Term], make: Callable[[str], Term], alpha: float, beta: float, text: str
+) -> tuple[list[Term], list[float]]:
+    """Hard labels, alpha against 1 - alpha with a row-by-row term, and beta on the others, as in SinKD."""
+    if not 0 <= alpha <= 1:
+        raise SinkdError(f"alpha is {alpha}; it must lie between 0 (labels alone) and 1 (no labels)")
+    if not 0 <= beta < float("inf"):
+        raise SinkdError(f"beta is {beta}; it must be a number from 0 up")
+    paired = [term.name for term in terms if term.family == "paired"]
+    if len(paired) > 1:
+        raise SinkdError(
+            f'alpha cannot weigh {" and ".join(paired)} of the objective "{text}" at once; '
+            "write the weights out, as in ce:0.1+kd:0.5+js:0.4"
+        )
+    label_weight = 1 - alpha if paired else 1.0
+    weights = {"label": label_weight, "paired": alpha, "added": beta}
+    terms = [make("ce"), *(term for term in terms if term.family != "label")]
+    # 1 - 0.9 is 0.09999999999999998: rounding keeps what the user wrote legible in logs and manifests
+    return terms, [round(weights[term.family], 12) for term in terms]
+
+
+def _known() -> str:
+    return "the terms are " + ", ".join(TERMS)

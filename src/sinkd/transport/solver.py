@@ -1,0 +1,209 @@
+"""Entropic optimal transport: `sinkhorn(cost, ...) -> Transport`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..errors import SinkdError
+from . import iteration
+from .precision import is_static, island, result_type
+
+Gradient = Literal["unroll", "implicit", "envelope"]
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
+
+
+@dataclass(frozen=True)
+class Transport:
+    """A solved transport problem.
+
+    Attributes:
+        plan: (..., n, m), mass moved from row i to column j; columns sum to their weights exactly, rows nearly.
+        distance: (...), sum of plan times cost (the transport cost alone, without the entropy).
+        f, g: (..., n) and (..., m), log-scalings: plan = exp(f_i + g_j - cost_ij / epsilon).
+        n_iters: iterations done.
+        row_weights: (..., n) or a number, the mass that each row should have.
+    """
+
+    plan: Tensor
+    distance: Tensor
+    f: Tensor
+    g: Tensor
+    n_iters: int
+    row_weights: Tensor | float
+
+    def marginal_error(self) -> Tensor:
+        """How far the rows are from their weights: sum of |row sum - weight| over the sum of weights, (...).
+
+        For uniform weights the mean relative row error (0.03: rows are 3 % off on average); the columns are
+        exact. Computed when asked, without a gradient.
+        """
+        return iteration.row_error(self.plan.detach().sum(-1), self.row_weights)
+
+
+def sinkhorn(
+    cost: Tensor,
+    epsilon: float = 0.1,
+    n_iters: int = 20,
+    tolerance: float | None = None,
+    row_weights: Tensor | None = None,
+    col_weights: Tensor | None = None,
+    gradient: Gradient = "unroll",
+    cost_bound: float | None = None,
+) -> Transport:
+    """Move rows onto columns at least cost, blurred by entropy (Cuturi, NeurIPS 2013; as in SinKD, 2024).
+
+        minimise  sum_ij P_ij cost_ij + epsilon sum_ij P_ij (log P_ij - 1)
+        over plans P >= 0 whose rows sum to row_weights and whose columns sum to col_weights,
+
+    by dividing K = exp(-cost / epsilon) by its row sums, then by its column sums, `n_iters` times.
+
+    Args:
+        cost: (..., n, m), any floating type; solved in float32 (float64 stays float64), never in TF32, whatever
+            autocast says.
+        epsilon: weight of the entropy, in units of the cost, > 0.
+        n_iters: iterations, >= 1; with a tolerance the most that are done.
+        tolerance: stop once `marginal_error()` of every batch entry is at most this (give enough `n_iters`).
+            It looks at values, so it is for eager mode alone, and on a GPU it synchronises.
+        row_weights: (..., n), masses >= 0, default 1 each. A row of weight 0 takes no part.
+        col_weights: (..., m), masses >= 0 of the same total, default (sum of row masses) / m each.
+        gradient: "unroll" differentiates the iterations as done, storing their potentials only; "implicit" the
+            fixed point that they approach; "envelope" holds the plan fixed (d distance / d cost = plan), a
+            cheap approximation.
+        cost_bound: a known bound of |cost|, if any. It lets the solver multiply where exponents cannot
+            underflow (cost_bound / epsilon <= 40) rather than add logarithms, without looking at the values.
+            On a CPU in eager mode the solver looks for itself.
+
+    Returns:
+        Transport with plan, distance, f, g, all differentiable with respect to `cost` (not to the weights).
+
+    Raises:
+        SinkdError: for a cost that is no matrix, numbers out of range, weights that do not fit the cost, or a
+            tolerance under torch.compile.
+
+    >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> sinkhorn(cost, epsilon=0.5).plan.sum(0)
+    tensor([1., 1.])
+    """
+    _check(cost, epsilon, n_iters, tolerance, gradient)
+    dtype = result_type(cost)
+    a, b = _weights(cost, row_weights, col_weights, dtype)
+    with island(cost.device):
+        cost = cost.to(dtype)
+        if cost_bound is None and not is_static(cost):
+            cost_bound = float(cost.detach().abs().max()) if cost.numel() else 0.0
+        use_products = cost_bound is not None and cost_bound <= iteration.PRODUCT_LIMIT * epsilon
+        plan, distance, f, g, done = _Solve.apply(cost, epsilon, n_iters, tolerance, a, b, gradient, use_products)
+    return Transport(plan, distance, f, g, int(done), a)
+
+
+class _Solve(torch.autograd.Function):
+    """cost (..., n, m) -> plan, distance, f, g, iterations done."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cost: Tensor,
+        epsilon: float,
+        n_iters: int,
+        tolerance: float | None,
+        a: Tensor | float,
+        b: Tensor | float,
+        gradient: str,
+        use_products: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        log_kernel = cost * (-1.0 / epsilon)
+        if use_products:
+            steps = iteration.products(log_kernel.exp_(), a, b, n_iters, tolerance)
+            u, v = steps.rows[-1], steps.cols[-1]
+            plan = (steps.kernel * u.unsqueeze(-1)).mul_(v.unsqueeze(-2))
+            f, g = u.log(), v.log()
+        else:
+            steps = iteration.logs(log_kernel, a, b, n_iters, tolerance)
+            f, g = steps.rows[-1].clone(), steps.cols[-1].clone()
+            plan = (log_kernel + f.unsqueeze(-1)).add_(g.unsqueeze(-2)).exp_()
+        distance = (plan * cost).sum((-2, -1))
+        ctx.set_materialize_grads(False)  # most uses ask for the distance alone
+        weights = [w for w in (a, b) if isinstance(w, Tensor)]
+        keep = steps if gradient == "unroll" else ()
+        ctx.save_for_backward(cost, plan, *keep, *weights)
+        ctx.scalars = (
+            epsilon,
+            gradient,
+            use_products,
+            a if isinstance(a, float) else None,
+            b if isinstance(b, float) else None,
+        )
+        return plan, distance, f, g, steps.rows.shape[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, d_plan: Tensor | None, d_distance: Tensor | None, df: Tensor | None, dg: Tensor | None, _: None
+    ) -> tuple:
+        epsilon, gradient, use_products, a, b = ctx.scalars
+        cost, plan, *saved = ctx.saved_tensors
+        d_cost = torch.zeros_like(plan) if d_distance is None else plan * d_distance.unsqueeze(-1).unsqueeze(-1)
+        if gradient == "envelope":
+            return d_cost, *(None,) * 7
+        with island(cost.device):
+            d_log_plan = d_cost * cost
+            if d_plan is not None:
+                d_log_plan.addcmul_(d_plan, plan)
+            rows, cols = d_log_plan.sum(-1), d_log_plan.sum(-2)
+            rows = rows if df is None else rows + df
+            cols = cols if dg is None else cols + dg
+            if gradient == "implicit":
+                d_kernel = iteration.fixed_point_reverse(plan, rows, cols)
+            else:
+                steps, weights = iteration.Steps(*saved[:3]), saved[3:]
+                a = weights.pop(0) if a is None else a
+                b = weights.pop(0) if b is None else b
+                reverse = iteration.products_reverse if use_products else iteration.logs_reverse
+                d_kernel = reverse(steps, a, b, rows, cols)
+            d_cost = d_cost.sub_(d_kernel.add_(d_log_plan), alpha=1 / epsilon)
+        return d_cost, *(None,) * 7
+
+
+def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, gradient: str) -> None:
+    if cost.dim() < 2:
+        raise SinkdError(f"sinkhorn: cost has shape {tuple(cost.shape)}; it must be (..., n, m)")
+    if not epsilon > 0:
+        raise SinkdError(f"sinkhorn: epsilon is {epsilon}; it must be greater than 0")
+    if n_iters < 1:
+        raise SinkdError(f"sinkhorn: n_iters is {n_iters}; it must be at least 1")
+    if gradient not in GRADIENTS:
+        raise SinkdError(f"sinkhorn: gradient is {gradient!r}; it must be one of {', '.join(GRADIENTS)}")
+    if tolerance is not None:
+        if torch.compiler.is_compiling():
+            raise SinkdError("sinkhorn: tolerance looks at values and cannot be compiled; give n_iters alone")
+        if not tolerance > 0:
+            raise SinkdError(f"sinkhorn: tolerance is {tolerance}; it must be greater than 0, or None")
+
+
+def _weights(
+    cost: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor | float, Tensor | float]:
+    """Row and column masses: numbers where all are equal, else tensors of the cost's batch shape."""
+    n, m = cost.shape[-2:]
+    for name, weights, size in (("row_weights", rows, n), ("col_weights", cols, m)):
+        if weights is None:
+            continue
+        shape = (*cost.shape[:-2], size)
+        if weights.dim() == 0 or weights.shape[-1] != size or weights.dim() > len(shape):
+            raise SinkdError(
+                f"sinkhorn: {name} has shape {tuple(weights.shape)} and cost {tuple(cost.shape)}; expected {shape}"
+            )
+    if rows is None and cols is None:
+        return 1.0, n / m if m else 1.0
+    a: Tensor | float = 1.0
+    if rows is not None:
+        a = rows.detach().to(dtype).expand(*cost.shape[:-2], n)
+    if cols is not None:
+        return a, cols.detach().to(dtype).expand(*cost.shape[:-2], m)
+    assert isinstance(a, Tensor)
+    return a, (a.sum(-1, keepdim=True) / m).expand(*cost.shape[:-2], m)

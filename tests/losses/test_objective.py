@@ -1,0 +1,240 @@
+"""An objective is the weighted sum that its text says, and says what it sums."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from sinkd import Objective, SinkdError, SinkhornLoss
+from sinkd.losses import annealed_temperature, objective
+from sinkd.losses.objective import TERMS, hard_label_loss
+from sinkd.losses.term import Progress, Term, View
+
+NAMES = sorted(TERMS)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(6, 3, generator=generator)
+    teacher = torch.randn(6, 3, generator=generator)
+    return View(student), View(teacher), {"labels": torch.tensor([0, 1, 2, 0, 1, 2])}
+
+
+def refused(text: str, *fragments: str, **keywords) -> None:
+    with pytest.raises(SinkdError) as caught:
+        Objective.parse(text, **keywords)
+    assert "\n" not in str(caught.value)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+# What a text means
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("kd+sinkhorn", "ce:0.1+kd:0.9+sinkhorn:0.8"),
+        ("sinkhorn", "ce:1+sinkhorn:0.8"),
+        ("kd", "ce:0.1+kd:0.9"),
+        ("kd_anneal+sinkhorn", "ce:0.1+kd_anneal:0.9+sinkhorn:0.8"),
+        ("ce", "ce:1"),
+        ("ce+kd", "ce:0.1+kd:0.9"),
+        (" kd + sinkhorn ", "ce:0.1+kd:0.9+sinkhorn:0.8"),
+    ],
+)
+def test_names_alone_take_the_published_weights(text, meaning):
+    assert str(Objective.parse(text, alpha=0.9, beta=0.8, temperature=1.0)) == meaning
+
+
+def test_alpha_one_leaves_out_the_hard_labels():
+    parsed = Objective.parse("kd+sinkhorn", alpha=1.0, beta=0.8)
+    assert list(parsed.weights) == ["kd", "sinkhorn"]
+    assert "labels" not in parsed.student_needs
+
+
+def test_a_term_of_weight_zero_is_left_out_and_asks_for_nothing():
+    parsed = Objective.parse("kd+sinkhorn", alpha=0.0, beta=0.0)
+    assert str(parsed) == "ce:1"
+    assert parsed.teacher_needs == frozenset()
+
+
+def test_written_weights_mean_exactly_what_they_say():
+    parsed = Objective.parse("ce:1+kl:0.1+sinkhorn:2e-3", alpha=0.3, beta=9.0)
+    assert parsed.weights == {"ce": 1.0, "kl": 0.1, "sinkhorn": 0.002}
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), st.decimals("0.000001", "1000", places=6), min_size=1),
+)
+@settings(max_examples=30, deadline=None)
+def test_the_text_of_an_objective_parses_to_the_same_objective(weights):
+    written = Objective.parse("+".join(f"{name}:{weight}" for name, weight in weights.items()))
+    assert Objective.parse(str(written)).weights == written.weights
+
+
+@given(st.floats(0, 1), st.floats(0, 10))
+@settings(max_examples=30, deadline=None)
+def test_published_weights_round_trip_too(alpha, beta):
+    published = Objective.parse("kd+sinkhorn", alpha=alpha, beta=beta)
+    assert Objective.parse(str(published)).weights == pytest.approx(published.weights, rel=1e-14)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("name", ["saliency", "integrated_saliency", "mgskd", "kdd", ""])
+def test_an_unknown_name_is_refused_with_the_names_there_are(name):
+    refused(f"kd+{name}", f'"{name}"', "which this version does not have", "the terms are ce, kd")
+
+
+def test_what_is_refused_says_what_would_be_right():
+    refused("kd+kd", "names kd twice")
+    refused("ce:1+kd", "kd has no weight", "write all weights or none")
+    refused("kd+kl", "alpha cannot weigh kd and kl", "write the weights out")
+    refused("ce:0+kd:0", "weighs every term with 0")
+    for weight in ("-1", "x", "inf", "nan", ""):
+        refused(f"kd:{weight}", f'the weight of kd is "{weight}"', "a number from 0 up")
+
+
+def test_alpha_beta_and_temperature_out_of_range_are_refused():
+    for alpha in (-0.1, 1.1, math.nan):
+        refused("kd", f"alpha is {alpha}", alpha=alpha)
+    for beta in (-0.1, math.inf, math.nan):
+        refused("sinkhorn", f"beta is {beta}", beta=beta)
+    for temperature in (0.0, -1.0, math.nan):
+        refused("kd", f"temperature is {temperature}", temperature=temperature)
+
+
+def test_options_for_no_term_are_refused():
+    refused("kd", 'options were given for "sinkhron"', sinkhron={"cost": "l1"})
+
+
+# What it computes
+
+
+def test_the_total_is_the_weighted_sum_of_the_parts_and_the_parts_are_plain(batch):
+    student, teacher, rows = batch
+    value = Objective.parse("kd+sinkhorn", alpha=0.9, beta=0.8, temperature=3.0, sinkhorn={"cost": "l1"})(*batch)
+    soft = -(F.softmax(teacher.logits / 3, -1) * F.log_softmax(student.logits / 3, -1)).sum(-1).mean()
+    expected = {
+        "ce": F.cross_entropy(student.logits, rows["labels"]),
+        "kd": soft,
+        "sinkhorn": SinkhornLoss.published(cost="l1")(student.logits, teacher.logits),
+    }
+    assert value.parts.keys() == expected.keys()
+    for name, part in expected.items():
+        torch.testing.assert_close(value.parts[name], part)
+    total = 0.1 * expected["ce"] + 0.9 * expected["kd"] + 0.8 * expected["sinkhorn"]
+    torch.testing.assert_close(value.total, total)
+
+
+def test_the_annealed_term_is_kd_at_the_epochs_temperature(batch):
+    annealed = Objective.parse("kd_anneal:1", temperature=4.0)
+    for epoch in range(5):
+        plain = Objective.parse("kd:1", temperature=annealed_temperature(4.0, epoch, 5))
+        assert annealed(*batch, Progress(epoch, 5)).total == plain(*batch).total
+    assert annealed(*batch, Progress(4, 5)).total == Objective.parse("kd:1", temperature=1.0)(*batch).total
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_term_takes_a_regression(name):
+    student = torch.tensor([[0.5], [2.0], [4.0]], requires_grad=True)
+    teacher = View(torch.tensor([[1.0], [2.5], [3.0]]))
+    value = Objective.parse(f"{name}:1")(View(student), teacher, {"labels": torch.tensor([1.0, 2.0, math.nan])})
+    value.total.backward()
+    assert value.total > 0
+    assert student.grad.isfinite().all() and student.grad.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_term_gives_a_gradient_to_the_student(name, batch):
+    student, teacher, rows = batch
+    logits = student.logits.requires_grad_()
+    Objective.parse(f"{name}:1")(View(logits), teacher, rows).total.backward()
+    assert logits.grad.isfinite().all() and logits.grad.any()
+
+
+def test_unlabelled_rows_do_not_count_for_hard_labels():
+    logits = torch.randn(4, 3)
+    torch.testing.assert_close(
+        hard_label_loss(logits, torch.tensor([2, -100, 0, -100])),
+        F.cross_entropy(logits[[0, 2]], torch.tensor([2, 0])),
+    )
+    scores = torch.randn(3, 1)
+    torch.testing.assert_close(
+        hard_label_loss(scores, torch.tensor([math.nan, 1.0, math.nan])), (scores[1, 0] - 1).square()
+    )
+
+
+@pytest.mark.parametrize(("width", "label"), [(3, -100), (1, math.nan)])
+def test_a_batch_without_labels_costs_nothing_and_keeps_its_graph(width, label):
+    logits = torch.randn(2, width, requires_grad=True)
+    loss = hard_label_loss(logits, torch.tensor([label] * 2))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+# What it needs, and what it carries
+
+
+def test_an_objective_asks_for_what_its_terms_need_and_no_more():
+    assert Objective.parse("ce").teacher_needs == frozenset()
+    taught = Objective.parse("ce:1+kl:1")
+    assert (taught.student_needs, taught.teacher_needs) == ({"logits", "labels"}, {"logits"})
+    assert taught.cacheable
+
+
+def test_a_learnable_curvature_is_a_parameter_of_the_objective():
+    assert not list(Objective.parse("kd+sinkhorn").parameters())
+    learning = Objective.parse("kd+sinkhorn", sinkhorn={"learnable_curvature": True})
+    assert len(list(learning.parameters())) == 1
+    assert len(learning.state_dict()) == 1
+
+
+def test_diagnostics_name_their_term(batch):
+    figures = Objective.parse("kd+sinkhorn", sinkhorn={"curvature": 2.0}).diagnostics(*batch)
+    assert figures["sinkhorn/curvature"] == pytest.approx(2.0)
+    assert 0 <= figures["sinkhorn/marginal_error"] < 0.1
+    assert "sinkhorn/curvature" not in Objective.parse("sinkhorn", sinkhorn={"cost": "l1"}).diagnostics(*batch)
+
+
+class Distance(Term):
+    """A term as a user would write it, with a parameter of its own and one thing that cannot be cached."""
+
+    name = "distance"
+    student_needs = frozenset({"hidden_states"})
+    teacher_needs = frozenset({"hidden_states"})
+    cacheable = frozenset()
+
+    def __init__(self, width: int = 2):
+        super().__init__()
+        self.projector = nn.Linear(width, 2, bias=False)
+
+    def forward(self, student, teacher, batch, progress):
+        return (self.projector(student.hidden_states[-1]) - teacher.hidden_states[-1]).square().mean()
+
+
+def test_a_new_term_is_one_line_in_the_registry(monkeypatch):
+    monkeypatch.setitem(objective.TERMS, "distance", lambda temperature, options: Distance(**options))
+    parsed = Objective.parse("kd+distance", alpha=0.9, beta=0.5, distance={"width": 3})
+    assert str(parsed) == "ce:0.1+kd:0.9+distance:0.5"
+    assert parsed.teacher_needs == {"logits", "hidden_states"}
+    assert not parsed.cacheable
+    student = View(torch.randn(4, 2), hidden_states=(torch.randn(4, 5, 3),))
+    teacher = View(torch.randn(4, 2), hidden_states=(torch.randn(4, 5, 2),))
+    value = parsed(student, teacher, {"labels": torch.zeros(4, dtype=torch.long)})
+    value.total.backward()
+    assert value.parts["distance"] > 0
+    assert all(parameter.grad.any() for parameter in parsed.parameters())
+
+
+def test_a_term_that_cannot_compute_says_which():
+    with pytest.raises(TypeError, match="Term does not say how"):
+        Term()(View(), View(), {}, Progress())
