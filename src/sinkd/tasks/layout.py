@@ -1,0 +1,119 @@
+"""The columns of a task's files, and rows of such files as examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.records import Record, decode, excerpt, lines, names_columns, records
+
+FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
+TEXTS = ("text", "text_pair")
+
+# A row's line number, and the row; None for one that is left out; the error for one that is bad.
+Rows = Iterator[tuple[int, "Record | SinkdError | None"]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a task's files.
+
+    text : one column, or two for pairs.
+    label : column of the label; a test file without it is unlabelled.
+    index : column copied into submissions where a file has it; else rows are numbered from 0.
+    headerless : column names of a file without a header line.
+    open_label : the word for "the annotators did not agree": nothing to learn from, so the row is left out.
+    format : "tsv", "csv", "jsonl", or "" for what the file's suffix says.
+    """
+
+    text: tuple[str, ...]
+    label: str
+    index: str = "index"
+    headerless: tuple[str, ...] = ()
+    open_label: str | None = None
+    format: str = "tsv"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the texts are called once read: text, or text and text_pair."""
+        return TEXTS[: len(self.text)]
+
+    def examples(self, path: Path, label: Callable[[str], object] | None) -> Rows:
+        """Rows as text[, text_pair][, label], index. `label` turns a word into a label; None leaves labels out."""
+        needed = self.text if label is None else (*self.text, self.label)
+        for position, (number, found) in enumerate(self._records(path, needed)):
+            try:
+                row: Record | SinkdError | None = self._example(found, position, label)
+            except SinkdError as error:
+                row = error
+            yield number, row
+
+    def texts(self, path: Path) -> Rows:
+        """Rows as text[, text_pair] alone.
+
+        A TSV whose first line names the text columns is read by them. Any other one holds a sentence a line, tabs and
+        all, or for pairs two columns without a header. CSV and JSON lines have the task's text columns.
+        """
+        plain = self._format(path) == "tsv" and not names_columns(path, self.text)
+        for number, found in self._plain(path) if plain else self._records(path, self.text):
+            try:
+                row: Record | SinkdError = self._texts(found)
+            except SinkdError as error:
+                row = error
+            yield number, row
+
+    def _format(self, path: Path) -> str:
+        return self.format or FORMATS.get(path.suffix.lower(), "tsv")
+
+    def _records(self, path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Record | SinkdError]]:
+        return records(path, self._format(path), needed, self.headerless)
+
+    def _plain(self, path: Path) -> Iterator[tuple[int, Record | SinkdError]]:
+        if len(self.text) == 2:
+            yield from records(path, "tsv", self.text, headerless=self.text)
+            return
+        for number, line in lines(path):
+            try:
+                found: Record | SinkdError = {self.text[0]: decode(line)}
+            except SinkdError as error:
+                found = error
+            yield number, found
+
+    def _texts(self, found: Record | SinkdError) -> Record:
+        if isinstance(found, SinkdError):
+            raise found
+        row = {}
+        for name, column in zip(self.names, self.text, strict=True):
+            text = found.get(column)
+            if not isinstance(text, str):
+                raise SinkdError(
+                    f"found {'no' if text is None else 'other than text in'} column {column!r}, expected text"
+                )
+            if not text.strip():
+                raise SinkdError(f"found an empty sentence in column {column!r}, expected text")
+            row[name] = text
+        return row
+
+    def _example(
+        self, found: Record | SinkdError, position: int, label: Callable[[str], object] | None
+    ) -> Record | None:
+        if isinstance(found, SinkdError):
+            raise found
+        row = self._texts(found)
+        if label is not None:
+            if found.get(self.label) is None:
+                raise SinkdError(f"found no {self.label!r} in {excerpt(found)}, expected a label")
+            word = label_word(found[self.label])
+            if word == self.open_label:
+                return None
+            row["label"] = label(word)
+        row["index"] = str(found.get(self.index, position))
+        return row
+
+
+def label_word(value: object) -> str:
+    """A label as files write it: strings without surrounding space, other values as JSON has them."""
+    return value.strip() if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,102 @@
+"""A user's own table as a task: csv, tsv or jsonl files with one or two text columns and a label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from sinkd.errors import SinkdError
+from sinkd.tasks import metrics
+from sinkd.tasks.layout import Layout
+from sinkd.tasks.task import Task
+
+KINDS = ("auto", "classification", "regression")
+MOST_LABELS = 10_000  # more different values than this are a number or a key, not a class
+
+
+def table_task(
+    train_file: str | Path,
+    dev_file: str | Path,
+    test_file: str | Path | None = None,
+    *,
+    text_columns: Sequence[str],
+    label_column: str,
+    kind: str = "auto",
+    bad_rows: str = "error",
+) -> Task:
+    """A task from a user's own files.
+
+    The suffix says how a file is written: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object a line), and
+    for any other a header and columns parted by tabs, without quoting.
+
+    Parameters
+    ----------
+    text_columns : one column, or two for pairs.
+    label_column : a class, as word or number, or a score. The test file may lack it.
+    kind : "classification", "regression", or "auto": regression when every label of the training file is a number and
+        at least one has a fraction (3.5), else classification.
+    bad_rows : "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
+
+    Classes are the labels of the training file, sorted: as numbers if all are integers, else as words. Scores are
+    accuracy and macro F1, best by accuracy; for regression Pearson's and Spearman's correlation, best by Spearman's.
+
+    Raises
+    ------
+    SinkdError : a missing file or column, an unknown kind, a training file with one class or far too many; and on
+        reading, what `Task.read` raises.
+    """
+    if kind not in KINDS:
+        raise SinkdError(f"found kind {kind!r}, expected one of {', '.join(KINDS)}")
+    if len(text_columns) not in (1, 2):
+        raise SinkdError(f"found {len(text_columns)} text columns ({', '.join(text_columns)}), expected one or two")
+    layout = Layout(tuple(text_columns), label_column, format="")
+    train = Path(train_file)
+    if not train.is_file():
+        raise SinkdError(f"no train file: looked for {train}")
+    words = _label_words(train, layout, kind)
+    regression = kind == "regression" or (kind == "auto" and _has_fractions(words))
+    labels = () if regression else _sorted(words, train, layout)
+    files = {"train": train, "dev": Path(dev_file)} | ({} if test_file is None else {"test": Path(test_file)})
+    # A file called train.csv says nothing about the task; its folder does.
+    name = train.stem if train.stem != "train" else train.resolve().parent.name
+    return Task(
+        name=f"table/{name}",
+        labels=labels,
+        files=files,
+        metric="spearman" if regression else "accuracy",
+        layout=layout,
+        scorer=metrics.correlation if regression else metrics.macro_f1,
+        words={label: number for number, label in enumerate(labels)},
+        submissions={"test": "predictions.tsv"},
+        bad_rows=bad_rows,
+    )
+
+
+def _label_words(path: Path, layout: Layout, kind: str) -> set[str]:
+    """The different labels of the good rows; bad ones are left to the reader's error."""
+    words: set[str] = set()
+    if kind == "regression":
+        return words
+    for _, row in layout.examples(path, lambda word: word):
+        if isinstance(row, dict) and row["label"]:
+            words.add(row["label"])
+    return words
+
+
+def _has_fractions(words: set[str]) -> bool:
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return False
+    return all(map(math.isfinite, numbers)) and any(not number.is_integer() for number in numbers)
+
+
+def _sorted(words: set[str], path: Path, layout: Layout) -> tuple[str, ...]:
+    if len(words) < 2 or len(words) > MOST_LABELS:
+        found = f"found {len(words):,} different label{'s' * (len(words) != 1)} in column {layout.label!r} of {path}"
+        raise SinkdError(f"{found}, expected 2 to {MOST_LABELS:,} classes, or scores and --table_kind regression")
+    try:
+        return tuple(sorted(words, key=lambda word: (int(word), word)))
+    except ValueError:
+        return tuple(sorted(words))

@@ -1,0 +1,62 @@
+"""Rows to a batch: padded to the longest, on the tokenizer's side."""
+
+import numpy as np
+import pytest
+import torch
+
+from sinkd.errors import SinkdError
+from sinkd.tasks import Collator
+from small_tokenizer import small_tokenizer
+
+ROWS = [
+    {"input_ids": [5, 6], "token_type_ids": [0, 1], "length": 2, "labels": 1},
+    {"input_ids": [5, 6, 7, 8], "token_type_ids": [0, 0, 1, 1], "length": 4, "labels": -100},
+]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_rows_are_padded_to_the_longest_on_the_tokenizers_side(side):
+    tokenizer = small_tokenizer(padding_side=side)
+    batch = Collator(tokenizer)(ROWS)
+    pad = tokenizer.pad_token_id
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids", "labels"}
+    first = {
+        "input_ids": [5, 6, pad, pad],
+        "attention_mask": [1, 1, 0, 0],
+        "token_type_ids": [0, 1, 0, 0],
+    }
+    for name, right in first.items():
+        expected = right if side == "right" else right[2:] + right[:2]
+        assert batch[name].dtype == torch.int64
+        assert batch[name][0].tolist() == expected
+    assert batch["input_ids"][1].tolist() == [5, 6, 7, 8]
+    assert batch["labels"].tolist() == [1, -100]
+
+
+def test_it_pads_as_the_tokenizer_pads():
+    tokenizer = small_tokenizer()
+    rows = [{"input_ids": tokenizer(text)["input_ids"]} for text in ("the lamp", "the lamp fell and the king laughed")]
+    ours, theirs = Collator(tokenizer)(rows), tokenizer.pad(rows, return_tensors="pt")
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    assert torch.equal(ours["attention_mask"], theirs["attention_mask"])
+
+
+def test_scores_are_float_and_missing_ones_stay_nan():
+    rows = [{"input_ids": [1], "labels": 2.5}, {"input_ids": [1], "labels": float("nan")}]
+    labels = Collator(small_tokenizer())(rows)["labels"]
+    assert labels.dtype == torch.float32
+    assert labels[0] == 2.5 and labels[1].isnan()
+
+
+def test_teacher_logits_are_stacked():
+    logits = np.arange(6, dtype=np.float32).reshape(2, 3)
+    rows = [{"input_ids": [1], "labels": 0, "teacher_logits": row} for row in logits]
+    batch = Collator(small_tokenizer())(rows)
+    assert batch["teacher_logits"].dtype == torch.float32
+    assert batch["teacher_logits"].tolist() == logits.tolist()
+    assert "token_type_ids" not in batch
+
+
+def test_a_tokenizer_without_padding_is_refused():
+    with pytest.raises(SinkdError, match="has no padding token"):
+        Collator(small_tokenizer(pad_token=None))

@@ -1,0 +1,108 @@
+"""Text files as records: any text survives, any bad row is told and does not end the stream."""
+
+import csv
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.records import lines, records
+
+# Everything but the two characters that TSV keeps for itself, and the one that Windows puts before a line's end.
+field = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1)
+tables = st.lists(st.tuples(field, field), min_size=1, max_size=20)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("records")
+
+
+def good(path, format, needed=("a", "b"), **more):
+    return [record for _, record in records(path, format, needed, **more)]
+
+
+@given(rows=tables, bom=st.booleans(), end=st.sampled_from(["\n", "\r\n"]), final=st.booleans())
+def test_tsv_gives_back_every_text_whatever_the_bom_the_line_ends_and_the_last_newline(folder, rows, bom, end, final):
+    path = folder / "rows.tsv"
+    text = end.join("\t".join(row) for row in [("a", "b"), *rows]) + end * final
+    path.write_bytes(b"\xef\xbb\xbf" * bom + text.encode())
+    assert good(path, "tsv") == [{"a": first, "b": second} for first, second in rows]
+
+
+@given(data=st.binary(max_size=300))
+def test_tsv_reads_any_bytes_at_all_as_rows_or_as_errors(folder, data):
+    path = folder / "noise.tsv"
+    path.write_bytes(data)
+    found = list(records(path, "tsv", ("a", "b"), headerless=("a", "b")))
+    assert all(isinstance(record, dict | SinkdError) for _, record in found)
+    assert [number for number, _ in found] == sorted({number for number, _ in found})
+
+
+@given(rows=st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), field), min_size=1))
+def test_csv_gives_back_quotes_commas_and_line_breaks(folder, rows):
+    path = folder / "rows.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("a", "b"), *rows])
+    assert good(path, "csv") == [{"a": first, "b": second} for first, second in rows]
+
+
+@given(rows=st.lists(st.fixed_dictionaries({"a": field, "b": st.integers()}), min_size=1))
+def test_jsonl_gives_back_its_objects(folder, rows):
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    assert good(path, "jsonl") == rows
+
+
+def test_quotes_and_odd_line_separators_are_text_in_tsv(tmp_path):
+    path = tmp_path / "odd.tsv"
+    path.write_bytes('a\tb\n"an open quote\t1\nform\x0cfeed \u2028 lone\rreturn\t2\n'.encode())
+    assert good(path, "tsv") == [{"a": '"an open quote', "b": "1"}, {"a": "form\x0cfeed \u2028 lone\rreturn", "b": "2"}]
+
+
+def test_blank_lines_count_in_the_middle_of_a_file_and_not_at_its_end(tmp_path):
+    path = tmp_path / "blank.txt"
+    path.write_bytes(b"one\n\ntwo\n\n\n")
+    assert list(lines(path)) == [(1, b"one"), (2, b""), (3, b"two")]
+
+
+def test_a_long_csv_field_is_read_and_an_open_quote_is_an_error(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("a,b\n" + "x" * 200_000 + ",1\n")
+    assert len(good(path, "csv")[0]["a"]) == 200_000
+    path.write_text('a,b\nfine,1\n"open,2\n')
+    first, second = records(path, "csv", ("a", "b"))
+    assert first == (2, {"a": "fine", "b": "1"})
+    assert second[0] == 3 and "broken CSV" in str(second[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "number", "message"),
+    [
+        ("x.tsv", b"a\tb\n1\t2\n1\t2\t3\n", 3, "found 3 columns in '1\\t2\\t3', expected 2 (a, b)"),
+        ("x.tsv", b"a\tb\ncaf\xe9\t2\n", 2, "found byte 0xe9 at byte 4 of the line, expected UTF-8 text"),
+        ("x.csv", b"a,b\n1,2\n1\n", 3, "found 1 column in '1', expected 2 (a, b)"),
+        ("x.csv", b'a,b\n"1\n1",2\ncaf\xe9,2\n', 4, "found byte 0xe9 at byte 4 of the line, expected UTF-8 text"),
+        ("x.csv", b'a,b\n"1"x,2\n', 2, "found broken CSV"),
+        ("x.jsonl", b'{"a": 1, "b": 2}\n{"a": \n', 2, "found broken JSON"),
+        ("x.jsonl", b"[1, 2]\n", 1, "found [1, 2], expected a JSON object"),
+        ("x.jsonl", b'{"a": "caf\xe9"}\n', 1, "found byte 0xe9"),
+    ],
+)
+def test_a_bad_row_says_what_was_found_and_what_was_expected(tmp_path, name, content, number, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    bad = [(at, str(row)) for at, row in records(path, path.suffix[1:], ("a", "b")) if isinstance(row, SinkdError)]
+    assert [at for at, _ in bad] == [number]
+    assert message in bad[0][1]
+
+
+def test_a_header_without_a_needed_column_says_which_columns_there_are(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text("left\tright\n1\t2\n")
+    with pytest.raises(
+        SinkdError, match=r"x\.tsv, line 1: found the header 'left, right', expected columns 'a' and 'b'"
+    ):
+        good(path, "tsv")
