@@ -1,0 +1,17 @@
+"""Who teaches and who learns: loading encoders, and making students out of layers."""
+
+from sinkd.models.encoder import load_encoder, load_tokenizer, shared_tokenizer
+from sinkd.models.fresh import train_tokenizer, write_encoder
+from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers
+
+__all__ = [
+    "choose_layers",
+    "copy_layers",
+    "depth",
+    "keep_layers",
+    "load_encoder",
+    "load_tokenizer",
+    "shared_tokenizer",
+    "train_tokenizer",
+    "write_encoder",
+]

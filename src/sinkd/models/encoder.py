@@ -1,0 +1,218 @@
+"""Loading what teaches and what learns: encoders with a head for the task, and their tokenizers."""
+
+import json
+import logging
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+# Where the published system puts the best model of a run, inside the run's folder.
+PUBLISHED_BEST = Path("checkpoints", "best_checkpoint")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "tokenizer.model",
+)
+
+
+def find_checkpoint(path: str, flag: str) -> str:
+    """The folder that holds a model's config.json: `path`, or the best checkpoint of a published run inside it.
+
+    What is no folder is taken for a name on the hub. Raises SinkdError for a folder without a model.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
+        if looks_local:
+            raise SinkdError(f"{flag} names {path}, which does not exist; give a model's folder or a name on the hub")
+        return path
+    tried = [folder, folder / PUBLISHED_BEST]
+    for candidate in tried:
+        if (candidate / "config.json").is_file():
+            return str(candidate)
+    raise SinkdError(f"{flag} names {path}, which holds no model: no config.json in {tried[0]} or {tried[1]}")
+
+
+def load_config(path: str, flag: str) -> PretrainedConfig:
+    """The config of the model at `path`; SinkdError with the reason where there is none to read."""
+    try:
+        return AutoConfig.from_pretrained(find_checkpoint(path, flag))
+    except (OSError, ValueError) as error:
+        raise SinkdError(f"{flag} {path} cannot be loaded: {_first_sentence(error)}") from error
+
+
+def load_encoder(
+    path: str, task: Task, flag: str, *, overrides: dict[str, object] | None = None, must_have_head: bool = False
+) -> PreTrainedModel:
+    """A model with a head for the task's labels, float32.
+
+    A checkpoint that has a head must fit the task (unnamed labels fit by number); one that has none gets a new head,
+    unless `must_have_head`. overrides: values for the model's config. Raises SinkdError naming `flag`.
+    """
+    folder = find_checkpoint(path, flag)
+    config = load_config(path, flag)
+    if has_head(config):
+        check_labels(config, task, flag, path)
+    elif must_have_head:
+        raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {task.name} first (sinkd finetune)")
+    name_labels(config, task)
+    for key, value in (overrides or {}).items():
+        if key in ("num_labels", "id2label", "label2id", "problem_type"):
+            raise SinkdError(f"--config_overrides sets {key}, which the task decides")
+        if not hasattr(config, key):
+            raise SinkdError(f'--config_overrides sets "{key}", which the config of {path} does not have')
+        setattr(config, key, value)
+    headed = has_head(config)
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, dtype="float32", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SinkdError(f"{flag} {path} cannot be loaded: {_first_sentence(error)}") from error
+    # What a file lacks is drawn at random, without a word: only a head, and the pooler beneath it, may be new.
+    body = f"{model.base_model_prefix}."
+    lacking = [key for key in found["missing_keys"] if headed or (key.startswith(body) and "pooler" not in key)]
+    if lacking:
+        raise SinkdError(f"{flag} {path} lacks {len(lacking)} of the model's weights, {min(lacking)} among them")
+    return model
+
+
+def has_head(config: PretrainedConfig) -> bool:
+    """Was the checkpoint saved with a sequence classifier on top?"""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def name_labels(config: PretrainedConfig, task: Task) -> None:
+    """Write the task's labels, or its being a regression, into a model's config."""
+    if task.regression:
+        config.num_labels = 1
+        config.problem_type = "regression"
+        return
+    config.id2label = dict(enumerate(task.labels))
+    config.label2id = {label: i for i, label in enumerate(task.labels)}
+    config.problem_type = "single_label_classification"
+
+
+def check_labels(config: PretrainedConfig, task: Task, flag: str, path: str) -> None:
+    """Refuse a head whose labels are not the task's, in number, in name or in order."""
+    if config.num_labels != task.num_labels:
+        raise SinkdError(
+            f"{flag} {path} answers with {config.num_labels} numbers, and {task.name} needs {task.num_labels}; "
+            "give a model that was fine-tuned on this task"
+        )
+    names = [str(config.id2label[i]) for i in range(config.num_labels)]
+    unnamed = all(name.upper() == f"LABEL_{i}" for i, name in enumerate(names))
+    if not (task.regression or unnamed or names == list(task.labels)):
+        raise SinkdError(
+            f"{flag} {path} has the labels {', '.join(names)}, and {task.name} has {', '.join(task.labels)}, "
+            "in that order; give a model that was fine-tuned on this task"
+        )
+
+
+def load_tokenizer(path: str, flag: str, do_lower_case: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder, or on the hub.
+
+    do_lower_case forces lower case. Without it the folder decides, but an uncased vocabulary never sees capitals (each
+    would be an unknown word), nor does a cased one lose them where the folder holds a vocabulary alone.
+    """
+    folder = find_checkpoint(path, flag)
+    if Path(folder).is_dir() and not has_tokenizer(folder):  # transformers would make an empty one
+        raise SinkdError(f"{flag} {path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in {folder}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        wanted = True if do_lower_case else _lower_case(tokenizer, Path(folder))
+        if wanted is not None and wanted != _lowers(tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=wanted)
+    except (OSError, ValueError) as error:
+        raise SinkdError(f"the tokenizer of {flag} {path} cannot be loaded: {_first_sentence(error)}") from error
+    return tokenizer
+
+
+def has_tokenizer(path: str) -> bool:
+    """Does a model's folder hold a tokenizer? What is no folder (a hub name) is asked of the hub."""
+    folder = Path(path)
+    if folder.is_dir():
+        return any((folder / name).is_file() for name in TOKENIZER_FILES)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError):
+        return False
+    return len(tokenizer) > len(tokenizer.all_special_tokens)
+
+
+def shared_tokenizer(teacher: str, student: str, do_lower_case: bool = False) -> PreTrainedTokenizerBase:
+    """The teacher's tokenizer, which the student must share: they read the same tokens.
+
+    Raises SinkdError naming what differs where the student's folder holds another.
+    """
+    tokenizer = load_tokenizer(teacher, "--teacher_path", do_lower_case)
+    student_folder = find_checkpoint(student, "--student_path")
+    if has_tokenizer(student_folder):
+        other = load_tokenizer(student, "--student_path", do_lower_case)
+        difference = _difference(tokenizer, other)
+        if difference is not None:
+            raise SinkdError(
+                f"teacher and student must read the same tokens, and their tokenizers differ in {difference}; "
+                "give a student that was made with the teacher's vocabulary"
+            )
+    vocabulary = load_config(student, "--student_path").vocab_size
+    if len(tokenizer) > vocabulary:
+        raise SinkdError(
+            f"the teacher's tokenizer has {len(tokenizer)} tokens, the student's embedding {vocabulary}; "
+            "give a student that was made with the teacher's vocabulary"
+        )
+    return tokenizer
+
+
+def _difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+    vocabulary, other_vocabulary = one.get_vocab(), other.get_vocab()
+    if vocabulary != other_vocabulary:
+        if len(vocabulary) != len(other_vocabulary):
+            return f"size ({len(vocabulary)} and {len(other_vocabulary)} tokens)"
+        token = min(set(vocabulary.items()) ^ set(other_vocabulary.items()))[0]
+        return f'their vocabulary (as at "{token}")'
+    probe = "A Café, naïve."
+    if one.tokenize(probe) != other.tokenize(probe):
+        return "how they cut or lower-case text"
+    return None
+
+
+def _lowers(tokenizer: PreTrainedTokenizerBase) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.normalizer is None:
+        return False
+    return backend.normalizer.normalize_str("A") == "a"
+
+
+def _lower_case(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool | None:
+    """What the vocabulary asks for, where the folder leaves it open; None: as loaded."""
+    special = set(tokenizer.all_special_tokens)
+    cased = any(token != token.lower() for token in tokenizer.get_vocab() if token not in special and "[" not in token)
+    if not cased:
+        return True if "do_lower_case" in tokenizer.init_kwargs or isinstance(tokenizer, BertTokenizer) else None
+    settings = folder / "tokenizer_config.json"
+    said = settings.is_file() and "do_lower_case" in json.loads(settings.read_text(encoding="utf-8"))
+    only_vocabulary = (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file()
+    return False if only_vocabulary and not said else None
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,47 @@
+"""Small BERT encoders from a random start, with a vocabulary of their own: for corpora nobody pretrained on."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import BertWordPieceTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase, set_seed
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerBase:
+    """An uncased WordPiece tokenizer with at most `vocab_size` pieces learned from `texts`, the same for the same texts."""
+    texts = list(texts)
+    trainer = BertWordPieceTokenizer(lowercase=True)
+    words = {word for text in texts for word, _ in trainer.pre_tokenizer.pre_tokenize_str(trainer.normalize(text))}
+    # Pieces inside words get their numbers in the order of a hash table, and numbers decide between equally frequent
+    # pairs; named beforehand, they have the same numbers every time.
+    inside = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    options = {"min_frequency": 2, "special_tokens": special + inside, "show_progress": False}
+    trainer.train_from_iterator(texts, vocab_size=vocab_size, **options)
+    return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=512)
+
+
+def write_encoder(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, *, layers: int, width: int, heads: int, seed: int = 0
+) -> Path:
+    """Write an untrained BERT without a head to `folder`, with its tokenizer: where finetune and distill can start.
+
+    width: of the hidden states, a multiple of `heads`; the feed-forward layers are four times as wide.
+    """
+    set_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        # Models this small learn a few thousand sentences only without dropout, and from weights larger than BERT's.
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.05,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

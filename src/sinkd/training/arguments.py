@@ -1,0 +1,330 @@
+"""What a run can be told: dataclass fields on `transformers.TrainingArguments`, so that every Trainer flag works too.
+
+A flag, a recipe's key and a field are one name; names of the published system are aliases. `ModelRun` holds what every
+command knows, `FinetuneArguments` and `DistillationArguments` add what their command does.
+"""
+
+import argparse
+import difflib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import HfArg
+
+from sinkd.errors import SinkdError
+from sinkd.losses.objective import Objective
+
+# What per_gpu_batch_size sets.
+SIZES = {"per_device_train_batch_size", "per_device_eval_batch_size"}
+
+
+def _flag(default: Any, text: str, *aliases: str, **kwargs: Any) -> Any:
+    return HfArg(default=default, help=text, aliases=list(aliases) or None, **kwargs)
+
+
+@dataclass
+class TaskArguments(TrainingArguments):
+    """The data, the model being trained and the manner of evaluation, shared by every command."""
+
+    ddp_backend: str | None = field(default=None, metadata={"help": "Backend of distributed training."})
+    # Defaults of TrainingArguments that differ here
+    # (its annotation is the Trainer's: HfArgumentParser takes the middle one for the flag's type)
+    report_to: None | str | list[str] = field(  # noqa: RUF036
+        default_factory=lambda: ["tensorboard"], metadata={"help": "Loggers."}
+    )
+    logging_steps: float = field(default=100, metadata={"help": "Log every so many steps."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: epoch, steps or no."})
+    save_steps: float = field(default=0, metadata={"help": "Also write a checkpoint every so many steps (0: no)."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator knows what a model takes."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of AdamW."})
+    do_eval: bool = field(
+        default=False, metadata={"help": "Published entry points: evaluate, if need be an earlier run."}
+    )
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "Epsilon of AdamW."})
+
+    config: str | None = _flag(None, "A YAML recipe; flags on the command line win over it.")
+    dry_run: bool = _flag(False, "Read the flags and the recipe, print what would run, and stop.")
+    traceback: bool = _flag(False, "Show where in the code an error arose.")
+
+    task_name: str | None = _flag(None, "A task: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, ax.")
+    data_dir: str = _flag("datas/glue", "The folder that holds the tasks' folders.")
+    train_file: str | None = _flag(None, "Your own table to train on (csv, tsv or jsonl), in place of a task.")
+    dev_file: str | None = _flag(None, "Your own table to evaluate on.")
+    test_file: str | None = _flag(None, "Your own table to predict.")
+    text_columns: str | None = _flag(None, "The column, or two columns with a comma, that hold your text.")
+    label_column: str | None = _flag(None, "The column that holds your labels.")
+    table_kind: Literal["auto", "classification", "regression"] = _flag(
+        "auto", "What your labels are; auto: scores if all are numbers and one has a fraction, else classes."
+    )
+    bad_rows: Literal["error", "skip"] = _flag("error", "A malformed row stops the run, or is dropped and counted.")
+    max_train_rows: int | None = _flag(None, "Train on the first so many rows only.")
+    max_seq_length: int = _flag(128, "Longer inputs are cut to so many tokens.")
+    do_lower_case: bool = _flag(False, "Lower-case all text; without it the tokenizer's folder decides.")
+    trim_embedding: bool = _flag(
+        True, "Leave rows of the embedding that no training row uses out of training: same result."
+    )
+    group_by_length: bool = _flag(True, "Make batches of rows of like length: less padding, same rows.")
+
+    per_gpu_batch_size: int | None = _flag(None, "Rows a device, in training and in evaluation.", "--batch_size")
+    seeds: str | None = _flag(None, "Seeds with commas: repeat the run with each, report mean and spread.")
+    protocol: Literal["clean", "published"] = _flag(
+        "clean", "clean: evaluate each epoch; published: every few steps, and report the maximum."
+    )
+    overwrite: bool = _flag(False, "Replace what an earlier, different run left in the output folder.")
+    do_test: bool = _flag(False, "After training, write predictions for the test set.")
+    test_output_dir: str | None = _flag(None, "Where those predictions go (default: the output folder).")
+    exp_name: str | None = _flag(None, "Name of the run's folder where no --output_dir is given.")
+
+    keep_layers: str | None = _flag(None, "Keep only these layers of the model to be trained: 3, or 0,2,4.")
+    config_overrides: str | None = _flag(None, "Values of the model's config, as in hidden_dropout_prob=0,...")
+
+    def __post_init__(self) -> None:
+        _refuse_impossible(self)
+        if self.per_gpu_batch_size is not None:
+            self.per_device_train_batch_size = self.per_device_eval_batch_size = self.per_gpu_batch_size
+        if self.protocol == "published":
+            # The interval of MNLI changes within a run, so the trainer's own schedule decides when to evaluate.
+            self.eval_strategy = "no"
+        if self.save_steps and self.save_strategy == "epoch":
+            self.save_strategy = "steps"
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                # Without these the processes that torchrun starts would not find each other.
+                self.use_cpu, self.ddp_backend = True, self.ddp_backend or "gloo"
+        asked = self.do_eval
+        super().__post_init__()
+        self.do_eval = asked  # which the Trainer's arguments turn on for every run that evaluates
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds of the runs to do: `seeds`, or `seed` alone."""
+        return [self.seed] if self.seeds is None else [_integer(seed, "--seeds") for seed in self.seeds.split(",")]
+
+
+@dataclass
+class FinetuneArguments(TaskArguments):
+    """`sinkd finetune`: a model by hard labels alone. Defaults are those of the published teacher script."""
+
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a device in training."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Rows a device in evaluation."})
+    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training rows."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "The first learning rate of a linear decay."})
+    seed: int = field(default=42, metadata={"help": "Decides initial weights, the order of batches and dropout."})
+
+    model_path: str | None = _flag(None, "The model to train: a folder, or a name on the hub.")
+
+
+@dataclass
+class DistillationArguments(TaskArguments):
+    """`sinkd distill`: a student under an objective. Defaults are those of the published student script."""
+
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows a device in training."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows a device in evaluation."})
+    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training rows."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "The first learning rate of a linear decay."})
+    seed: int = field(default=0, metadata={"help": "Decides initial weights, the order of batches and dropout."})
+
+    teacher_path: str | None = _flag(None, "The fine-tuned teacher: a folder, or a name on the hub.")
+    student_path: str | None = _flag(None, "The student to train: a folder, or a name on the hub.")
+    student_init: Literal["pretrained", "copy"] = _flag(
+        "pretrained", "pretrained: the student's own weights; copy: the teacher's embeddings and layers."
+    )
+    copy_layers: str | None = _flag(None, "Which of the teacher's layers to copy: first (default), spaced or 0,2,4.")
+    unlabeled_file: str | None = _flag(None, "More text without labels, for which the teacher answers.")
+    teacher_cache: Literal["auto", "off"] = _flag("auto", "auto: the teacher runs once over the data; off: live.")
+    teacher_cache_dir: str | None = _flag(None, "Where the teacher's answers are kept (default: the user's cache).")
+
+    distill_loss: str = _flag("kd", "The objective: terms joined by +, each with its weight after a colon or none.")
+    alpha: float = _flag(0.8, "Weight of the row-by-row term; hard labels get the rest.")
+    beta: float = _flag(1.0, "Weight of the sinkhorn term.")
+    temperature: float = _flag(2.0, "Temperature of the row-by-row term.")
+
+    sinkhorn_cost: str = _flag("lorentz", "Ground cost of the transport.")
+    sinkhorn_temperature: float = _flag(2.0, "Temperature of the transported predictions.")
+    sinkhorn_epsilon: float = _flag(0.1, "Entropic regularisation of the transport.")
+    sinkhorn_n_iters: int = _flag(20, "Sinkhorn iterations.")
+    sinkhorn_tolerance: float | None = _flag(None, "Stop iterating when rows are this right (mean error).")
+    sinkhorn_weight: float = _flag(0.001, "Inner weight of the sinkhorn loss, beside beta.")
+    sinkhorn_reduction: Literal["mean", "sum"] = _flag("sum", "Cost per row, or of the whole batch (as published).")
+    sinkhorn_value: Literal["distance", "matching"] = _flag("distance", "The transport's cost, or its plan as answer.")
+    sinkhorn_debias: bool = _flag(False, "Subtract what either side costs against itself.")
+    sinkhorn_gradient: Literal["unroll", "implicit", "envelope"] = _flag("unroll", "How the gradient is taken.")
+    sinkhorn_group: Literal["batch", "sequence"] = _flag("batch", "One transport a batch, or one a sequence.")
+    sinkhorn_top_k: int | None = _flag(None, "Transport only the likeliest entries of a vocabulary, and a rest.")
+    pairing: float = _flag(0.0, "Cost added to moving a row to another row's answer: 0 batch-wise, large row by row.")
+    curvature: float = _flag(1.0, "Curvature of the hyperbolic costs.")
+    learnable_curvature: bool = _flag(False, "Train the curvature too.")
+    curvature_lr: float | None = _flag(None, "Learning rate of curvature and scale (default: 10 times the model's).")
+    representation: Literal["probability", "log_odds"] = _flag("probability", "What is transported.")
+    representation_scale: float | None = _flag(None, "Scale of log_odds; with a learnable curvature it learns too.")
+
+    # Flags of the published student script that belong to its attribution and relation losses
+    topk: int = _flag(768, "Entries of the teacher's attribution that count.")
+    ig_steps: int = _flag(1, "Steps of the integrated attribution.")
+    normalization_type: int = _flag(2, "The norm, 1 or 2, that attributions are divided by.")
+    loss_func: Literal["L1", "L2", "smoothL1"] = _flag("L2", "Loss between two attributions.")
+    only_mgskd: bool = _flag(False, "Train with the relation loss alone.")
+    mgskd_w: float = _flag(1.0, "Weight of the relation loss.")
+    matching_strategy: str = _flag("emb+uniform", "Which layers the relation loss pairs.")
+
+    def parse_objective(self, text: str | None = None) -> Objective:
+        """The objective that `text`, or `distill_loss`, names, with these arguments' weights and options."""
+        if self.only_mgskd:
+            raise SinkdError("--only_mgskd asks for the relation loss (mgskd), which this version does not have")
+        return Objective.parse(
+            text or self.distill_loss,
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+            sinkhorn=self.sinkhorn_options,
+        )
+
+    @property
+    def sinkhorn_options(self) -> dict[str, Any]:
+        """The keywords of `SinkhornLoss`: `sinkhorn_cost` gives `cost`, `pairing` gives `pairing`."""
+        options = {f.name[9:]: getattr(self, f.name) for f in fields(self) if f.name.startswith("sinkhorn_")}
+        shared = ("pairing", "curvature", "learnable_curvature", "representation", "representation_scale")
+        return options | {name: getattr(self, name) for name in shared}
+
+
+ArgumentsT = TypeVar("ArgumentsT", bound=TaskArguments)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse whose complaints are one sentence: its usage would be several screens of flags."""
+
+    def error(self, message: str) -> Any:
+        raise SinkdError(f"{message}; see --help")
+
+
+class _Parser(HfArgumentParser):
+    """Flags from a dataclass, which names the nearest flag where one was mistyped."""
+
+    error = ArgumentParser.error
+
+    def nearest(self, name: str) -> str:
+        known = [option.lstrip("-") for option, action in self._option_string_actions.items() if action.nargs != 0]
+        close = difflib.get_close_matches(name, known, n=1)
+        return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def parse_arguments(
+    kind: type[ArgumentsT], argv: Sequence[str], prog: str, recipe: Path | None = None, **defaults: Any
+) -> ArgumentsT:
+    """Read a command line: flags over `--config` over `recipe` over `defaults` over the dataclass.
+
+    Raises SinkdError for an unknown flag or key (naming the nearest), and for a value that does not fit.
+    """
+    # Abbreviations would make a flag that is added later change what an older command means.
+    parser = _Parser(kind, prog=prog, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.set_defaults(**defaults)
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config")
+    given, _ = early.parse_known_args(argv)
+    for path in filter(None, [recipe, given.config]):
+        _underlay(parser, _read_recipe(Path(path), parser))
+    actions = [parser._option_string_actions.get(word.partition("=")[0]) for word in argv]
+    _underlay(parser, {action.dest: action.default for action in filter(None, actions)})
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise SinkdError(f'"{unknown[0]}" is no flag of {prog}{parser.nearest(unknown[0].lstrip("-"))}')
+    values = {f.name: getattr(namespace, f.name) for f in fields(kind) if f.init and hasattr(namespace, f.name)}
+    try:
+        return kind(**values)
+    except SinkdError:
+        raise
+    except (ValueError, TypeError) as error:  # what transformers refuses, in its own words
+        raise SinkdError(str(error)) from error
+
+
+def _underlay(parser: _Parser, settings: dict[str, Any]) -> None:
+    """Make settings the parser's defaults: a size for training or evaluation wins over an earlier one for both."""
+    both = parser.get_default("per_gpu_batch_size")
+    if both is not None and SIZES & settings.keys():
+        parser.set_defaults(per_gpu_batch_size=None, **dict.fromkeys(SIZES, both))
+    parser.set_defaults(**settings)
+
+
+def _read_recipe(path: Path, parser: _Parser) -> dict[str, Any]:
+    if not path.is_file():
+        raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in recipes/glue/")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SinkdError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise SinkdError(f"{path} must hold keys and values, as in recipes/glue/; it holds a {type(content).__name__}")
+    recipe = {}
+    for key, value in content.items():
+        action = parser._option_string_actions.get(f"--{key}")
+        if action is None or action.nargs == 0:  # --help, and --no_... of a flag that is on
+            raise SinkdError(f'{path} sets "{key}", which is no flag{parser.nearest(str(key))}')
+        recipe[action.dest] = _typed(action, value, key, path)
+    return recipe
+
+
+def _typed(action: argparse.Action, value: Any, key: str, path: Path) -> Any:
+    """What YAML read, as the command line would have read it: 5e-5 is text to YAML, [0, 2, 4] is 0,2,4 to a flag."""
+    if value is None and action.default is None:
+        return None
+    if isinstance(value, list) and (action.nargs == "+" or isinstance(action.default, list)):
+        return value
+    convert = action.type if callable(action.type) else str
+    if isinstance(value, list) and convert is str:
+        text = ",".join(map(str, value))
+    else:
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+    try:
+        if value is None:
+            raise ValueError("the value is missing")
+        typed = convert(text)
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        raise SinkdError(f"{path} sets {key} to {value!r}, which does not fit: {error}") from error
+    if action.choices is not None and typed not in action.choices:
+        raise SinkdError(f"{path} sets {key} to {value!r}; it must be one of {', '.join(map(str, action.choices))}")
+    return typed
+
+
+REFUSED = {
+    "label_smoothing_factor": "hard labels are taken as they are; a kd term softens them",
+    "resume_from_checkpoint": "the same command goes on from the output folder's last checkpoint by itself",
+}
+
+
+def _refuse_impossible(args: TaskArguments) -> None:
+    """Numbers that would train on nothing, or on garbage."""
+    at_least_one = {"per_gpu_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps"}
+    at_least_one |= {"per_device_eval_batch_size", "max_seq_length", "max_train_rows"}
+    for name in sorted(at_least_one):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise SinkdError(f"--{name} is {value}; it must be at least 1")
+    for name, value in (("learning_rate", args.learning_rate), ("num_train_epochs", args.num_train_epochs)):
+        if not (0 < value < math.inf):
+            raise SinkdError(f"--{name} is {value}; it must be above 0")
+    for name, why in REFUSED.items():
+        if getattr(args, name) not in (None, 0.0):
+            raise SinkdError(f"--{name} is {getattr(args, name)}; {why}")
+    for seed in args.seed_list:
+        if not 0 <= seed < 2**32:
+            raise SinkdError(f"{seed} is no seed; a seed is a whole number from 0 to {2**32 - 1}")
+        if args.seed_list.count(seed) > 1:
+            raise SinkdError(f"--seeds {args.seeds} names {seed} twice; give each seed once")
+
+
+def _integer(text: str, flag: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise SinkdError(f'{flag} holds "{text}"; give whole numbers with commas, as in 0,1,2') from error

@@ -1,0 +1,180 @@
+"""The trainer of a student: an `Objective` over student and teacher, and the teacher's answers, cached or live."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel, TrainerCallback
+
+from sinkd.errors import SinkdError
+from sinkd.losses.logits import check_finite
+from sinkd.losses.objective import Objective
+from sinkd.losses.term import Progress, View
+from sinkd.tasks.cache import cache_dir
+from sinkd.training.arguments import DistillationArguments
+from sinkd.training.teacher import TaughtRows, cached_logits, freeze, observe
+from sinkd.training.trainer import TaskTrainer, row_lengths
+
+logger = logging.getLogger(__name__)
+
+OBJECTIVE_FILE = "objective.safetensors"
+
+
+class DistillationTrainer(TaskTrainer):
+    """Trains `model`, the student, under an `Objective` that compares it with `teacher`.
+
+    objective: an `Objective`, or its text, to which `args` give weights, temperature and options. teacher: any model
+    that gives logits for the student's inputs. It is frozen, and asked once over the data where the objective and
+    `args.teacher_cache` allow, it is a model of transformers, and the rows are a data set as `encode` makes it.
+    Raises SinkdError where the objective needs a teacher and there is none, or heads of different width.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective | str,
+        teacher: nn.Module | None = None,
+        args: DistillationArguments,
+        on_teacher_rows: Callable[[int, int], None] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(args=args, **kwargs)
+        self.objective = args.parse_objective(objective) if isinstance(objective, str) else objective
+        self.objective.to(self.args.device)
+        self.teacher: Any = None if teacher is None else freeze(teacher)
+        self.on_teacher_rows = on_teacher_rows
+        self.add_callback(_FreshGradients(self.objective))
+        self._parts: dict[str, torch.Tensor] = {}
+        self._parts_summed = 0
+        self._figures: dict[str, float] = {}
+        self._rows_since_log, self._last_log = 0, time.perf_counter()
+        if args.gradient_accumulation_steps * args.world_size > 1 and any(term.batchwise for term in self.objective):
+            logger.warning(
+                "batchwise terms see one micro-batch of one process, %d rows; a whole batch gives another loss",
+                args.per_device_train_batch_size,
+            )
+        if self.objective.teacher_needs and self.teacher is None:
+            raise SinkdError(f"the objective {self.objective} needs a teacher; give one")
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        self._ask_teacher()
+        self._rows_since_log, self._last_log = 0, time.perf_counter()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _ask_teacher(self) -> None:
+        """Compute, or find, the teacher's answers for all training rows; or make it ready to answer live."""
+        if not self.objective.teacher_needs or isinstance(self.train_dataset, TaughtRows):
+            return
+        # A fingerprint describes a model of transformers, and not what another module does beside its weights.
+        known = isinstance(self.teacher, PreTrainedModel) and row_lengths(self.train_dataset) is not None
+        if self.args.teacher_cache == "off" or not self.objective.cacheable or not known:
+            self.teacher.to(self.args.device)
+            return
+        folder = Path(self.args.teacher_cache_dir or cache_dir() / "teachers")
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        logits = cached_logits(
+            self.teacher,
+            self.train_dataset,
+            self.data_collator,
+            folder,
+            self.args.per_device_eval_batch_size,
+            self.args.device,
+            precision,
+            self.on_teacher_rows,
+        )
+        self.train_dataset = TaughtRows(self.train_dataset, logits)
+        self.teacher.to("cpu")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        student = observe(model, inputs, self.objective.student_needs)
+        teacher = self.teacher_view(inputs)
+        if teacher.logits is not None and teacher.logits.shape != student.logits.shape:
+            raise SinkdError(
+                f"the student's logits are {tuple(student.logits.shape)}, the teacher's "
+                f"{tuple(teacher.logits.shape)}; both heads must have the task's labels"
+            )
+        epochs = max(1, self.state.num_train_epochs)  # which --max_steps decides where it is given
+        value = self.objective(student, teacher, inputs, Progress(min(int(self.state.epoch or 0), epochs - 1), epochs))
+        for name, part in value.parts.items():
+            self._parts[name] = self._parts.get(name, 0.0) + part.detach()
+        self._parts_summed += 1
+        if self._logs_this_step():
+            if teacher.logits is not None:
+                check_finite(student.logits, teacher.logits)
+            self._figures = self.objective.diagnostics(student, teacher, inputs)
+        self._rows_since_log += len(student.logits) * self.args.world_size
+        return (value.total, {"logits": student.logits}) if return_outputs else value.total
+
+    def teacher_view(self, inputs: Mapping[str, Any]) -> View:
+        """The teacher's side of a batch, from its cache or live."""
+        if not self.objective.teacher_needs:
+            return View()
+        if "teacher_logits" in inputs:
+            return View(logits=inputs["teacher_logits"])
+        with torch.no_grad():
+            return observe(self.teacher, inputs, self.objective.teacher_needs)
+
+    def _logs_this_step(self) -> bool:
+        step = self.state.global_step + 1
+        if self.args.logging_strategy == "epoch":
+            return step % self.steps_per_epoch == 0 or step >= self.state.max_steps
+        first = step == 1 and self.args.logging_first_step
+        return self.args.logging_strategy == "steps" and (first or step % self.state.logging_steps == 0)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.world_size > 1 and self.accelerator.sync_gradients:
+            # The model's engine reduces the model's gradients; the objective is not inside the model.
+            for parameter in self.objective.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return loss
+
+    def create_optimizer(self, model=None):
+        """The Trainer's optimiser, with a group for the objective's own parameters: no weight decay, their own rate."""
+        fresh = self.optimizer is None
+        super().create_optimizer(model)
+        own = [p for p in self.objective.parameters() if p.requires_grad]
+        if fresh and own:
+            rate = 10 * self.args.learning_rate if self.args.curvature_lr is None else self.args.curvature_lr
+            self.optimizer.add_param_group(  # type: ignore[union-attr]
+                {"params": own, "weight_decay": 0.0, "lr": rate}
+            )
+        return self.optimizer
+
+    def log(self, logs, start_time=None):
+        """Add each part of the loss, the terms' own figures and rows per second to the Trainer's log line."""
+        if "loss" in logs:
+            logs |= {f"parts/{name}": float(total) / self._parts_summed for name, total in self._parts.items()}
+            logs |= self._figures
+            now = time.perf_counter()
+            logs["rows_per_second"] = self._rows_since_log / max(now - self._last_log, 1e-9)
+            self._parts, self._parts_summed = {}, 0
+            self._rows_since_log, self._last_log = 0, now
+        super().log(logs, start_time)
+
+    def save_extras(self, folder: Path) -> None:
+        state = self.objective.state_dict()
+        if state:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / OBJECTIVE_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint, OBJECTIVE_FILE)
+        if path.is_file():
+            self.objective.load_state_dict(load_file(path))
+
+
+class _FreshGradients(TrainerCallback):
+    """Zeroes the objective's gradients before an update: the Trainer zeroes those of its model alone."""
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.objective.zero_grad()

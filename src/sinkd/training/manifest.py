@@ -1,0 +1,86 @@
+"""`manifest.json`: what made a run, written before it starts, so that a folder tells which run it belongs to."""
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import sinkd
+from sinkd.errors import SinkdError
+from sinkd.training.arguments import TaskArguments
+from sinkd.training.checkpoint import write_text
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+
+# Settings that change where a run writes or what it shows, not what it computes.
+INCIDENTAL = {
+    "output_dir", "overwrite", "traceback", "dry_run", "config", "seeds", "disable_tqdm", "report_to", "run_name",
+    "logging_dir", "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
+    "do_eval", "do_predict", "do_test", "test_output_dir", "exp_name", "resume_from_checkpoint", "teacher_cache_dir",
+    "teacher_cache", "data_dir", "train_file", "dev_file", "test_file", "unlabeled_file", "hub_token",
+    "metric_for_best_model", "greater_is_better", "save_steps", "save_strategy", "logging_steps",
+    "per_device_eval_batch_size", "per_gpu_batch_size", "dataloader_pin_memory", "dataloader_num_workers",
+    "model_path", "teacher_path", "student_path",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What made a run. `config` and `inputs` decide its result; the rest is for the reader.
+
+    inputs: name -> fingerprint of each thing read (data files, starting models, teacher).
+    """
+
+    argv: list[str]
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    seed: int
+    world_size: int
+
+    def same_run(self, other: "Manifest") -> str | None:
+        """None where the other manifest describes this very run, else the first thing that differs."""
+        mine = {**self.config, **self.inputs, "world_size": self.world_size}
+        its = {**other.config, **other.inputs, "world_size": other.world_size}
+        for name in sorted(mine.keys() | its.keys()):
+            if mine.get(name) != its.get(name):
+                return f"{name} was {its.get(name)!r} and is {mine.get(name)!r}"
+        return None
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into a run's folder."""
+        write_text(folder / "manifest.json", json.dumps(asdict(self), indent=1, default=str) + "\n")
+
+
+def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
+    """The manifest of a run that is about to start."""
+    settings = json.loads(json.dumps(args.to_dict(), default=str))
+    names = {f.name for f in fields(args)} - INCIDENTAL
+    return Manifest(
+        argv=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        config={name: settings[name] for name in sorted(names) if name in settings},
+        settings=settings,
+        inputs=inputs,
+        versions={
+            "python": platform.python_version(),
+            "sinkd": sinkd.__version__,
+            **{name: version(name) for name in PACKAGES},
+        },
+        seed=args.seed,
+        world_size=args.world_size,
+    )
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a run's folder; None where there is none. Raises SinkdError for one that cannot be read."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise SinkdError(f"{path} is no manifest of this version of sinkd; choose another folder") from error

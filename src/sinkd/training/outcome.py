@@ -1,0 +1,48 @@
+"""What runs came to: `metrics.json`, and the seeds of a command together."""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: metrics.json.
+
+    metric: the name of the score that picks the best model; best and final: its value for the kept model and after the
+    last step; scores: all scores of the kept model; history: one entry an evaluation; seconds: of training.
+    """
+
+    task: str
+    metric: str
+    best: float
+    final: float
+    scores: dict[str, float]
+    history: list[dict[str, float]]
+    seconds: float
+    samples_per_second: float
+    seed: int
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcomes of a command's seeds, with mean and spread (sample standard deviation) of the best scores."""
+
+    outcomes: list[Outcome]
+    mean: float = field(init=False)
+    spread: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        best = [outcome.best for outcome in self.outcomes]
+        object.__setattr__(self, "mean", statistics.fmean(best))
+        object.__setattr__(self, "spread", statistics.stdev(best) if len(best) > 1 else 0.0)
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """What a finished run in `folder` came to; None where none finished."""
+    try:
+        return Outcome(**json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder=str(folder))
+    except (OSError, ValueError, TypeError):
+        return None

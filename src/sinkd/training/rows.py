@@ -1,0 +1,44 @@
+"""A task's rows as a model reads them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from sinkd.tasks import Task, encode, read_unlabeled
+from sinkd.training.arguments import TaskArguments
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A task's files, tokenised: training rows, and the rows of each dev and test split; read when asked for."""
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    args: TaskArguments
+
+    @cached_property
+    def train(self) -> datasets.Dataset:
+        """Training rows, the unlabelled ones after the labelled."""
+        raw = self.task.read("train")
+        if self.args.max_train_rows is not None:
+            raw = raw.select(range(min(len(raw), self.args.max_train_rows)))
+        rows = self._encode(raw)
+        unlabelled = getattr(self.args, "unlabeled_file", None)
+        if unlabelled is None:
+            return rows
+        return datasets.concatenate_datasets([rows, self._encode(read_unlabeled(Path(unlabelled), self.task))])
+
+    @cached_property
+    def dev(self) -> dict[str, datasets.Dataset]:
+        """The rows of each dev split."""
+        return {split: self._encode(self.task.read(split)) for split in self.task.dev_splits}
+
+    def test(self, split: str) -> datasets.Dataset:
+        """The rows of a test split."""
+        return self._encode(self.task.read(split))
+
+    def _encode(self, raw: datasets.Dataset) -> datasets.Dataset:
+        return encode(raw, self.tokenizer, self.args.max_seq_length, self.task.regression)

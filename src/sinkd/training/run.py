@@ -1,0 +1,250 @@
+"""One run: a task, a model and a seed, into a folder that holds the best model and what made it.
+
+`finetune` and `distill` repeat it over the seeds. What a folder already holds decides how a run begins: nothing, and it
+starts; the same manifest, and it goes on from the last checkpoint, or is done; another one, and it is refused.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+
+from sinkd.errors import SinkdError, Terminated
+from sinkd.models import choose_layers, copy_layers, depth, keep_layers, load_encoder, load_tokenizer, shared_tokenizer
+from sinkd.tasks import Collator, Task
+from sinkd.tasks.cache import file_hash
+from sinkd.tasks.encode import tokenizer_hash
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
+from sinkd.training.checkpoint import ASIDE, last_checkpoint, write_text
+from sinkd.training.distillation import DistillationTrainer
+from sinkd.training.manifest import describe, read_manifest
+from sinkd.training.outcome import Outcome, Summary, read_outcome
+from sinkd.training.rows import Rows
+from sinkd.training.schedule import published_interval
+from sinkd.training.teacher import fingerprint
+from sinkd.training.trainer import BEST, TaskTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
+    """Train `args.model_path` on a task's labels, once for each seed."""
+    _need_splits(task)
+    path = _given(args.model_path, "--model_path")
+    rows = Rows(task, load_tokenizer(path, "--model_path", args.do_lower_case), args)
+
+    def trainer(args: FinetuneArguments) -> TaskTrainer:
+        model = _trained_model(path, "--model_path", task, args)
+        return TaskTrainer(model=model, args=args, **_keywords(args, rows, callbacks))
+
+    return _each_seed(args, rows, trainer)
+
+
+def distill(
+    args: DistillationArguments,
+    task: Task,
+    callbacks: Sequence[TrainerCallback] = (),
+    on_teacher_rows: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Train `args.student_path` under the objective that the arguments name, once for each seed."""
+    _need_splits(task)
+    objective = args.parse_objective()
+    student_path = _given(args.student_path, "--student_path")
+    taught = bool(objective.teacher_needs) or args.student_init == "copy"
+    teacher_path = _given(args.teacher_path, "--teacher_path") if taught or args.teacher_path else None
+    if teacher_path is None:
+        tokenizer = load_tokenizer(student_path, "--student_path", args.do_lower_case)
+    else:
+        tokenizer = shared_tokenizer(teacher_path, student_path, args.do_lower_case)
+    rows = Rows(task, tokenizer, args)
+    teacher = (
+        load_encoder(teacher_path, task, "--teacher_path", must_have_head=True) if taught and teacher_path else None
+    )
+
+    def trainer(args: DistillationArguments) -> DistillationTrainer:
+        student = _trained_model(student_path, "--student_path", task, args)
+        if args.student_init == "copy":
+            layers = choose_layers(args.copy_layers or "first", depth(teacher), "--copy_layers", depth(student))
+            copy_layers(student, teacher, layers)
+        return DistillationTrainer(
+            model=student,
+            teacher=teacher,
+            objective=args.parse_objective(),
+            args=args,
+            on_teacher_rows=on_teacher_rows,
+            **_keywords(args, rows, callbacks),
+        )
+
+    return _each_seed(args, rows, trainer)
+
+
+def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer]) -> Summary:
+    if args.seeds is None:
+        _keep_inputs(args)
+        return Summary([_run(args, rows, trainer)])
+    root = Path(args.output_dir)
+    if args.should_save and (root / "manifest.json").exists():
+        if not args.overwrite:
+            raise SinkdError(f"{root} holds a run of one seed; choose another folder for --seeds, or --overwrite")
+        _clear(root)
+        (root / "manifest.json").unlink()
+    runs = [replace(args, seed=seed, seeds=None, output_dir=str(root / f"seed-{seed}")) for seed in args.seed_list]
+    for run in runs:
+        _keep_inputs(run)
+    summary = Summary([_run(run, rows, trainer) for run in runs])
+    if args.should_save:
+        write_text(root / "metrics.json", json.dumps(asdict(summary), indent=1) + "\n")
+    return summary
+
+
+def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer]) -> Outcome:
+    folder = Path(args.output_dir)
+    trainer = make_trainer(args)
+    trainer.remove_callback(PrinterCallback)
+    with args.main_process_first():
+        finished = _claim(folder, args, _inputs(trainer, rows))
+    if finished is not None:
+        return finished
+    started = time.perf_counter()
+    resume = last_checkpoint(folder)
+    result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    if trainer.state.global_step < trainer.state.max_steps and trainer.schedule.terminated:
+        raise Terminated(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
+    outcome = _outcome(trainer, rows.task, args, time.perf_counter() - started, result.metrics)
+    trainer.adopt_best()
+    if args.should_save:
+        content = {name: value for name, value in asdict(outcome).items() if name != "folder"}
+        write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
+        # Only now: a run that is killed before this line finds its best model again.
+        shutil.rmtree(folder / BEST, ignore_errors=True)
+    return outcome
+
+
+def _keep_inputs(args: TaskArguments) -> None:
+    """Refuse to write a run over the models that it starts from."""
+    for name in ("model_path", "teacher_path", "student_path"):
+        path = getattr(args, name, None)
+        if path is not None and Path(path).resolve() == Path(args.output_dir).resolve():
+            raise SinkdError(f"--output_dir and --{name} are one folder, {path}; choose another for the results")
+
+
+def _inputs(trainer: TaskTrainer, rows: Rows) -> dict[str, str]:
+    """Fingerprints of all that decides a run beside its settings."""
+    read = {f"{split} file": rows.task.fingerprint(split) for split in ("train", *rows.task.dev_splits)}
+    read["starting model"] = fingerprint(trainer.model)
+    read["tokenizer"] = tokenizer_hash(rows.tokenizer)
+    teacher = getattr(trainer, "teacher", None)
+    if teacher is not None:
+        read["teacher"] = fingerprint(teacher)
+    unlabelled = getattr(rows.args, "unlabeled_file", None)
+    if unlabelled is not None:
+        read["unlabelled file"] = file_hash(Path(unlabelled))
+    return read
+
+
+def _claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome | None:
+    """Make the folder this run's; the outcome where it is done already. Raises SinkdError where it is another's."""
+    manifest = describe(args, inputs)
+    earlier = read_manifest(folder)
+    if earlier is not None and not args.overwrite:
+        difference = manifest.same_run(earlier)
+        if difference is not None:
+            raise SinkdError(f"{folder} holds another run ({difference}); choose another folder, or --overwrite")
+        finished = read_outcome(folder)
+        if finished is not None and args.should_save:
+            logger.info("%s holds this very run, finished earlier; --overwrite runs it again", folder)
+        return finished
+    if not args.should_save:
+        return None
+    if earlier is not None:
+        _clear(folder)
+    elif folder.is_dir() and any(folder.iterdir()):
+        several = "runs of several seeds" if any(folder.glob("seed-*/manifest.json")) else "no run"
+        raise SinkdError(f"{folder} is not empty and holds {several}; choose another folder")
+    manifest.write(folder)
+    return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run wrote, and nothing else; its manifest stays until the next run's replaces it."""
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in [*checkpoints, folder / BEST, folder / ASIDE, folder / "runs"]:
+        shutil.rmtree(path, ignore_errors=True)
+    for name in ("metrics.json", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _outcome(trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, metrics: dict) -> Outcome:
+    evaluations = [log for log in trained.state.log_history if "eval_runtime" in log] or [trained.evaluate()]
+    history = [{name.removeprefix("eval_"): value for name, value in log.items()} for log in evaluations]
+    best = max(history, key=lambda entry: entry[task.metric])
+    timing = {"runtime", "samples_per_second", "epoch", "step"}
+    return Outcome(
+        task=task.name,
+        metric=task.metric,
+        best=best[task.metric],
+        final=history[-1][task.metric],
+        scores={name: value for name, value in best.items() if name not in timing},
+        history=history,
+        seconds=round(seconds, 3),
+        samples_per_second=metrics.get("train_samples_per_second", 0.0),
+        seed=args.seed,
+        folder=args.output_dir,
+    )
+
+
+def _keywords(args: TaskArguments, rows: Rows, callbacks: Sequence[TrainerCallback]) -> dict[str, Any]:
+    args.disable_tqdm = True
+    published = args.protocol == "published"
+    return {
+        "train_dataset": rows.train,
+        "eval_dataset": rows.dev,
+        "data_collator": Collator(rows.tokenizer),
+        "processing_class": rows.tokenizer,
+        "scores": rows.task.scores,
+        "combine": rows.task.combine,
+        "best_metric": rows.task.metric,
+        "interval": published_interval(rows.task.name, isinstance(args, DistillationArguments)) if published else None,
+        "callbacks": list(callbacks),
+    }
+
+
+def _trained_model(path: str, flag: str, task: Task, args: TaskArguments) -> PreTrainedModel:
+    # A new head draws from the random state: the seed decides it, and not what ran before.
+    set_seed(args.seed)
+    model = load_encoder(path, task, flag, overrides=_overrides(args.config_overrides))
+    if args.keep_layers is not None:
+        keep_layers(model, choose_layers(args.keep_layers, depth(model), "--keep_layers"))
+    return model
+
+
+def _overrides(text: str | None) -> dict[str, object]:
+    """`"hidden_dropout_prob=0,hidden_act=relu"` as a dictionary, values read as JSON where they are."""
+    overrides: dict[str, object] = {}
+    for part in filter(None, (text or "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise SinkdError(f'--config_overrides holds "{part}"; write name=value, with commas between')
+        try:
+            overrides[key.strip()] = json.loads(value)
+        except ValueError:
+            overrides[key.strip()] = value.strip()
+    return overrides
+
+
+def _given(value: str | None, flag: str) -> str:
+    if value is None:
+        raise SinkdError(f"{flag} is missing; name a model's folder, or a name on the hub")
+    return value
+
+
+def _need_splits(task: Task) -> None:
+    for split in ("train", "dev"):
+        if not any(name.startswith(split) for name in task.files):
+            raise SinkdError(f"{task.name} has no {split} file, so nothing can be trained on it")

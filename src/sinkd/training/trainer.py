@@ -1,0 +1,223 @@
+"""The Trainer of transformers, with what exact resumption and a task's scores add.
+
+`TaskTrainer` trains and evaluates a classifier or a regressor: batches decided by seed and epoch, checkpoints that are
+whole or absent, the best model kept aside, evaluation that leaves the random state alone. Everything else (DDP, mixed
+precision, compilation, loggers) is the Trainer's own.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from sinkd.losses.objective import hard_label_loss
+from sinkd.training.arguments import TaskArguments
+from sinkd.training.checkpoint import ASIDE, sweep, written_aside
+from sinkd.training.embedding import UsedRows, restore, trim, used_ids
+from sinkd.training.sampler import SeededSampler
+from sinkd.training.schedule import Schedule
+from sinkd.training.teacher import TaughtRows, observe
+
+BEST = "best"
+
+
+class TaskTrainer(Trainer):
+    """Trains with hard labels; see the module.
+
+    eval_dataset: tokenised rows, or {split: rows}. scores: (logits, labels) -> {metric: value} of one split; without it
+    the loss of hard labels, and what the Trainer's `compute_metrics` gives. combine: {split: its scores} -> what is
+    reported. best_metric: the reported metric that picks the best model. interval: see `Schedule`. The other keywords
+    are the Trainer's.
+    """
+
+    # of the Trainer
+    control: Any
+    train_dataset: Any
+
+    def __init__(
+        self,
+        *,
+        args: TaskArguments,
+        scores: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
+        combine: Callable[[dict[str, dict[str, float]]], dict[str, float]] | None = None,
+        best_metric: str | None = None,
+        interval: Callable[[int], int | None] | None = None,
+        **kwargs: Any,
+    ):
+        if best_metric is not None:
+            args.metric_for_best_model, args.greater_is_better = best_metric, True
+        super().__init__(args=args, **kwargs)
+        self.scores = self._default_scores if scores is None else scores
+        self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
+        # The objective averages over the micro-batch: the Trainer is to divide by their number.
+        self.loss_is_scaled_for_ga = False
+        self.steps_per_epoch = 1
+        self.schedule = Schedule(lambda: self.steps_per_epoch, interval)
+        self.add_callback(self.schedule)
+        self._saving_aside: Path | None = None
+
+    # What is trained on
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        # With accumulation an update has the rows that it would have had at once.
+        update = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        lengths = row_lengths(rows) if self.args.group_by_length else None
+        sampler = SeededSampler(len(rows), update, seed, lengths)
+        self.schedule.sampler = sampler
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset):
+        lengths = row_lengths(eval_dataset)
+        if lengths is None or self.args.world_size > 1:
+            return super()._get_eval_sampler(eval_dataset)
+        return np.argsort(lengths, kind="stable").tolist()
+
+    def set_initial_training_values(self, args, dataloader):
+        values = super().set_initial_training_values(args, dataloader)
+        self.steps_per_epoch = values[1]
+        return values
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        view = observe(model, inputs, {"logits"})
+        loss = hard_label_loss(view.logits, inputs["labels"])
+        return (loss, {"logits": view.logits}) if return_outputs else loss
+
+    # Evaluation
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """The reported scores of the dev set, each under `metric_key_prefix`, with seconds and rows per second."""
+        started = time.perf_counter()
+        splits = self.eval_dataset if eval_dataset is None else eval_dataset
+        splits = splits if isinstance(splits, Mapping) else {"dev": splits}
+        by_split = {}
+        for split, rows in splits.items():
+            by_split[split] = self.scores(
+                self.answers(rows), rows.select_columns(["labels"]).with_format("numpy")[:]["labels"]
+            )
+        metrics = self.combine(by_split)
+        seconds = time.perf_counter() - started
+        metrics |= {"runtime": seconds, "samples_per_second": sum(map(len, splits.values())) / seconds}
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
+        self.log(dict(metrics))  # which adds the epoch
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def answers(self, rows: Dataset) -> np.ndarray:
+        """The model's logits for tokenised rows, (n, C) float32, in the order of the rows."""
+        unlabelled = rows.remove_columns("labels") if "labels" in rows.column_names else rows
+        # The loader draws a seed from the global random state, which belongs to training alone.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            loader = self.get_test_dataloader(unlabelled)
+            output = self.evaluation_loop(loader, description="Evaluation", prediction_loss_only=False)
+        logits = np.asarray(output.predictions, dtype=np.float32)
+        order = self._get_eval_sampler(unlabelled)
+        if not isinstance(order, list):
+            return logits
+        answers = np.empty_like(logits)
+        answers[order] = logits
+        return answers
+
+    def _default_scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        loss = hard_label_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+        return {"loss": float(loss), **(self.compute_metrics((logits, labels)) if self.compute_metrics else {})}
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = observe(model, inputs, {"logits"}).logits
+        return None, logits.float(), None
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        if self.args.should_save:
+            sweep(Path(self.args.output_dir))
+        trimmed = self._trim_embedding()
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            if trimmed is not None:
+                restore(trimmed)
+                # The optimiser holds the rows that are gone: training again begins with a new one.
+                self.optimizer = self.lr_scheduler = None
+
+    def _trim_embedding(self) -> UsedRows | None:
+        """Leave unused rows of the embedding out of training, where the result is the same without them."""
+        rows = self.train_dataset.rows if isinstance(self.train_dataset, TaughtRows) else self.train_dataset
+        engine = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        exact = self.args.weight_decay == 0 and "adam" in self.args.optim.value and self.optimizer is None
+        tokenizer = self.processing_class
+        if not self.args.trim_embedding or engine or not exact or tokenizer is None or not isinstance(rows, Dataset):
+            return None
+        return trim(self.model, used_ids(rows, tokenizer.pad_token_id))
+
+    def _get_output_dir(self, trial):
+        return super()._get_output_dir(trial) if self._saving_aside is None else str(self._saving_aside)
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self.args.output_dir)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with written_aside(folder / name, writer=self.args.should_save) as aside:
+            # Trainer writes `<its output folder>/checkpoint-N`, and every rank its own files in it.
+            self._saving_aside = folder / ASIDE
+            try:
+                super()._save_checkpoint(model, trial)
+                if self.args.should_save:
+                    self.save_extras(aside)
+            finally:
+                self._saving_aside = None
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+
+    def save_extras(self, folder: Path) -> None:
+        """Write what a resumed run needs beside the Trainer's own files."""
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        # A pickle of the arguments, which nothing here ever reads; the manifest holds them.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _determine_best_metric(self, metrics, trial):
+        is_best = super()._determine_best_metric(metrics, trial)
+        # The best model lies in a folder of its own: the Trainer is not to look for it among the checkpoints.
+        self.state.best_global_step = None
+        if is_best:
+            with written_aside(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as aside:
+                self.save_model(str(aside), _internal_call=True)
+                self.accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
+        return is_best
+
+    def adopt_best(self) -> None:
+        """Copy the best model into the output folder itself, and load it; without evaluation, the last model."""
+        folder = Path(self.args.output_dir)
+        best = folder / BEST
+        if not best.is_dir():
+            self.save_model(_internal_call=True)
+            return
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            for path in best.iterdir():
+                shutil.copy2(path, folder / path.name)
+        self._load_from_checkpoint(str(best))
+        self.accelerator.wait_for_everyone()
+
+
+def row_lengths(rows: Any) -> np.ndarray | None:
+    """Tokens a row, (n,), where the data set tells; the rows themselves are not read."""
+    rows = rows.rows if isinstance(rows, TaughtRows) else rows
+    if not isinstance(rows, Dataset) or "length" not in rows.column_names:
+        return None
+    return rows.select_columns(["length"]).with_format("numpy")[:]["length"]

@@ -1,0 +1,288 @@
+"""What is loaded fits the task and reads text as its folder says, or is refused in one sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+)
+
+from sinkd import SinkdError
+from sinkd.models import load_encoder, load_tokenizer, shared_tokenizer
+from sinkd.models.encoder import find_checkpoint
+from sinkd.tasks import load_task, table_task
+
+SIZES = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+
+
+@pytest.fixture(scope="module")
+def cola(world):
+    return load_task("cola", world.data)
+
+
+@pytest.fixture
+def regression(tmp_path):
+    (tmp_path / "scores.tsv").write_text("text\tscore\na\t0.5\nb\t1\n")
+    path = tmp_path / "scores.tsv"
+    return table_task(path, path, text_columns=["text"], label_column="score")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with a classifier whose labels are these; None: an encoder without a head."""
+
+    def model(labels: list[str] | None, name: str = "model") -> str:
+        config = BertConfig(**SIZES)
+        if labels is None:
+            BertModel(config).save_pretrained(tmp_path / name)
+        else:
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: i for i, label in enumerate(labels)}
+            BertForSequenceClassification(config).save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    return model
+
+
+def refused(call, *fragments: str) -> None:
+    with pytest.raises(SinkdError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+# Where a model lies
+
+
+def test_a_models_folder_is_found_and_the_published_layout_inside_a_runs(tmp_path, model):
+    folder = Path(model(["a", "b"]))
+    assert find_checkpoint(str(folder), "--teacher_path") == str(folder)
+    published = tmp_path / "run" / "checkpoints" / "best_checkpoint"
+    shutil.copytree(folder, published)
+    assert find_checkpoint(str(tmp_path / "run"), "--teacher_path") == str(published)
+
+
+def test_a_folder_without_a_model_says_where_it_was_looked_for(tmp_path):
+    (tmp_path / "empty").mkdir()
+    path = str(tmp_path / "empty")
+    best = f"{path}/checkpoints/best_checkpoint"
+    refused(lambda: find_checkpoint(path, "--teacher_path"), "--teacher_path", "no config.json", path, best)
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere", "models/teacher/cola", "~/nowhere", "nowhere/"])
+def test_a_path_that_is_not_there_is_not_taken_for_a_hubs_name(path):
+    refused(lambda: find_checkpoint(path, "--model_path"), "--model_path", path, "does not exist")
+
+
+def test_a_hubs_name_is_left_to_the_hub():
+    assert find_checkpoint("google-bert/bert-base-uncased", "--model_path") == "google-bert/bert-base-uncased"
+
+
+def test_a_name_that_cannot_be_loaded_is_one_sentence(cola):
+    refused(
+        lambda: load_encoder("nobody/nothing", cola, "--model_path"), "--model_path nobody/nothing cannot be loaded"
+    )
+
+
+# Heads
+
+
+@pytest.mark.parametrize("labels", [["LABEL_0", "LABEL_1"], ["label_0", "label_1"], ["unacceptable", "acceptable"]])
+def test_a_head_that_fits_is_kept_and_takes_the_tasks_names(labels, cola, model):
+    path = model(labels)
+    loaded = load_encoder(path, cola, "--teacher_path", must_have_head=True)
+    assert loaded.config.id2label == {0: "unacceptable", 1: "acceptable"}
+    assert loaded.config.label2id == {"unacceptable": 0, "acceptable": 1}
+    saved = AutoModelForSequenceClassification.from_pretrained(path)
+    assert torch.equal(loaded.classifier.weight, saved.classifier.weight)
+    assert loaded.dtype == torch.float32
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], ["acceptable", "unacceptable"], ["LABEL_1", "LABEL_0"]])
+def test_other_labels_or_another_order_are_refused_with_both_lists(names, cola, model):
+    path = model(names)
+    fragments = [f"has the labels {', '.join(names)}", "glue/cola has unacceptable, acceptable", "in that order"]
+    refused(lambda: load_encoder(path, cola, "--student_path"), "--student_path", *fragments)
+
+
+def test_a_head_of_another_width_is_refused(cola, model, regression):
+    path = model(["a", "b", "c"])
+    refused(lambda: load_encoder(path, cola, "--teacher_path"), "answers with 3 numbers", "glue/cola needs 2")
+    refused(lambda: load_encoder(path, regression, "--teacher_path"), "answers with 3 numbers", "needs 1")
+
+
+def test_a_student_without_a_head_gets_one_and_a_teacher_is_refused(cola, model):
+    path = model(None)
+    loaded = load_encoder(path, cola, "--student_path")
+    assert loaded.classifier.weight.shape == (2, 8)
+    plain = BertModel.from_pretrained(path)
+    assert torch.equal(loaded.bert.embeddings.word_embeddings.weight, plain.embeddings.word_embeddings.weight)
+    refused(
+        lambda: load_encoder(path, cola, "--teacher_path", must_have_head=True),
+        "no classifier on top",
+        "sinkd finetune",
+    )
+
+
+def test_a_regression_has_one_output_and_says_so(regression, model):
+    loaded = load_encoder(model(None), regression, "--student_path")
+    assert loaded.config.num_labels == 1
+    assert loaded.config.problem_type == "regression"
+    assert loaded.classifier.weight.shape == (1, 8)
+
+
+def test_overrides_reach_the_config_and_unknown_ones_are_refused(cola, model):
+    path = model(None)
+    loaded = load_encoder(path, cola, "--student_path", overrides={"hidden_dropout_prob": 0, "hidden_act": "relu"})
+    assert all(
+        m.p == 0 for n, m in loaded.named_modules() if isinstance(m, torch.nn.Dropout) and "attention.self" not in n
+    )
+    assert (loaded.config.hidden_dropout_prob, loaded.config.hidden_act) == (0, "relu")
+    refused(
+        lambda: load_encoder(path, cola, "--student_path", overrides={"dropuot": 0}),
+        "--config_overrides",
+        '"dropuot"',
+        path,
+    )
+
+
+def test_a_broken_checkpoint_is_one_sentence(cola, model):
+    path = model(["a", "b"])
+    (Path(path) / "model.safetensors").write_bytes(b"half")
+    (Path(path) / "config.json").write_text((Path(path) / "config.json").read_text().replace('"a"', '"LABEL_0"'))
+    (Path(path) / "config.json").write_text((Path(path) / "config.json").read_text().replace('"b"', '"LABEL_1"'))
+    refused(lambda: load_encoder(path, cola, "--teacher_path"), "--teacher_path", path, "cannot be loaded")
+    (Path(path) / "config.json").write_text("{")
+    refused(lambda: load_encoder(path, cola, "--teacher_path"), "--teacher_path", path)
+
+
+# Tokenizers
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+UNCASED = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz.,", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+CASED = [*UNCASED, *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *(f"##{c}" for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")]
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    """A folder as of a published checkpoint: config.json, vocab.txt, and a tokenizer_config.json where one is given."""
+
+    def vocabulary(words, settings=None, name="vocabulary", config=BertConfig, encoder=BertModel) -> str:
+        folder = tmp_path / name
+        sizes = dict(SIZES) if config is BertConfig else {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8}
+        encoder(config(**{**sizes, "vocab_size": len(words)})).save_pretrained(folder)
+        (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+        if settings is not None:
+            (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        return str(folder)
+
+    return vocabulary
+
+
+def pieces(path: str, text: str = "Ab cD", do_lower_case: bool = False) -> str:
+    return " ".join(load_tokenizer(path, "--model_path", do_lower_case).tokenize(text))
+
+
+def test_a_vocabulary_alone_decides_by_what_it_holds(vocabulary):
+    assert pieces(vocabulary(UNCASED)) == "a ##b c ##d"
+    assert pieces(vocabulary(CASED, name="cased")) == "A ##b c ##D"
+
+
+@pytest.mark.parametrize(("said", "expected"), [(True, "a ##b c ##d"), (False, "A ##b c ##D")])
+def test_a_cased_vocabulary_follows_what_its_folder_says(vocabulary, said, expected):
+    assert pieces(vocabulary(CASED, {"do_lower_case": said})) == expected
+
+
+@pytest.mark.parametrize("settings", [None, {}, {"do_lower_case": False}, {"do_lower_case": True}])
+def test_an_uncased_vocabulary_never_sees_capitals(vocabulary, settings):
+    assert "[UNK]" not in pieces(vocabulary(UNCASED, settings), "Ab CD. E")
+
+
+def test_an_uncased_distilbert_never_sees_capitals(vocabulary):
+    path = vocabulary(UNCASED, {"do_lower_case": False}, config=DistilBertConfig, encoder=DistilBertModel)
+    assert pieces(path) == "a ##b c ##d"
+
+
+def test_a_saved_tokenizer_that_keeps_capitals_is_mended_too(vocabulary, tmp_path):
+    path = vocabulary(UNCASED, {"do_lower_case": False})
+    AutoTokenizer.from_pretrained(path, do_lower_case=False).save_pretrained(path)
+    (Path(path) / "vocab.txt").unlink(missing_ok=True)
+    assert AutoTokenizer.from_pretrained(path).tokenize("Ab") == ["[UNK]"]  # what makes this worth a test
+    assert pieces(path) == "a ##b c ##d"
+
+
+@pytest.mark.parametrize("settings", [None, {"do_lower_case": False}])
+def test_lower_case_can_be_forced(vocabulary, settings):
+    assert pieces(vocabulary(CASED, settings), do_lower_case=True) == "a ##b c ##d"
+
+
+def test_lower_case_is_forced_on_a_saved_tokenizer_and_survives_saving(vocabulary, tmp_path):
+    path = vocabulary(CASED)
+    load_tokenizer(path, "--model_path").save_pretrained(path)
+    assert pieces(path) == "A ##b c ##D"
+    forced = load_tokenizer(path, "--model_path", True)
+    forced.save_pretrained(tmp_path / "run")
+    shutil.copy(Path(path) / "config.json", tmp_path / "run")
+    assert pieces(str(tmp_path / "run")) == "a ##b c ##d"  # the student's command does not say --do_lower_case again
+
+
+def test_berts_own_vocabulary_is_read_in_lower_case(vocabulary, shared_data):
+    words = (shared_data / "tokenizers" / "bert-base-uncased" / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    path = vocabulary([word for word in words if word], {"do_lower_case": False})
+    assert pieces(path, "The SAILORS rode the breeze.") == "the sailors rode the breeze ."
+
+
+def test_a_folder_without_a_tokenizer_is_told(model):
+    path = model(["a", "b"])
+    refused(lambda: load_tokenizer(path, "--model_path"), f"--model_path {path} holds no tokenizer", "vocab.txt")
+
+
+def test_a_broken_tokenizer_is_one_sentence(vocabulary):
+    path = vocabulary(UNCASED)
+    (Path(path) / "tokenizer_config.json").write_text("{")
+    refused(lambda: load_tokenizer(path, "--model_path"), f"the tokenizer of --model_path {path} cannot be loaded")
+
+
+# One tokenizer for both
+
+
+def test_the_teachers_tokenizer_serves_a_student_without_one(vocabulary, model):
+    teacher = vocabulary(UNCASED)
+    assert shared_tokenizer(teacher, model(None)).tokenize("Ab") == ["a", "##b"]
+    assert shared_tokenizer(teacher, vocabulary(UNCASED, name="student")).tokenize("Ab") == ["a", "##b"]
+
+
+def test_one_vocabulary_in_two_spellings_is_one_tokenizer(vocabulary, tmp_path):
+    teacher, student = vocabulary(UNCASED), vocabulary(UNCASED, {"do_lower_case": False}, "student")
+    load_tokenizer(teacher, "--teacher_path").save_pretrained(teacher)
+    shared_tokenizer(teacher, student)
+
+
+def test_two_tokenizers_are_refused_in_one_sentence(vocabulary, model):
+    teacher = vocabulary(UNCASED)
+    swapped = [*UNCASED[:5], "b", "a", *UNCASED[7:]]
+    for student, difference in (
+        (vocabulary(CASED, name="cased"), f"size ({len(UNCASED)} and {len(CASED)} tokens)"),
+        (vocabulary(swapped, name="swapped"), 'their vocabulary (as at "a")'),
+    ):
+        refused(lambda student=student: shared_tokenizer(teacher, student), "must read the same tokens", difference)
+    lowering, keeping = (
+        vocabulary(CASED, {"do_lower_case": True}, "l"),
+        vocabulary(CASED, {"do_lower_case": False}, "k"),
+    )
+    refused(lambda: shared_tokenizer(lowering, keeping), "how they cut or lower-case text")
+
+
+def test_a_student_whose_embedding_is_too_small_is_refused(vocabulary, model):
+    teacher = vocabulary(CASED)
+    refused(lambda: shared_tokenizer(teacher, model(None)), f"tokenizer has {len(CASED)} tokens", "embedding 60")
