@@ -1,0 +1,11 @@
+"""Fine-tune a teacher on a GLUE task: the published entry point, onto `sinkd finetune`."""
+
+import sys
+
+from installation import use_installation
+
+if __name__ == "__main__":
+    use_installation()
+    from sinkd.cli.published import finetune
+
+    sys.exit(finetune())

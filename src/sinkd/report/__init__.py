@@ -1,0 +1,6 @@
+"""Tables and progress: what a person sees of a run."""
+
+from sinkd.report.progress import RunProgress
+from sinkd.report.table import Table, show
+
+__all__ = ["RunProgress", "Table", "show"]

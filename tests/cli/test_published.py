@@ -1,0 +1,159 @@
+"""The published entry points work as they were typed, with the recipe's values where the command line is silent."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sinkd import DistillationArguments, recipes
+from sinkd.cli import published
+from sinkd.tasks import load_task
+from sinkd.training.arguments import parse_arguments
+from sinkd.training.manifest import read_manifest
+
+
+@pytest.fixture
+def typed(monkeypatch, tmp_path, capsys):
+    """Types a command line in an empty folder: its status, and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(entry, *argv: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"main_{entry.__name__}.py", *map(str, argv)])
+        status = entry()
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return typed
+
+
+def plan(shown: str) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in shown.splitlines())
+
+
+def short(world, *more) -> list[object]:
+    return ["--task_name", "cola", "--data_dir", world.data, "--num_train_epochs", 1, *more]
+
+
+# What is taken from the recipe
+
+
+def test_what_the_student_command_leaves_silent_is_the_tasks_recipe(typed):
+    status, shown, _ = typed(published.distill, "--do_train", "--task_name", "cola", "--dry_run")
+    settings = plan(shown)
+    recipe = yaml.safe_load(recipes.find("glue/cola-student").read_text())
+    assert status == 0
+    assert float(settings["alpha"]) == recipe["alpha"] == 0.9
+    assert (settings["distill_loss"], settings["per_device_train_batch_size"]) == ("kd+sinkhorn", "16")
+    assert (settings["num_train_epochs"], settings["temperature"], settings["beta"]) == ("20.0", "1.0", "0.8")
+    assert settings["output_dir"] == "experiments/exp_distill_cola/student"
+
+
+def test_what_the_teacher_command_leaves_silent_is_the_tasks_recipe(typed):
+    _, shown, _ = typed(published.finetune, "--do_train", "--task_name=qqp", "--dry_run")
+    settings = plan(shown)
+    assert (settings["seed"], settings["learning_rate"], settings["num_train_epochs"]) == ("32", "3e-06", "5.0")
+    assert settings["output_dir"] == "experiments/exp_distill_qqp/teacher"
+
+
+def test_a_task_without_a_recipe_takes_the_published_parsers_defaults(typed):
+    _, shown, _ = typed(published.distill, "--do_train", "--task_name", "wnli", "--dry_run")
+    assert (plan(shown)["alpha"], plan(shown)["distill_loss"]) == ("0.8", "kd")
+
+
+def test_the_command_line_wins_over_the_recipe_and_a_batch_size_for_one_side_too(typed):
+    flags = ["--task_name", "cola", "--alpha", "0.5", "--per_device_train_batch_size", "4", "--exp_name", "mine"]
+    _, shown, _ = typed(published.distill, "--do_train", *flags, "--dry_run")
+    settings = plan(shown)
+    sizes = (settings["per_device_train_batch_size"], settings["per_device_eval_batch_size"])
+    assert (settings["alpha"], sizes) == ("0.5", ("4", "16"))
+    assert settings["output_dir"] == "experiments/exp_distill_cola/mine"
+
+
+@pytest.mark.parametrize("entry", [published.finetune, published.distill], ids=["teacher", "student"])
+def test_wrong_command_lines_are_one_sentence(typed, entry, tmp_path):
+    for argv, fragment in (
+        (["--do_train"], "--task_name is missing"),
+        (["--do_train", "--task_name", "coda"], "coda"),
+        (["--task_name", "cola"], "nothing to do: give --do_train, --do_eval or --do_test"),
+        (["--do_eval", "--task_name", "cola"], "holds no finished run; run the same command with --do_train first"),
+        (["--do_train", "--task_name", "cola", "--aplha", "1"], "--aplha"),
+    ):
+        status, out, err = typed(entry, *argv)
+        assert (status, out) == (2, "")
+        assert err.startswith("sinkd: ") and err.count("\n") == 1 and fragment in err
+    assert not list(tmp_path.iterdir())
+
+
+# What it leaves
+
+
+def test_the_published_walk_through(typed, world, tmp_path):
+    """Teacher, student, evaluation and predictions, each as the published README types it."""
+    status, _, err = typed(
+        published.finetune, "--do_train", "--do_eval", "--do_lower_case", "--model_path", world.teacher,
+        *short(world, "--per_gpu_batch_size", 16, "--learning_rate", "1e-3"),
+    )  # fmt: skip
+    assert status == 0, err
+    teacher = Path("experiments", "exp_distill_cola", "teacher")
+    assert read_manifest(teacher).settings["do_lower_case"] is True
+
+    command = ["--teacher_path", teacher, "--student_path", world.student, "--distill_loss", "kd+sinkhorn"]
+    command += ["--alpha", "0.9", "--beta", "0.8", "--temperature", "1.0", *short(world, "--per_gpu_batch_size", 16)]
+    status, out, err = typed(published.distill, "--do_train", "--do_eval", "--do_test", *command)
+    assert status == 0, err
+    student = Path("experiments", "exp_distill_cola", "student")
+    assert "ce:0.1+kd:0.9+sinkhorn:0.8" in out
+    assert {"config.json", "model.safetensors", "metrics.json", "CoLA.tsv"} <= {p.name for p in student.iterdir()}
+    assert out.endswith(f"wrote {student / 'CoLA.tsv'}\n")
+
+    status, out, err = typed(published.distill, "--do_eval", *command)
+    best = json.loads((student / "metrics.json").read_text())["best"]
+    assert status == 0, err
+    assert out.splitlines()[2].split()[0] == f"{best:.4f}"
+
+    status, out, err = typed(published.distill, "--do_test", "--test_output_dir", "answers", *command)
+    assert (status, out) == (0, "wrote answers/CoLA.tsv\n"), err
+    assert Path("answers/CoLA.tsv").read_text() == (student / "CoLA.tsv").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers", "experiments"]
+
+
+def test_several_seeds_are_trained_evaluated_and_predicted_each(typed, world):
+    command = ["--model_path", world.student, "--seeds", "0,1", "--exp_name", "two"]
+    command += short(world, "--per_gpu_batch_size", 32, "--learning_rate", "1e-3")
+    assert typed(published.finetune, "--do_train", *command)[0] == 0
+    status, out, err = typed(published.finetune, "--do_eval", "--do_test", "--test_output_dir", "answers", *command)
+    assert status == 0, err
+    assert [int(seed) for seed in re.findall(r"two/seed-(\d) on glue/cola", out)] == [0, 1]
+    rows = len(load_task("cola", world.data).read("test"))
+    for seed in (0, 1):
+        assert Path(f"answers/seed-{seed}/CoLA.tsv").read_text().count("\n") == rows + 1
+
+
+def test_the_published_folder_layout_is_found(typed, world, taught, tmp_path):
+    best = tmp_path / "published" / "checkpoints" / "best_checkpoint"
+    best.parent.mkdir(parents=True)
+    best.symlink_to(taught, target_is_directory=True)
+    command = ["--teacher_path", tmp_path / "published", "--student_path", world.student, *short(world)]
+    assert typed(published.distill, "--do_train", *command)[0] == 0
+
+
+@pytest.mark.parametrize("flags", [["--student_init", "copy", "--keep_layers", "1"], ["--keep_layers", "1"]])
+def test_a_student_can_be_made_of_the_teachers_layers(typed, world, taught, flags):
+    command = ["--teacher_path", taught, "--student_path", taught, *flags, *short(world)]
+    assert typed(published.distill, "--do_train", *command)[0] == 0
+    config = json.loads(Path("experiments/exp_distill_cola/student/config.json").read_text())
+    assert config["num_hidden_layers"] == 1
+
+
+def test_copied_layers_need_the_teachers_width(typed, world, taught):
+    command = ["--teacher_path", taught, "--student_path", world.student, "--student_init", "copy", *short(world)]
+    status, _, err = typed(published.distill, "--do_train", *command)
+    assert status == 2
+    assert "does not fit the student's: --student_init copy needs equal width" in err
+
+
+def test_sinkds_own_commands_take_a_recipe_only_where_it_is_named():
+    assert parse_arguments(DistillationArguments, ["--task_name", "cola"], "sinkd distill").alpha == 0.8

@@ -1,0 +1,70 @@
+"""Every benchmark runs, at a size that says nothing about speed, and writes the table that it prints."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def encoder(world, tmp_path_factory) -> Path:
+    """Six layers, as the encoder that the benchmarks are meant for has."""
+    from sinkd.models import load_tokenizer, write_encoder
+
+    tokenizer = load_tokenizer(str(world.teacher), "--model_path")
+    return write_encoder(tmp_path_factory.mktemp("encoder"), tokenizer, layers=6, width=16, heads=2)
+
+
+@pytest.fixture(scope="module")
+def sentiment(world, tmp_path_factory) -> Path:
+    """The world's sentences in SST-2's layout."""
+    folder = tmp_path_factory.mktemp("sentiment")
+    (folder / "SST-2").mkdir()
+    for split in ("train", "dev"):
+        rows = [line.split("\t") for line in (world.data / "CoLA" / f"{split}.tsv").read_text().splitlines()]
+        lines = ["sentence\tlabel", *(f"{sentence}\t{label}" for _, label, _, sentence in rows)]
+        (folder / "SST-2" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def run(name: str, *flags: object, cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, flags)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_loss(tmp_path):
+    printed = run("loss", "--seconds", 0.05, "--max_classes", 3, "--out", "loss.json", cwd=tmp_path)
+    rows = json.loads((tmp_path / "loss.json").read_text())["rows"]
+    assert {(row["cost"], row["batch"]) for row in rows} >= {("l1", 16), ("lorentz", 512)}
+    assert "over published" in printed
+
+
+@pytest.mark.slow
+def test_pipeline(tmp_path, world, encoder):
+    flags = ["--encoder", encoder, "--data_dir", world.data, "--rows", 64, "--rounds", 1, "--out", "pipeline.json"]
+    assert "fine-tuning" in run("pipeline", *flags, cwd=tmp_path)
+    assert json.loads((tmp_path / "pipeline.json").read_text())["ratios"]["sinkd"] == 1
+
+
+@pytest.mark.slow
+def test_quality(tmp_path, sentiment, encoder):
+    flags = ["--encoder", encoder, "--data_dir", sentiment, "--rows", 64, "--unlabeled_rows", 32, "--epochs", 1]
+    printed = run("quality", *flags, "--seeds", "0", "--out", "quality.json", cwd=tmp_path)
+    objectives = json.loads((tmp_path / "quality.json").read_text())["objectives"]
+    assert all(name in printed for name in objectives)
+    assert len(objectives) == 11
+
+
+@pytest.mark.slow
+def test_memory(tmp_path):
+    assert "tokenize" in run("memory", "--pairs", 2000, "--out", "memory.md", cwd=tmp_path)
+    assert (tmp_path / "memory.md").is_file()

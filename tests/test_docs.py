@@ -1,0 +1,100 @@
+"""Every command in README and docs runs as typed, in a checkout whose data and models are small fixtures."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What .ci/run runs itself, as typed: the environment that these tests run in, and the demo.
+IN_CI = {"make install", "make demo", "make test", "make test-slow", "make lint"}
+# Benchmarks need the pretrained encoder and real data, and minutes; each is run at a small size below.
+BENCHMARK = re.compile(r"python -m benchmarks\.\w+|python benchmarks/\w+\.py|make bench")
+
+
+def blocks(page: Path, *kinds: str) -> list[str]:
+    """The fenced blocks of a page that are of these kinds."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind in kinds]
+
+
+def commands(page: Path) -> list[str]:
+    """The page's shell commands in order, continued lines joined."""
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.fixture
+def checkout(tmp_path, world) -> Path:
+    """A copy of the repository with fixtures where its pages say that data and models lie."""
+    folder = tmp_path / "sinkd"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(lambda name: (ROOT / name).is_file(), listed.stdout.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    (folder / "datas").mkdir()
+    (folder / "datas" / "glue").symlink_to(world.data)
+    (folder / "models").mkdir()
+    six_layers(world.teacher, folder / "models" / "minilm")
+    # T is what the page's first command leaves behind.
+    for name, target in {"M": world.teacher, "T": "experiments/exp_distill_cola/teacher", "S": world.student}.items():
+        (folder / name).symlink_to(target)
+    for name, rows in {"reviews.csv": 40, "reviews-dev.csv": 20}.items():
+        lines = [f'"title {i}","a body, quoted {i % 7}",{i % 2 + 1}' for i in range(rows)]
+        (folder / name).write_text("\n".join(["title,body,stars", *lines]) + "\n")
+    (folder / "more.txt").write_text("".join(f"more text {i}\n" for i in range(10)))
+    return folder
+
+
+def six_layers(start: Path, folder: Path) -> None:
+    """An encoder of six layers, like the one that `make models/minilm` brings."""
+    from sinkd.models import load_tokenizer, write_encoder
+
+    write_encoder(folder, load_tokenizer(str(start), "--model_path"), layers=6, width=16, heads=2)
+
+
+def test_pages_hold_commands_and_say_what_shell_they_are_for():
+    assert {page.name for page in PAGES} >= {"README.md", "zh.md", "log.md"}
+    for page in PAGES:
+        assert not blocks(page, ""), f"{page.name} has a block that says no language"
+    assert len(commands(ROOT / "README.md")) >= 8
+
+
+def test_ci_runs_what_is_left_to_it():
+    script = (ROOT / ".ci" / "run").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for command in IN_CI - {"make install"}:
+        assert command.removeprefix("make ") in re.findall(r"make --no-print-directory ([\w-]+)", script)
+    assert "install: $(INSTALLED)" in makefile and "$(TESTABLE): $(INSTALLED)" in makefile
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs_as_typed(page, checkout):
+    environment = {**os.environ, "PATH": f"{checkout / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    ran = []
+    for command in commands(page):
+        if command in IN_CI or BENCHMARK.search(command):
+            continue
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        ran.append(command)
+    for program in blocks(page, "python"):
+        done = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, text=True)
+        assert done.returncode == 0, f"{program}\n{done.stderr}"
+        ran.append(program)
+    assert ran or not commands(page) or all(BENCHMARK.search(command) for command in commands(page))

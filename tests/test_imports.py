@@ -1,0 +1,102 @@
+"""What an import loads, and what a floor of the package may know."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sinkd
+
+PACKAGE = Path(sinkd.__file__).parent
+
+# From the ground up; `recipes` stands beside `errors`, since it only knows where files lie.
+FLOORS = ["errors", "recipes", "transport", "losses", "tasks", "models", "training", "report", "cli"]
+LATER = [
+    "accelerate",
+    "datasets",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sklearn",
+    "tensorboard",
+    "transformers",
+    "yaml",
+]
+
+
+def modules(floor: str) -> list[Path]:
+    alone = PACKAGE / f"{floor}.py"
+    return [alone] if alone.exists() else sorted((PACKAGE / floor).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The full names that a file imports, anywhere in it: `from sinkd.tasks import encode` is sinkd.tasks.encode."""
+    found = set()
+    package = ["sinkd", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_file_belongs_to_a_floor():
+    known = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"} | {path for floor in FLOORS for path in modules(floor)}
+    assert set(PACKAGE.rglob("*.py")) == known
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_floor_imports_only_floors_below_it(floor):
+    allowed = {*FLOORS[: FLOORS.index(floor) + 1], "__version__"}
+    above = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in modules(floor)
+        for name in sorted(imports(path))
+        if name.startswith("sinkd.") and name.split(".")[1] not in allowed
+    ]
+    assert above == []
+
+
+@pytest.mark.parametrize("floor", ["errors", "transport", "losses"])
+def test_the_lower_floors_need_torch_alone(floor):
+    named = {name.split(".")[0] for path in modules(floor) for name in imports(path)}
+    assert named - set(sys.stdlib_module_names) <= {"torch", "sinkd"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a fresh Python holds after the statement."""
+    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+    )
+    return set(done.stdout.split())
+
+
+def test_import_sinkd_loads_no_library():
+    assert loaded_by("import sinkd").isdisjoint({"torch", "numpy", *LATER})
+
+
+@pytest.mark.parametrize("names", ["SinkhornLoss", "sinkhorn, lorentz", "Objective", "SinkdError"])
+def test_losses_and_transport_load_torch_alone(names):
+    assert loaded_by(f"from sinkd import {names}").isdisjoint(LATER)
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(sinkd, name) is not None for name in sinkd.__all__)
+    assert set(sinkd.__all__) <= set(dir(sinkd))
+    assert sinkd.lorentz.__name__ == "sinkd.transport.lorentz"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'sinkd' has no attribute 'SinkhornLos'"):
+        sinkd.SinkhornLos  # noqa: B018

@@ -1,0 +1,50 @@
+"""The published entry points run with any Python, by way of the `.venv` beside them."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRIES = ["main_glue.py", "main_glue_distill.py"]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The entry points in a folder of their own."""
+    for name in ["installation.py", *ENTRIES]:
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def run_bare(entry: Path, *flags: str, cwd: Path, python: str | Path = sys.executable):
+    """Start an entry point with a Python that has the standard library and nothing else (-S)."""
+    return subprocess.run([python, "-S", entry, *flags], cwd=cwd, capture_output=True, text=True, env={})
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_bare_python_hands_over_to_the_installation(entry, checkout, tmp_path_factory):
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\nexit 7\n')
+    python.chmod(0o755)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    done = run_bare(checkout / entry, "--exp_name", "two words", cwd=elsewhere)
+    assert done.stdout.splitlines() == [str(elsewhere), str(checkout / entry), "--exp_name", "two words"]
+    assert done.returncode == 7
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_without_an_installation_one_sentence_says_how_to_get_it(entry, checkout):
+    done = run_bare(checkout / entry, cwd=checkout)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == 'sinkd is not installed here; run "sh ins.sh" first\n'
+
+
+def test_an_unfinished_installation_is_told_and_not_started_for_ever(checkout):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    done = run_bare(checkout / "main_glue.py", cwd=checkout)
+    assert done.returncode == 2
+    assert 'run "sh ins.sh" first' in done.stderr
