@@ -120,3 +120,32 @@ def test_a_summary_shows_a_line_a_seed_and_mean_and_spread_over_several(capsys):
     assert lines[4] == "mcc: mean 0.6000, spread 0.1414; in O"
     show_summary("S", Summary([outcome(0, 0.5)]))
     assert capsys.readouterr().out.splitlines()[-1] == "in O/seed-0"
+
+
+def test_a_model_is_scored_at_the_length_it_was_trained_at(world, tmp_path, capsys):
+    from sinkd.cli.main import main
+    from sinkd.cli.session import trained_settings
+    from sinkd.training.outcome import read_outcome
+
+    folder = tmp_path / "run"
+    assert main(["finetune", "--model_path", str(world.student), *world.flags(folder, "--max_seq_length", "6")]) == 0
+    flags = ["--task_name", "cola", "--data_dir", str(world.data), "--model_path", str(folder)]
+    assert trained_settings(flags) == {"max_seq_length": 6}
+    capsys.readouterr()
+    assert main(["evaluate", *flags, "--per_gpu_batch_size", "16"]) == 0
+    assert f"{read_outcome(folder).best:.4f}" in capsys.readouterr().out
+
+
+def test_rows_that_are_too_long_for_a_model_are_refused_in_one_sentence(world, tmp_path, capsys):
+    from sinkd.cli.main import main
+
+    argv = ["finetune", "--model_path", str(world.student), *world.flags(tmp_path / "run")]
+    assert main([*argv, "--config_overrides", "max_position_embeddings=512"]) == 0
+    long = tmp_path / "glue" / "CoLA"
+    long.mkdir(parents=True)
+    for split in ("train", "dev"):
+        (long / f"{split}.tsv").write_text("".join(f"s\t{i % 2}\t\t{'the ' * 600}{i}\n" for i in range(8)))
+    capsys.readouterr()
+    flags = world.flags(tmp_path / "long", "--data_dir", str(tmp_path / "glue"), "--max_seq_length", "600")
+    assert main(["finetune", "--model_path", str(world.student), *flags]) == 2
+    assert "do not fit the model, which reads 512; give --max_seq_length 512" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sinkd.cli.session import load_named_task, show_plan
+from sinkd.cli.session import load_named_task, show_plan, trained_settings
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
 from sinkd.training.arguments import FinetuneArguments, TaskArguments, parse_arguments
@@ -11,7 +11,7 @@ from sinkd.training.inference import Model
 
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
-    args = parse_arguments(FinetuneArguments, argv, "sinkd evaluate")
+    args = parse_arguments(FinetuneArguments, argv, "sinkd evaluate", **trained_settings(argv))
     if show_plan(args):
         return
     if args.model_path is None:

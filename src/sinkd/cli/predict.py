@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sinkd.cli.session import load_named_task, show_plan
+from sinkd.cli.session import load_named_task, show_plan, trained_settings
 from sinkd.errors import SinkdError
 from sinkd.training.arguments import FinetuneArguments, parse_arguments
 from sinkd.training.inference import Model
@@ -11,7 +11,7 @@ from sinkd.training.inference import Model
 
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
-    args = parse_arguments(FinetuneArguments, argv, "sinkd predict", output_dir="")
+    args = parse_arguments(FinetuneArguments, argv, "sinkd predict", output_dir="", **trained_settings(argv))
     if show_plan(args):
         return
     if args.model_path is None:

@@ -5,7 +5,6 @@ What their command lines leave silent is taken from the task's recipe, and resul
 
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +13,7 @@ from sinkd.cli import distill as distill_command
 from sinkd.cli import finetune as finetune_command
 from sinkd.cli.evaluate import evaluate
 from sinkd.cli.main import guarded
-from sinkd.cli.session import load_named_task, settle_output, show_plan
+from sinkd.cli.session import load_named_task, settle_output, show_plan, typed_value
 from sinkd.cli.testing import predict_after
 from sinkd.errors import SinkdError
 from sinkd.tasks.glue import task_name
@@ -59,11 +58,10 @@ def _main(kind: type[ArgumentsT], argv: Sequence[str], prog: str, role: str) -> 
 
 def _recipe(argv: Sequence[str], role: str) -> Path | None:
     """The recipe of the task on the command line, where there is one."""
-    names = [value for flag, value in pairwise(argv) if flag == "--task_name"]
-    names += [flag.partition("=")[2] for flag in argv if flag.startswith("--task_name=")]
-    if not names:
+    task = typed_value(argv, "--task_name")
+    if task is None:
         return None
-    name = f"glue/{task_name(names[-1])}-{role}"
+    name = f"glue/{task_name(task)}-{role}"
     return recipes.find(name) if name in recipes.names() else None
 
 

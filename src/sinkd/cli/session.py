@@ -1,7 +1,10 @@
 """What commands share: the task that the flags name, and how a summary is shown."""
 
 import os
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
@@ -10,6 +13,7 @@ from sinkd.report import Table, show
 from sinkd.tasks import Task, load_task, table_task
 from sinkd.tasks.glue import task_name
 from sinkd.training.arguments import DistillationArguments, TaskArguments
+from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Summary
 
 
@@ -38,6 +42,20 @@ def load_named_task(args: TaskArguments) -> Task:
         kind=args.table_kind,
         bad_rows=args.bad_rows,
     )
+
+
+def typed_value(argv: Sequence[str], flag: str) -> str | None:
+    """What a command line gives for a flag, before it is parsed; None where it does not."""
+    values = [value for name, value in pairwise(argv) if name == flag]
+    values += [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
+    return values[-1] if values else None
+
+
+def trained_settings(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings of the run that made `--model_path` on which its scores depend: where inputs were cut."""
+    path = typed_value(argv, "--model_path")
+    manifest = None if path is None else read_manifest(Path(path))
+    return {} if manifest is None else {"max_seq_length": manifest.settings["max_seq_length"]}
 
 
 def settle_output(args: TaskArguments, name: str) -> None:

@@ -19,8 +19,10 @@ class RunProgress(TrainerCallback):
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
+        self._told = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self._told = 0
         if state.is_world_process_zero:
             self._open(f"{self.name}, seed {args.seed}", state.max_steps, state.global_step)
 
@@ -38,7 +40,9 @@ class RunProgress(TrainerCallback):
             return
         if self._bar is not None:
             self._bar.update(self._task, note=f"{self.metric} {score:.3f}")
-        elif state.epoch is not None and args.eval_strategy == "epoch":
+        elif state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._told):
+            # A line an epoch: the published protocol evaluates every few steps.
+            self._told = int(state.epoch)
             print(
                 f"{self.name}, seed {args.seed}: epoch {state.epoch:g}, {self.metric} {score:.4f}",
                 file=sys.stderr,

@@ -28,7 +28,7 @@ from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.rows import Rows
 from sinkd.training.schedule import published_interval
 from sinkd.training.teacher import fingerprint
-from sinkd.training.trainer import BEST, TaskTrainer
+from sinkd.training.trainer import BEST, TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer]) -> O
     folder = Path(args.output_dir)
     trainer = make_trainer(args)
     trainer.remove_callback(PrinterCallback)
+    _need_positions(trainer, rows)
     with args.main_process_first():
         finished = _claim(folder, args, _inputs(trainer, rows))
     if finished is not None:
@@ -124,6 +125,23 @@ def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer]) -> O
         # Only now: a run that is killed before this line finds its best model again.
         shutil.rmtree(folder / BEST, ignore_errors=True)
     return outcome
+
+
+def _need_positions(trainer: TaskTrainer, rows: Rows) -> None:
+    """Refuse rows that are longer than what the model can read."""
+    config = trainer.model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return
+    if "roberta" in config.model_type:
+        positions -= config.pad_token_id + 1  # RoBERTa counts positions from there
+    for read in (rows.train, *rows.dev.values()):
+        lengths = row_lengths(read)
+        if lengths is not None and len(lengths) and lengths.max() > positions:
+            longest = f"rows of up to {lengths.max()} tokens"
+            raise SinkdError(
+                f"{longest} do not fit the model, which reads {positions}; give --max_seq_length {positions}"
+            )
 
 
 def _keep_inputs(args: TaskArguments) -> None:
