@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from sinkd.cli.session import load_named_task
+from sinkd.cli.command import load_named_task
 from sinkd.report import RunProgress, Table, show
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
 from sinkd.training.outcome import Summary

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sinkd.cli.session import load_named_task
+from sinkd.cli.command import load_named_task
 from sinkd.errors import SinkdError
 from sinkd.models import train_tokenizer, write_encoder
 from sinkd.report import RunProgress, Table, show

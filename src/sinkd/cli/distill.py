@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sinkd.cli.session import load_named_task, settle_output, show_plan, show_summary
+from sinkd.cli.command import load_named_task, settle_output, show_plan, show_summary
 from sinkd.cli.testing import predict_after
 from sinkd.report import RunProgress
 from sinkd.training.arguments import DistillationArguments, parse_arguments

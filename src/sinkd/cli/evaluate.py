@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sinkd.cli.session import load_named_task, show_plan, trained_settings
+from sinkd.cli.command import load_named_task, show_plan, trained_settings
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
 from sinkd.training.arguments import FinetuneArguments, TaskArguments, parse_arguments

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sinkd.cli.session import load_named_task, show_plan, trained_settings
+from sinkd.cli.command import load_named_task, show_plan, trained_settings
 from sinkd.errors import SinkdError
 from sinkd.training.arguments import FinetuneArguments, parse_arguments
 from sinkd.training.inference import Model

@@ -11,9 +11,9 @@ from typing import TypeVar
 from sinkd import recipes
 from sinkd.cli import distill as distill_command
 from sinkd.cli import finetune as finetune_command
+from sinkd.cli.command import load_named_task, settle_output, show_plan, typed_value
 from sinkd.cli.evaluate import evaluate
 from sinkd.cli.main import guarded
-from sinkd.cli.session import load_named_task, settle_output, show_plan, typed_value
 from sinkd.cli.testing import predict_after
 from sinkd.errors import SinkdError
 from sinkd.tasks.glue import task_name

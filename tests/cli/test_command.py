@@ -5,8 +5,8 @@ import csv
 import pytest
 
 from sinkd import SinkdError
+from sinkd.cli.command import load_named_task, settle_output, show_summary
 from sinkd.cli.main import main
-from sinkd.cli.session import load_named_task, settle_output, show_summary
 from sinkd.training.arguments import FinetuneArguments, parse_arguments
 from sinkd.training.outcome import Outcome, Summary
 
@@ -123,8 +123,8 @@ def test_a_summary_shows_a_line_a_seed_and_mean_and_spread_over_several(capsys):
 
 
 def test_a_model_is_scored_at_the_length_it_was_trained_at(world, tmp_path, capsys):
+    from sinkd.cli.command import trained_settings
     from sinkd.cli.main import main
-    from sinkd.cli.session import trained_settings
     from sinkd.training.outcome import read_outcome
 
     folder = tmp_path / "run"
