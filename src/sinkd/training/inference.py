@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback
 
 from sinkd.models import load_encoder, load_tokenizer
-from sinkd.tasks import Collator, Task
+from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.rows import Rows
 from sinkd.training.teacher import observe
@@ -49,15 +49,7 @@ def make_evaluator(model: PreTrainedModel, rows: Rows, args: TaskArguments) -> T
     """A trainer that only evaluates; a Trainer makes its output folder, so this one is given one that is there."""
     args.disable_tqdm, args.eval_strategy, args.report_to = True, "no", []
     args.output_dir = tempfile.gettempdir()
-    trainer = TaskTrainer(
-        model=model,
-        args=args,
-        data_collator=Collator(rows.tokenizer),
-        processing_class=rows.tokenizer,
-        scores=rows.task.scores,
-        combine=rows.task.combine,
-        best_metric=rows.task.metric,
-    )
+    trainer = TaskTrainer(model=model, args=args, **rows.trainer_keywords())
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from sinkd.tasks import Task, encode, read_unlabeled
+from sinkd.tasks import Collator, Task, encode, read_unlabeled
 from sinkd.training.arguments import TaskArguments
 
 
@@ -39,6 +40,16 @@ class Rows:
     def test(self, split: str) -> datasets.Dataset:
         """The rows of a test split."""
         return self._encode(self.task.read(split))
+
+    def trainer_keywords(self) -> dict[str, Any]:
+        """The keywords of a `TaskTrainer` that task and tokenizer decide, in training and in evaluation alike."""
+        return {
+            "data_collator": Collator(self.tokenizer),
+            "processing_class": self.tokenizer,
+            "scores": self.task.scores,
+            "combine": self.task.combine,
+            "best_metric": self.task.metric,
+        }
 
     def _encode(self, raw: datasets.Dataset) -> datasets.Dataset:
         return encode(raw, self.tokenizer, self.args.max_seq_length, self.task.regression)

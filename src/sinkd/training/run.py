@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 
 from sinkd.errors import SinkdError, Terminated
 from sinkd.models import choose_layers, copy_layers, depth, keep_layers, load_encoder, load_tokenizer, shared_tokenizer
-from sinkd.tasks import Collator, Task
+from sinkd.tasks import Task
 from sinkd.tasks.cache import file_hash
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
@@ -221,13 +221,9 @@ def _keywords(args: TaskArguments, rows: Rows, callbacks: Sequence[TrainerCallba
     args.disable_tqdm = True
     published = args.protocol == "published"
     return {
+        **rows.trainer_keywords(),
         "train_dataset": rows.train,
         "eval_dataset": rows.dev,
-        "data_collator": Collator(rows.tokenizer),
-        "processing_class": rows.tokenizer,
-        "scores": rows.task.scores,
-        "combine": rows.task.combine,
-        "best_metric": rows.task.metric,
         "interval": published_interval(rows.task.name, isinstance(args, DistillationArguments)) if published else None,
         "callbacks": list(callbacks),
     }
