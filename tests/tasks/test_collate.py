@@ -1,6 +1,5 @@
 """Rows to a batch: padded to the longest, on the tokenizer's side."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -46,15 +45,6 @@ def test_scores_are_float_and_missing_ones_stay_nan():
     labels = Collator(small_tokenizer())(rows)["labels"]
     assert labels.dtype == torch.float32
     assert labels[0] == 2.5 and labels[1].isnan()
-
-
-def test_teacher_logits_are_stacked():
-    logits = np.arange(6, dtype=np.float32).reshape(2, 3)
-    rows = [{"input_ids": [1], "labels": 0, "teacher_logits": row} for row in logits]
-    batch = Collator(small_tokenizer())(rows)
-    assert batch["teacher_logits"].dtype == torch.float32
-    assert batch["teacher_logits"].tolist() == logits.tolist()
-    assert "token_type_ids" not in batch
 
 
 def test_a_tokenizer_without_padding_is_refused():

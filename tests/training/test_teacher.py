@@ -1,6 +1,8 @@
 """The teacher answers once; a cache that is damaged or of something else is built anew."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,8 +11,20 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sinkd import SinkdError
+from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Feature
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.teacher import TaughtRows, cache_key, cached_logits, fingerprint, freeze, observe, read_cache
+from sinkd.training import answers as answers_module
+from sinkd.training.answers import Answers
+from sinkd.training.teacher import (
+    TaughtCollator,
+    TaughtRows,
+    cache_key,
+    cached_answers,
+    fingerprint,
+    freeze,
+    observe,
+    taught_view,
+)
 
 CPU = torch.device("cpu")
 
@@ -33,9 +47,14 @@ def teacher(taught):
 @pytest.fixture
 def ask(rows, tokenizer, tmp_path):
     def ask(teacher, rows=rows, **keywords):
-        return cached_logits(teacher, rows, Collator(tokenizer), tmp_path / "cache", 16, CPU, **keywords)
+        return cached_answers(teacher, [LOGITS], rows, Collator(tokenizer), tmp_path / "cache", 16, CPU, **keywords)
 
     return ask
+
+
+def kept(answers):
+    """All logits of a store, (n, C)."""
+    return torch.stack([answers[row]["logits"] for row in range(len(answers))])
 
 
 class Counting(nn.Module):
@@ -52,54 +71,53 @@ class Counting(nn.Module):
 
 
 def home(tmp_path):
-    (found,) = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    (found,) = (tmp_path / "cache").glob("*/logits.float32/00000")
     return found
 
 
 def test_the_answers_are_the_live_teachers_in_the_order_of_the_rows(ask, teacher, rows, tokenizer):
-    logits = ask(teacher)
-    assert (logits.shape, logits.dtype) == ((len(rows), 2), np.float32)
-    assert isinstance(logits, np.memmap)
+    logits = kept(ask(teacher))
+    assert (logits.shape, logits.dtype) == ((len(rows), 2), torch.float32)
     for i in (0, 7, len(rows) - 1):
         batch = Collator(tokenizer)([rows[i]])
-        alone = observe(teacher, batch, {"logits"}).logits[0].detach().numpy()
-        np.testing.assert_allclose(logits[i], alone, atol=1e-5)
+        alone = observe(teacher, batch, [LOGITS]).logits[0].detach()
+        torch.testing.assert_close(logits[i], alone, atol=1e-5, rtol=0)
 
 
 def test_dropout_is_off_when_the_teacher_answers(ask, teacher):
-    first = np.array(ask(teacher.train()))
+    first = kept(ask(teacher.train()))
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    np.testing.assert_array_equal(first, ask(teacher))
+    assert torch.equal(first, kept(ask(teacher)))
 
 
 def test_the_second_time_the_teacher_is_not_asked(ask, teacher, rows):
     counting = Counting(teacher)
-    first = ask(counting)
+    first = kept(ask(counting))
     assert counting.asked == len(rows)
-    np.testing.assert_array_equal(ask(counting), first)
+    assert torch.equal(kept(ask(counting)), first)
     assert counting.asked == len(rows)
 
 
 def truncate(home):
-    data = (home / "logits.npy").read_bytes()
-    (home / "logits.npy").write_bytes(data[:-4])
+    data = (home / "values.npy").read_bytes()
+    (home / "values.npy").write_bytes(data[:-4])
 
 
 def alter(home):
-    data = bytearray((home / "logits.npy").read_bytes())
+    data = bytearray((home / "values.npy").read_bytes())
     data[-1] ^= 1
-    (home / "logits.npy").write_bytes(bytes(data))
+    (home / "values.npy").write_bytes(bytes(data))
 
 
 def of_another_key(home):
     index = json.loads((home / "index.json").read_text())
-    (home / "index.json").write_text(json.dumps(index | {"key": "0" * 32}))
+    (home / "index.json").write_text(json.dumps(index | {"of": "0" * 32 + "/logits.float32/00000"}))
 
 
-def of_another_format(home):
+def of_other_rows(home):
     index = json.loads((home / "index.json").read_text())
-    (home / "index.json").write_text(json.dumps(index | {"format": 0}))
+    (home / "index.json").write_text(json.dumps(index | {"rows": index["rows"] - 1}))
 
 
 def half_an_index(home):
@@ -111,29 +129,97 @@ def no_index(home):
 
 
 def no_logits(home):
-    (home / "logits.npy").unlink()
+    (home / "values.npy").unlink()
 
 
 def a_pickle(home):
-    np.save(home / "logits.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(home / "values.npy", np.array([{}], dtype=object), allow_pickle=True)
 
 
-DAMAGES = [truncate, alter, of_another_key, of_another_format, half_an_index, no_index, no_logits, a_pickle]
+DAMAGES = [truncate, alter, of_another_key, of_other_rows, half_an_index, no_index, no_logits, a_pickle]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_a_damaged_or_foreign_cache_is_rebuilt(ask, teacher, rows, tmp_path, damage):
     counting = Counting(teacher)
-    first = np.array(ask(counting))
+    first = kept(ask(counting))
     damage(home(tmp_path))
-    np.testing.assert_array_equal(ask(counting), first)
+    assert torch.equal(kept(ask(counting)), first)
     assert counting.asked == 2 * len(rows)
-    assert read_cache(home(tmp_path), home(tmp_path).name, len(rows)) is not None
+    assert torch.equal(kept(ask(counting)), first)
+    assert counting.asked == 2 * len(rows)
 
 
-def test_a_cache_of_another_number_of_rows_is_not_taken(ask, teacher, rows, tmp_path):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_answers_can_be_kept_in_half_the_space(ask, teacher, tmp_path, dtype):
+    whole, half = kept(ask(teacher)), kept(ask(teacher, dtype=dtype))
+    assert torch.equal(half, whole.to(getattr(torch, dtype)).float())
+    (folder,) = (tmp_path / "cache").glob(f"*/logits.{dtype}/00000")
+    assert np.load(folder / "values.npy").nbytes == np.load(home(tmp_path) / "values.npy").nbytes // 2
+
+
+class Tokens(Feature):
+    """One number a token: rows of different length."""
+
+    name = "tokens"
+
+    def read(self, seen, batch):
+        return torch.where(batch["attention_mask"].bool(), batch["input_ids"], 0).float()
+
+    def split(self, value, batch):
+        return [row[:n] for row, n in zip(value, batch["attention_mask"].sum(1).tolist(), strict=True)]
+
+    def join(self, rows, batch):
+        return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def test_a_new_feature_is_added_to_the_store_and_read_back(ask, teacher, rows, tokenizer, tmp_path):
     ask(teacher)
-    assert read_cache(home(tmp_path), home(tmp_path).name, len(rows) - 1) is None
+    counting = Counting(teacher)
+    arguments = (rows, Collator(tokenizer), tmp_path / "cache", 16, CPU)
+    answers = cached_answers(teacher, [LOGITS, Tokens()], *arguments)
+    assert len(list((tmp_path / "cache").glob("*/*/00000"))) == 2  # one store, two features
+    taught = TaughtRows(rows, answers)
+    batch = TaughtCollator(Collator(tokenizer), answers.features)([taught[3], taught[9], taught[4]])
+    assert torch.equal(batch["teacher/tokens"].long(), batch["input_ids"] * batch["attention_mask"])
+    view = taught_view(batch, [LOGITS, Tokens()])
+    assert torch.equal(view.logits, torch.stack([answers[row]["logits"] for row in (3, 9, 4)]))
+    assert taught_view(Collator(tokenizer)([rows[0]]), [LOGITS]) is None
+    cached_answers(counting, [LOGITS, Tokens()], *arguments)
+    again = counting.asked
+    cached_answers(counting, [LOGITS], *arguments)
+    assert (again, counting.asked) == (len(rows), len(rows))
+
+
+def fill(home, n_rows):
+    """Fill a store as one of several processes would; which shards it computed."""
+    computed = []
+
+    def answer(wanted, missing):
+        computed.append(wanted.start // answers_module.SHARD)
+        time.sleep(0.01)
+        return {"logits": [torch.tensor([float(row), -float(row)]) for row in wanted]}
+
+    Answers(home, [LOGITS], n_rows).fill(answer)
+    return computed
+
+
+def test_a_store_is_the_same_however_many_filled_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers_module, "SHARD", 10)
+    assert fill(tmp_path / "one", 95) == list(range(10))
+    with ThreadPoolExecutor(3) as pool:
+        shares = list(pool.map(lambda _: fill(tmp_path / "three", 95), range(3)))
+    assert sorted(shard for share in shares for shard in share) == list(range(10)), "each shard is computed once"
+    assert sum(bool(share) for share in shares) > 1
+    for name in [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npy")]:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
+
+
+def test_a_shard_that_is_lost_is_all_that_is_computed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers_module, "SHARD", 10)
+    fill(tmp_path / "store", 35)
+    (tmp_path / "store/logits.float32/00002/values.npy").unlink()
+    assert fill(tmp_path / "store", 35) == [2]
 
 
 def test_the_key_is_weights_config_data_length_and_precision(teacher, rows, tokenizer, world):
@@ -166,7 +252,7 @@ def test_a_teacher_that_gives_nan_stops_with_a_count(ask, teacher, tmp_path):
         teacher.classifier.bias[0] = float("nan")
     with pytest.raises(SinkdError, match=r"not finite in 16 of 16 rows"):
         ask(teacher)
-    assert not list((tmp_path / "cache").glob("*/logits.npy"))
+    assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
 def test_progress_is_told(ask, teacher, rows):
@@ -176,21 +262,21 @@ def test_progress_is_told(ask, teacher, rows):
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-def test_rows_carry_their_own_answers(rows):
-    logits = np.arange(2 * len(rows), dtype=np.float32).reshape(-1, 2)
-    taught = TaughtRows(rows, logits)
+def test_rows_carry_their_own_answers(ask, teacher, rows):
+    answers = ask(teacher)
+    taught = TaughtRows(rows, answers)
     assert len(taught) == len(rows)
     several = taught.__getitems__([5, 2])
     for got, i in zip([*several, taught[9]], [5, 2, 9], strict=True):
-        np.testing.assert_array_equal(got["teacher_logits"], logits[i])
+        assert torch.equal(got["teacher/logits"], answers[i]["logits"])
         assert got["input_ids"] == rows[i]["input_ids"]
-    with pytest.raises(SinkdError, match=f"holds 3 rows, the data set {len(rows)}"):
-        TaughtRows(rows, logits[:3])
+    with pytest.raises(SinkdError, match=f"holds {len(rows)} rows, the data set 3"):
+        TaughtRows(rows.select(range(3)), answers)
 
 
 def test_hidden_states_are_shown_where_they_are_needed(teacher, rows, tokenizer):
     batch = Collator(tokenizer)([rows[0], rows[1]])
-    assert observe(teacher, batch, {"logits"}).hidden_states is None
-    hidden = observe(teacher, batch, {"logits", "hidden_states"}).hidden_states
+    assert list(observe(teacher, batch, [LOGITS]).features) == ["logits"]
+    hidden = observe(teacher, batch, [LOGITS, HIDDEN_STATES])[HIDDEN_STATES]
     assert len(hidden) == teacher.config.num_hidden_layers + 1
     assert hidden[0].shape == (*batch["input_ids"].shape, teacher.config.hidden_size)

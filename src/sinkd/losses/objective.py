@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sinkd.errors import SinkdError
 from sinkd.losses import divergence
+from sinkd.losses.feature import Feature
 from sinkd.losses.sinkhorn import SinkhornLoss
 from sinkd.losses.term import Progress, Term, View
 
@@ -24,13 +25,20 @@ class HardLabels(Term):
     """`ce`: cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
 
     name = "ce"
-    student_needs = frozenset({"logits", "labels"})
     teacher_needs = frozenset()
-    cacheable = frozenset()
+    needs_labels = True
     family = "label"
+
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
+        return labelled(batch["labels"]).sum()
 
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
         return hard_label_loss(student.logits, batch["labels"])
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """Which rows have a label, bool: class ids other than -100, scores other than NaN."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != -100
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,13 +46,12 @@ def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     logits (..., C) with labels (...): class ids, -100 where unlabelled; or (..., 1) with scores, NaN where unlabelled.
     """
+    known = labelled(labels)
     if logits.shape[-1] == 1:
-        labelled = ~labels.isnan()
-        error = (logits[..., 0].float() - labels.masked_fill(~labelled, 0.0).float()).square()
-        return (error * labelled).sum() / labelled.sum().clamp(min=1)
-    labelled = labels != -100
+        error = (logits[..., 0].float() - labels.masked_fill(~known, 0.0).float()).square()
+        return (error * known).sum() / known.sum().clamp(min=1)
     total = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=-100, reduction="sum")
-    return total / labelled.sum().clamp(min=1)
+    return total / known.sum().clamp(min=1)
 
 
 class Divergence(Term):
@@ -101,8 +108,9 @@ class Transport(Term):
         return figures
 
 
-# name -> how to make the term from the objective's temperature and the options given under the term's own name
-TERMS: dict[str, Callable[..., Term]] = {
+# name -> how to make the term, or the terms that share its weight, from the objective's temperature and the options
+# given under that name
+TERMS: dict[str, Callable[..., Term | list[Term]]] = {
     "ce": lambda temperature, options: HardLabels(**options),
     "kd": lambda temperature, options: Divergence("kd", temperature, **options),
     "kd_anneal": lambda temperature, options: AnnealedKD(temperature, **options),
@@ -159,57 +167,66 @@ class Objective(nn.Module):
                 raise SinkdError(f'options were given for "{name}", which is no term of an objective: {_known()}')
         if not 0 < temperature < float("inf"):
             raise SinkdError(f"the temperature is {temperature}; it must be above 0")
-        make = partial(_make_term, temperature=temperature, options=options)
+        make = partial(_make_terms, temperature=temperature, options=options)
         weighted = [weight is not None for _, weight in written]
         if all(weighted):
-            terms, weights = [make(name) for name in names], [weight or 0.0 for _, weight in written]
+            given = [(term, weight or 0.0) for name, weight in written for term in make(name)]
         elif any(weighted):
             missing = ", ".join(name for name, weight in written if weight is None)
             raise SinkdError(f'in the objective "{text}" {missing} has no weight; write all weights or none')
         else:
-            terms, weights = _published_weights([make(name) for name in names], make, alpha, beta, text)
-        kept = [(term, weight) for term, weight in zip(terms, weights, strict=True) if weight != 0]
+            given = _published_weights([term for name in names for term in make(name)], make, alpha, beta, text)
+        kept = [(term, weight) for term, weight in given if weight != 0]
         if not kept:
             raise SinkdError(f'the objective "{text}" weighs every term with 0; nothing would be learned')
         return cls(*zip(*kept, strict=True))
 
     @property
-    def student_needs(self) -> frozenset[str]:
-        """What the terms need of the student ("labels": of the batch)."""
+    def student_needs(self) -> frozenset[Feature]:
+        """What the terms need of the student."""
         return frozenset().union(*(term.student_needs for term in self))
 
     @property
-    def teacher_needs(self) -> frozenset[str]:
+    def teacher_needs(self) -> frozenset[Feature]:
         """What the terms need of the teacher; empty when it teaches nothing."""
         return frozenset().union(*(term.teacher_needs for term in self))
 
     @property
     def cacheable(self) -> bool:
         """Can everything that is needed of the teacher be computed once?"""
-        return all(term.teacher_needs <= term.cacheable for term in self)
+        return all(feature.keepable for feature in self.teacher_needs)
+
+    @property
+    def batchwise(self) -> list[Term]:
+        """The terms that see all rows of an update at once."""
+        return [term for term in self if term.batchwise]
 
     def forward(
         self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress | None = None
     ) -> Value:
         progress = progress or Progress()
-        parts = {
-            term.name: term(term.points(student, batch), term.points(teacher, batch), batch, progress) for term in self
-        }
-        return Value(sum(self.weights[name] * value for name, value in parts.items()), parts)
+        parts = {term.name: term(*self._sides(term, student, teacher, batch), batch, progress) for term in self}
+        return self.weigh(parts)
 
-    def diagnostics(self, student: View, teacher: View, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Each term's figures for the log, `{"sinkhorn/curvature": 1.0}`."""
-        return {
-            f"{term.name}/{key}": figure
-            for term in self
-            for key, figure in term.diagnostics(term.points(student, batch), term.points(teacher, batch)).items()
-        }
+    def weigh(self, parts: Mapping[str, Tensor]) -> Value:
+        """The weighted sum of the terms' values, given by name."""
+        total: Any = sum(self.weights[name] * value for name, value in parts.items())
+        return Value(total, dict(parts))
+
+    @staticmethod
+    def _sides(term: Term, student: View, teacher: View, batch: Mapping[str, Any]) -> tuple[Any, Any]:
+        """What the term's call takes of either side."""
+        if not term.batchwise:
+            return student, teacher
+        return term.points(student, batch), term.points(teacher, batch)
 
     def __iter__(self):
         return iter(self.terms.values())
 
     def __str__(self) -> str:
-        return "+".join(f"{name}:{weight:.15g}" for name, weight in self.weights.items())
+        # Terms that share a name before the slash were one in the text, and have one weight.
+        weights = {name.partition("/")[0]: weight for name, weight in self.weights.items()}
+        return "+".join(f"{name}:{weight:.15g}" for name, weight in weights.items())
 
 
 def _read_part(part: str, text: str) -> tuple[str, float | None]:
@@ -225,13 +242,14 @@ def _read_part(part: str, text: str) -> tuple[str, float | None]:
     return name, value
 
 
-def _make_term(name: str, temperature: float, options: Mapping[str, Mapping[str, Any]]) -> Term:
-    return TERMS[name](temperature, options.get(name, {}))
+def _make_terms(name: str, temperature: float, options: Mapping[str, Mapping[str, Any]]) -> list[Term]:
+    made = TERMS[name](temperature, options.get(name, {}))
+    return made if isinstance(made, list) else [made]
 
 
 def _published_weights(
-    terms: list[Term], make: Callable[[str], Term], alpha: float, beta: float, text: str
-) -> tuple[list[Term], list[float]]:
+    terms: list[Term], make: Callable[[str], list[Term]], alpha: float, beta: float, text: str
+) -> list[tuple[Term, float]]:
     """Hard labels, alpha against 1 - alpha with a row-by-row term, and beta on the others, as in SinKD."""
     if not 0 <= alpha <= 1:
         raise SinkdError(f"alpha is {alpha}; it must lie between 0 (labels alone) and 1 (no labels)")
@@ -245,9 +263,9 @@ def _published_weights(
         )
     label_weight = 1 - alpha if paired else 1.0
     weights = {"label": label_weight, "paired": alpha, "added": beta}
-    terms = [make("ce"), *(term for term in terms if term.family != "label")]
+    terms = [*make("ce"), *(term for term in terms if term.family != "label")]
     # 1 - 0.9 is 0.09999999999999998: rounding keeps what the user wrote legible in logs and manifests
-    return terms, [round(weights[term.family], 12) for term in terms]
+    return [(term, round(weights[term.family], 12)) for term in terms]
 
 
 def _known() -> str:

@@ -1,10 +1,13 @@
 """What an objective sums: the `Term`, and what it is shown of student and teacher.
 
-A term says what it needs of either model, and the trainer provides just that. Most terms are row by row: they
-compare the student's answer for an example with the teacher's answer for the same example. A *batchwise* term
-compares all rows of an update at once, so it works in two steps: `points` picks the rows of one micro-batch, and
-the call takes all of them. Between the two a trainer may gather what other processes and micro-batches hold.
+A term says which features it needs of either model, and the trainer provides just those. Most terms are row by row:
+they compare the student's answer for an example with the teacher's answer for the same example, and average. A
+*batchwise* term compares all rows of an update at once, so it works in two steps: `points` picks the rows of one
+micro-batch, and the call takes all of them. Between the two a trainer gathers what other processes and micro-batches
+hold.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,17 +15,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sinkd.losses.feature import LOGITS, Feature
 
-@dataclass(frozen=True)
+
 class View:
-    """What one model shows of a batch; what no term needs stays None, and a term reads only what it needs.
+    """What one model shows of a batch: `view[feature]` for every feature that was asked for.
 
-    logits: (B, C) class logits or regression scores (C = 1), or (B, L, V) token logits.
-    hidden_states: one (B, L, D) tensor a layer, the embedding's output first.
+    logits: shorthand for the feature that nearly every term reads, also `view.logits`; None where it was not asked for.
     """
 
-    logits: Tensor = None  # type: ignore[assignment]
-    hidden_states: tuple[Tensor, ...] = None  # type: ignore[assignment]
+    def __init__(self, logits: Tensor | None = None, features: Mapping[Feature, Any] | None = None):
+        self.features: dict[str, Any] = {} if logits is None else {LOGITS.name: logits}
+        self.features |= {feature.name: value for feature, value in (features or {}).items()}
+
+    def __getitem__(self, feature: Feature) -> Any:
+        return self.features[feature.name]
+
+    @property
+    def logits(self) -> Tensor:
+        return self.features.get(LOGITS.name)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -36,28 +47,40 @@ class Progress:
 class Term(nn.Module):
     """One summand of an `Objective`; subclass it, and name it in `sinkd.losses.objective.TERMS`.
 
-    `name` is how objectives spell it. `student_needs` and `teacher_needs` are subsets of {"logits", "labels",
-    "hidden_states"} ("labels" on the student's side: the batch must carry hard labels). `cacheable` is
-    the part of `teacher_needs` that depends on teacher and example alone, so that it can be computed once. `family`
-    says how the published alpha and beta weigh the term: "label" (1 - alpha), "paired" (alpha) or "added" (beta).
+    `name` is how objectives spell it. `student_needs` and `teacher_needs` are sets of features, and `needs_labels` says
+    that the batch must carry hard labels; an instance may narrow them to its settings. `family` says how the published
+    alpha and beta weigh the term: "label" (1 - alpha), "paired" (alpha) or "added" (beta).
     Parameters of a term's own (a curvature, a projector) are trained, checkpointed and left out of the exported model.
     """
 
     name: str = ""
-    student_needs: frozenset[str] = frozenset({"logits"})
-    teacher_needs: frozenset[str] = frozenset({"logits"})
-    cacheable: frozenset[str] = frozenset({"logits"})
+    student_needs: frozenset[Feature] = frozenset({LOGITS})
+    teacher_needs: frozenset[Feature] = frozenset({LOGITS})
+    needs_labels: bool = False
     family: str = "added"
     batchwise: bool = False
+    counts_by_teacher: bool = False  # does `count` look at the teacher's view?
 
-    def points(self, view: View, batch: Mapping[str, Any]) -> Any:
-        """The rows of one micro-batch that a batchwise term compares; a row-by-row term takes the view itself."""
-        return view
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
+        """Over how many rows (tokens, entries) of this micro-batch the value is a mean.
+
+        An update that is cut into micro-batches and processes weighs their values by it, so that the cut does not
+        matter. Batchwise terms are not asked.
+        """
+        return len(batch["labels"] if "labels" in batch else batch["input_ids"])
+
+    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
+        """The rows of one micro-batch that a batchwise term compares, (n, ...) with one row an entry."""
+        raise TypeError(f"{type(self).__name__} does not say which points it compares")
 
     def forward(self, student: Any, teacher: Any, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        """The term's value, a scalar, from what `points` gave for student and teacher."""
+        """The term's value, a scalar: from the views of a batch, or for a batchwise term from all `points`.
+
+        A batchwise term must not look at the batch: its points come from several.
+        """
         raise TypeError(f"{type(self).__name__} does not say how to compute its value")
 
     def diagnostics(self, student: Any, teacher: Any) -> dict[str, float]:
-        """Figures worth logging beside the value (a curvature, a marginal error); computed at logging steps only."""
+        """Figures worth logging beside the value (a curvature, a marginal error), from what the call takes;
+        computed at logging steps only."""
         return {}

@@ -16,8 +16,8 @@ class Collator:
     """Encoded rows as tensors.
 
     Called on a list of B rows of `encode`, gives input_ids, attention_mask and, where rows have them, token_type_ids,
-    each (B, L) int64 with L the length of the longest row; labels (B,) int64 or float32; and teacher_logits (B, C)
-    float32 where rows carry them. Other columns are dropped. Pads on the tokenizer's side, with its tokens.
+    each (B, L) int64 with L the length of the longest row; and labels (B,) int64 or float32. Other columns are dropped.
+    Pads on the tokenizer's side, with its tokens.
 
     Raises SinkdError for a tokenizer without a padding token.
     """
@@ -47,7 +47,4 @@ class Collator:
         if "labels" in rows[0]:
             labels = [row["labels"] for row in rows]
             batch["labels"] = torch.tensor(labels, dtype=torch.float32 if isinstance(labels[0], float) else torch.int64)
-        if "teacher_logits" in rows[0]:
-            logits = np.stack([np.asarray(row["teacher_logits"], dtype=np.float32) for row in rows])
-            batch["teacher_logits"] = torch.from_numpy(logits)
         return batch

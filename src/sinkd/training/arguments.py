@@ -145,6 +145,8 @@ class DistillationArguments(TaskArguments):
     teacher_cache: Literal["auto", "off"] = _flag("auto", "auto: the teacher runs once over the data; off: live.")
     teacher_cache_dir: str | None = _flag(None, "Where the teacher's answers are kept (default: the user's cache).")
 
+    teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = _flag("float32", "How those answers are kept.")
+
     distill_loss: str = _flag("kd", "The objective: terms joined by +, each with its weight after a colon or none.")
     alpha: float = _flag(0.8, "Weight of the row-by-row term; hard labels get the rest.")
     beta: float = _flag(1.0, "Weight of the sinkhorn term.")
@@ -162,6 +164,9 @@ class DistillationArguments(TaskArguments):
     sinkhorn_gradient: Literal["unroll", "implicit", "envelope"] = _flag("unroll", "How the gradient is taken.")
     sinkhorn_group: Literal["batch", "sequence"] = _flag("batch", "One transport a batch, or one a sequence.")
     sinkhorn_top_k: int | None = _flag(None, "Transport only the likeliest entries of a vocabulary, and a rest.")
+    transport_scope: Literal["window", "rank", "micro"] = _flag(
+        "window", "What a batchwise term sees: an update's rows, those of one process, or one micro-batch."
+    )
     pairing: float = _flag(0.0, "Cost added to moving a row to another row's answer: 0 batch-wise, large row by row.")
     curvature: float = _flag(1.0, "Curvature of the hyperbolic costs.")
     learnable_curvature: bool = _flag(False, "Train the curvature too.")

@@ -12,13 +12,13 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from sinkd.errors import SinkdError
-from sinkd.losses.logits import check_finite
-from sinkd.losses.objective import Objective
-from sinkd.losses.term import Progress, View
+from sinkd.losses.objective import Objective, Value
+from sinkd.losses.term import View
 from sinkd.tasks.cache import cache_dir
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.teacher import TaughtRows, cached_logits, freeze, observe
+from sinkd.training.teacher import TaughtCollator, TaughtRows, cached_answers, freeze, observe, taught_view
 from sinkd.training.trainer import TaskTrainer, row_lengths
+from sinkd.training.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,8 @@ class DistillationTrainer(TaskTrainer):
         on_teacher_rows: Callable[[int, int], None] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(args=args, **kwargs)
-        self.objective = args.parse_objective(objective) if isinstance(objective, str) else objective
-        self.objective.to(self.args.device)
+        objective = args.parse_objective(objective) if isinstance(objective, str) else objective
+        super().__init__(args=args, objective=objective, **kwargs)
         self.teacher: Any = None if teacher is None else freeze(teacher)
         self.on_teacher_rows = on_teacher_rows
         self.add_callback(_FreshGradients(self.objective))
@@ -53,10 +52,11 @@ class DistillationTrainer(TaskTrainer):
         self._parts_summed = 0
         self._figures: dict[str, float] = {}
         self._rows_since_log, self._last_log = 0, time.perf_counter()
-        if args.gradient_accumulation_steps * args.world_size > 1 and any(term.batchwise for term in self.objective):
+        cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
+        if cut and self.objective.batchwise:
             logger.warning(
-                "batchwise terms see one micro-batch of one process, %d rows; a whole batch gives another loss",
-                args.per_device_train_batch_size,
+                "--transport_scope %s: batchwise terms see a part of each update; the whole of it gives another loss",
+                args.transport_scope,
             )
         if self.objective.teacher_needs and self.teacher is None:
             raise SinkdError(f"the objective {self.objective} needs a teacher; give one")
@@ -77,47 +77,46 @@ class DistillationTrainer(TaskTrainer):
             return
         folder = Path(self.args.teacher_cache_dir or cache_dir() / "teachers")
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        logits = cached_logits(
+        answers = cached_answers(
             self.teacher,
+            self.objective.teacher_needs,
             self.train_dataset,
             self.data_collator,
             folder,
             self.args.per_device_eval_batch_size,
             self.args.device,
             precision,
+            self.args.teacher_cache_dtype,
             self.on_teacher_rows,
         )
-        self.train_dataset = TaughtRows(self.train_dataset, logits)
+        self.train_dataset = TaughtRows(self.train_dataset, answers)
         self.teacher.to("cpu")
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        student = observe(model, inputs, self.objective.student_needs)
-        teacher = self.teacher_view(inputs)
-        if teacher.logits is not None and teacher.logits.shape != student.logits.shape:
-            raise SinkdError(
-                f"the student's logits are {tuple(student.logits.shape)}, the teacher's "
-                f"{tuple(teacher.logits.shape)}; both heads must have the task's labels"
-            )
-        epochs = max(1, self.state.num_train_epochs)  # which --max_steps decides where it is given
-        value = self.objective(student, teacher, inputs, Progress(min(int(self.state.epoch or 0), epochs - 1), epochs))
+    @property
+    def train_collator(self):
+        if not isinstance(self.train_dataset, TaughtRows):
+            return self.data_collator
+        return TaughtCollator(self.data_collator, self.train_dataset.answers.features)
+
+    def teacher_view(self, inputs: Mapping[str, Any]) -> View:
+        """The teacher's side of a batch, from its cache or live."""
+        features = self.objective.teacher_needs
+        if not features:
+            return View()
+        kept = taught_view(inputs, features)
+        if kept is not None:
+            return kept
+        with torch.no_grad():
+            return observe(self.teacher, inputs, features)
+
+    def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
+        """Keep the parts for the log, and at the steps that are logged each term's own figures."""
         for name, part in value.parts.items():
             self._parts[name] = self._parts.get(name, 0.0) + part.detach()
         self._parts_summed += 1
         if self._logs_this_step():
-            if teacher.logits is not None:
-                check_finite(student.logits, teacher.logits)
-            self._figures = self.objective.diagnostics(student, teacher, inputs)
-        self._rows_since_log += len(student.logits) * self.args.world_size
-        return (value.total, {"logits": student.logits}) if return_outputs else value.total
-
-    def teacher_view(self, inputs: Mapping[str, Any]) -> View:
-        """The teacher's side of a batch, from its cache or live."""
-        if not self.objective.teacher_needs:
-            return View()
-        if "teacher_logits" in inputs:
-            return View(logits=inputs["teacher_logits"])
-        with torch.no_grad():
-            return observe(self.teacher, inputs, self.objective.teacher_needs)
+            self._figures = window.diagnostics(student, teacher)
+        self._rows_since_log += window.rows
 
     def _logs_this_step(self) -> bool:
         step = self.state.global_step + 1

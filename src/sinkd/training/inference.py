@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PrinterCallback
 
+from sinkd.losses.feature import LOGITS
 from sinkd.models import load_encoder, load_tokenizer
 from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
@@ -78,6 +79,6 @@ def rows_per_second(model: Model, repeats: int = 5) -> float:
     for _ in range(repeats + 1):
         started = time.perf_counter()
         for batch in batches:
-            observe(network, batch, {"logits"}).logits.cpu()
+            observe(network, batch, {LOGITS}).logits.cpu()
         timings.append(time.perf_counter() - started)
     return sum(len(batch["labels"]) for batch in batches) / statistics.median(timings[1:])

@@ -1,41 +1,43 @@
-"""The teacher's answers: live, or computed once and read from a memory-mapped file.
+"""The teacher's answers: live, or computed once and read from a store on disk.
 
-A cache is one folder: `logits.npy` (float32, a row an example, in the order of the data set) and `index.json` (what it
-was made of, and a checksum). Its name is the key: a hash of the teacher's weights and of the tokenised rows, which
-carries data, tokenizer and length alike. Anything amiss (a truncated file, another shape, a foreign key), and the
-teacher answers anew.
+The store's name is its key: a hash of the teacher's weights and of the tokenised rows, which carries data, tokenizer
+and length alike. In it lies each feature that some objective needed, once for all of them.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from filelock import FileLock
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from sinkd.errors import SinkdError
+from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.term import View
-from sinkd.tasks.cache import file_hash
-from sinkd.training.checkpoint import written_aside
+from sinkd.training.answers import Answers, batches_of
 
-FORMAT = 1
+FORMAT = 2
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Under which names a batch carries what the teacher answered.
+TAUGHT = "teacher/"
+
+Batch = dict[str, Any]
 
 
-def observe(model: nn.Module, batch: Mapping[str, Any], needs: Iterable[str]) -> View:
-    """What a model shows of a batch: its logits, and its hidden states where `needs` names them."""
+def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+    """What a model shows of a batch: the features asked for, from one forward pass."""
+    features = list(features)
+    captures = frozenset().union(*(feature.captures for feature in features))
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
-    hidden = "hidden_states" in needs
     # Models keep their own default where nothing is asked of them: some refuse an explicit False.
-    outputs = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
-    return View(outputs.logits, outputs.hidden_states) if hidden else View(outputs.logits)
+    outputs = model(**inputs, **({"output_hidden_states": True} if "hidden_states" in captures else {}))
+    seen = Forward(model, inputs, outputs.logits, outputs.hidden_states if "hidden_states" in captures else None)
+    return View(features={feature: feature.read(seen, batch) for feature in features})
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -44,79 +46,101 @@ def freeze(model: nn.Module) -> nn.Module:
 
 
 class TaughtRows(TorchDataset):
-    """A data set whose rows carry the teacher's logits, `teacher_logits` (C,) float32 each."""
+    """A data set whose rows carry what the teacher answered for them: each kept feature under `TAUGHT` + its name."""
 
-    def __init__(self, rows: Dataset, logits: np.ndarray):
-        if len(rows) != len(logits):
-            raise SinkdError(f"the teacher's cache holds {len(logits)} rows, the data set {len(rows)}; they must agree")
+    def __init__(self, rows: Dataset, answers: Answers):
+        if len(rows) != len(answers):
+            raise SinkdError(
+                f"the teacher's cache holds {len(answers)} rows, the data set {len(rows)}; they must agree"
+            )
         self.rows = rows
-        self.logits = logits
+        self.answers = answers
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.rows[index], "teacher_logits": np.array(self.logits[index])}
+        return {**self.rows[index], **self._taught(index)}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         columns = self.rows[indices]
-        columns["teacher_logits"] = list(np.asarray(self.logits[indices]))
-        names = list(columns)
-        return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        untaught = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [{**row, **self._taught(index)} for row, index in zip(untaught, indices, strict=True)]
+
+    def _taught(self, index: int) -> dict[str, Tensor]:
+        return {TAUGHT + name: value for name, value in self.answers[index].items()}
 
 
-def cached_logits(
+class TaughtCollator:
+    """A collator whose batches carry the teacher's kept features, as `Feature.join` puts their rows together."""
+
+    def __init__(self, collator: Callable[[list[Batch]], Batch], features: Iterable[Feature]):
+        self.collator = collator
+        self.features = list(features)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        batch = self.collator([{n: value for n, value in row.items() if not n.startswith(TAUGHT)} for row in rows])
+        taught = {TAUGHT + f.name: f.join([row[TAUGHT + f.name] for row in rows], batch) for f in self.features}
+        return batch | taught
+
+
+def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View | None:
+    """The teacher's side of a batch as it was kept; None where the batch lacks a feature."""
+    features = list(features)
+    if any(TAUGHT + feature.name not in batch for feature in features):
+        return None
+    return View(features={feature: batch[TAUGHT + feature.name] for feature in features})
+
+
+def cached_answers(
     teacher: nn.Module,
+    features: Iterable[Feature],
     rows: Dataset,
-    collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    collator: Callable[[list[Batch]], Batch],
     folder: Path,
     batch_size: int,
     device: torch.device,
     autocast: torch.dtype | None = None,
+    dtype: str = "float32",
     on_rows: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """The teacher's logits for all rows, (n, C) float32, memory-mapped from `folder`; computed where absent or damaged.
+) -> Answers:
+    """The teacher's features for all rows, memory-mapped from a store in `folder`; computed where absent or damaged.
 
     rows: tokenised, with a `length` column. autocast: the dtype of mixed precision, as the live teacher would run.
-    on_rows: told (rows done, rows in all) while the teacher answers.
-    Raises SinkdError when the teacher gives a number that is not finite.
+    dtype: what is kept, of `answers.DTYPES`. on_rows: told (rows done, rows in all) while the teacher answers.
+    Processes that are started together share the work. Raises SinkdError when the teacher gives a number that is not
+    finite, or there is no row.
     """
-    key = cache_key(teacher, rows, autocast)
-    home = folder / key
-    folder.mkdir(parents=True, exist_ok=True)
-    # Ranks and runs that need the same answers wait for the first of them.
-    with FileLock(folder / f"{key}.lock"):
-        cached = read_cache(home, key, len(rows))
-        if cached is not None:
-            return cached
-        with written_aside(home) as aside:
-            logits = _answer(teacher, rows, collator, batch_size, device, autocast, on_rows)
-            np.save(aside / "logits.npy", logits)
-            index = {
-                "format": FORMAT,
-                "key": key,
-                "shape": list(logits.shape),
-                "sha256": file_hash(aside / "logits.npy"),
-            }
-            (aside / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
-        reread = read_cache(home, key, len(rows))
-    if reread is None:
-        raise SinkdError(f"the teacher's cache in {home} cannot be read back; --teacher_cache off does without")
-    return reread
+    if len(rows) == 0:
+        raise SinkdError("there is no row for the teacher to answer; the training set is empty")
+    answers = Answers(folder / cache_key(teacher, rows, autocast), list(features), len(rows), dtype)
+    lengths = rows.select_columns(["length"]).with_format("numpy")[:]["length"]
 
+    def answer(wanted: range, missing: list[Feature]) -> Mapping[str, Sequence[Tensor]]:
+        freeze(teacher).to(device)
+        answered: dict[str, list[Any]] = {feature.name: [None] * len(wanted) for feature in missing}
+        done = 0
+        for places in batches_of(wanted, lengths, batch_size):
+            batch = collator([rows[place] for place in places])
+            batch = {name: value.to(device) for name, value in batch.items()}
+            with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                view = observe(teacher, batch, missing)
+            for feature in missing:
+                values = [value.detach().cpu() for value in feature.split(view[feature], batch)]
+                wrong = sum(not bool(value.isfinite().all()) for value in values)
+                if wrong:
+                    raise SinkdError(
+                        f"the teacher gave {feature.name} that are not finite in {wrong} of {len(places)} rows"
+                    )
+                for place, value in zip(places, values, strict=True):
+                    answered[feature.name][place - wanted.start] = value
+            done += len(places)
+            if on_rows is not None:
+                on_rows(min(wanted.start + done, len(rows)), len(rows))
+        return answered
 
-def read_cache(home: Path, key: str, n_rows: int) -> np.ndarray | None:
-    """The cached logits, or None where they are absent, damaged or of something else."""
-    try:
-        index = json.loads((home / "index.json").read_text(encoding="utf-8"))
-        if index["format"] != FORMAT or index["key"] != key or index["shape"][0] != n_rows:
-            return None
-        if index["sha256"] != file_hash(home / "logits.npy"):
-            return None
-        logits = np.load(home / "logits.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None
-    return logits if list(logits.shape) == index["shape"] and logits.dtype == np.float32 else None
+    answers.fill(answer)
+    return answers
 
 
 def cache_key(teacher: nn.Module, rows: Dataset, autocast: torch.dtype | None = None) -> str:
@@ -141,41 +165,16 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def fingerprint_rows(rows: Dataset) -> str:
-    """A hash of what a model is fed: the token columns of every row, in order."""
+    """A hash of what a model is shown: the token columns of every row, in order, and its label."""
     digest = hashlib.sha256()
     columns = [name for name in MODEL_INPUTS if name in rows.column_names]
-    arrow = rows.select_columns(columns).with_format("arrow")
+    labels = [name for name in ("labels",) if name in rows.column_names]
+    arrow = rows.select_columns(columns + labels).with_format("arrow")
     for table in arrow.iter(batch_size=10_000):
         for name in columns:
             lists = table[name].combine_chunks()
             for numbers in (lists.value_lengths(), lists.flatten()):
                 digest.update(numbers.to_numpy(zero_copy_only=False).tobytes())
+        if "labels" in table.column_names:
+            digest.update(np.ascontiguousarray(table["labels"].to_numpy()).tobytes())
     return digest.hexdigest()
-
-
-@torch.inference_mode()
-def _answer(teacher, rows, collator, batch_size, device, autocast, on_rows) -> np.ndarray:
-    teacher = freeze(teacher).to(device)
-    # Rows of like length together: the teacher reads little padding.
-    order = np.argsort(rows.select_columns(["length"]).with_format("numpy")[:]["length"], kind="stable")
-    # A loader draws a seed when it starts; from its own generator, or finding a cache would change a run's dropout.
-    generator = torch.Generator()
-    loader = DataLoader(rows, batch_size=batch_size, sampler=order.tolist(), collate_fn=collator, generator=generator)
-    answers: np.ndarray | None = None
-    done = 0
-    for batch in loader:
-        batch = {name: value.to(device) for name, value in batch.items()}
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            logits = observe(teacher, batch, {"logits"}).logits.float().cpu().numpy()
-        wrong = int((~np.isfinite(logits).all(axis=-1)).sum())
-        if wrong:
-            raise SinkdError(f"the teacher gave numbers that are not finite in {wrong} of {len(logits)} rows")
-        if answers is None:
-            answers = np.empty((len(rows), logits.shape[-1]), np.float32)
-        answers[order[done : done + len(logits)]] = logits
-        done += len(logits)
-        if on_rows is not None:
-            on_rows(done, len(rows))
-    if answers is None:
-        raise SinkdError("there is no row for the teacher to answer; the training set is empty")
-    return answers

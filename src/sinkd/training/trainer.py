@@ -5,6 +5,7 @@ whole or absent, the best model kept aside, evaluation that leaves the random st
 precision, compilation, loggers) is the Trainer's own.
 """
 
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,16 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from sinkd.losses.objective import hard_label_loss
+from sinkd.losses.feature import LOGITS
+from sinkd.losses.objective import Objective, Value, hard_label_loss
+from sinkd.losses.term import Progress, View
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside
 from sinkd.training.embedding import UsedRows, restore, trim, used_ids
-from sinkd.training.sampler import SeededSampler
+from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.schedule import Schedule
 from sinkd.training.teacher import TaughtRows, observe
+from sinkd.training.window import Window
 
 BEST = "best"
 
@@ -33,8 +38,8 @@ class TaskTrainer(Trainer):
 
     eval_dataset: tokenised rows, or {split: rows}. scores: (logits, labels) -> {metric: value} of one split; without it
     the loss of hard labels, and what the Trainer's `compute_metrics` gives. combine: {split: its scores} -> what is
-    reported. best_metric: the reported metric that picks the best model. interval: see `Schedule`. The other keywords
-    are the Trainer's.
+    reported. best_metric: the reported metric that picks the best model. interval: see `Schedule`. objective: what is
+    minimised; hard labels alone where none is given. The other keywords are the Trainer's.
     """
 
     # of the Trainer
@@ -49,31 +54,64 @@ class TaskTrainer(Trainer):
         combine: Callable[[dict[str, dict[str, float]]], dict[str, float]] | None = None,
         best_metric: str | None = None,
         interval: Callable[[int], int | None] | None = None,
+        objective: Objective | None = None,
         **kwargs: Any,
     ):
         if best_metric is not None:
             args.metric_for_best_model, args.greater_is_better = best_metric, True
         super().__init__(args=args, **kwargs)
+        self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
         self.scores = self._default_scores if scores is None else scores
         self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
-        # The objective averages over the micro-batch: the Trainer is to divide by their number.
+        # A window's values are averaged over its micro-batches: the Trainer is to divide by their number.
         self.loss_is_scaled_for_ga = False
         self.steps_per_epoch = 1
         self.schedule = Schedule(lambda: self.steps_per_epoch, interval)
         self.add_callback(self.schedule)
         self._saving_aside: Path | None = None
+        self._update_batches: UpdateBatches | None = None
+        self._micro_batches: list[dict[str, Any]] = []
+        self._window: Window | None = None
 
     # What is trained on
 
-    def _get_train_sampler(self, train_dataset=None):
-        rows = self.train_dataset if train_dataset is None else train_dataset
+    def get_train_dataloader(self):
+        """Batches of the training rows for this process, which seed and epoch alone decide."""
+        args, rows = self.args, self.train_dataset
         # With accumulation an update has the rows that it would have had at once.
-        update = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        lengths = row_lengths(rows) if self.args.group_by_length else None
-        sampler = SeededSampler(len(rows), update, seed, lengths)
+        update = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = SeededSampler(len(rows), update, seed, row_lengths(rows) if args.group_by_length else None)
         self.schedule.sampler = sampler
-        return sampler
+        self._update_batches = UpdateBatches(
+            sampler,
+            args.train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+            args.process_index,
+            args.dataloader_drop_last,
+        )
+        return DataLoader(
+            rows,
+            batch_sampler=self._update_batches,
+            collate_fn=self.train_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            generator=torch.Generator(),  # a loader draws a seed when it starts; the global state is the model's
+        )
+
+    @property
+    def train_collator(self) -> Any:
+        """What makes a batch of training rows."""
+        return self.data_collator
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of an update, all at once: what the Trainer trains on next is one window."""
+        batches = [self._prepare_inputs(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
+        self._micro_batches, self._window = batches, None
+        return batches, None
 
     def _get_eval_sampler(self, eval_dataset):
         lengths = row_lengths(eval_dataset)
@@ -87,9 +125,35 @@ class TaskTrainer(Trainer):
         return values
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        view = observe(model, inputs, {"logits"})
-        loss = hard_label_loss(view.logits, inputs["labels"])
-        return (loss, {"logits": view.logits}) if return_outputs else loss
+        if self._window is None or self._window.done == len(self._window.batches):
+            self._window = self._open_window(model, inputs)
+        value, student, teacher = self._window.step()
+        self.on_value(value, student, teacher, self._window)
+        return (value.total, {"logits": student.logits}) if return_outputs else value.total
+
+    def _open_window(self, model: Any, inputs: dict[str, Any]) -> Window:
+        batches = self._micro_batches if any(batch is inputs for batch in self._micro_batches) else [inputs]
+        sizes = np.ones((len(batches), self.args.world_size), dtype=int)
+        if self._update_batches is not None and batches is self._micro_batches:
+            sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
+        epochs = max(1, self.state.num_train_epochs)  # which --max_steps decides where it is given
+        return Window(
+            self.objective,
+            batches,
+            sizes,
+            self.args.process_index,
+            student=lambda batch: observe(model, batch, self.objective.student_needs),
+            teacher=self.teacher_view,
+            progress=Progress(min(int(self.state.epoch or 0), epochs - 1), epochs),
+            scope=getattr(self.args, "transport_scope", "window"),
+        )
+
+    def teacher_view(self, inputs: Mapping[str, Any]) -> View:
+        """The teacher's side of a batch: nothing, where hard labels teach."""
+        return View()
+
+    def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
+        """Told of every micro-batch's value, before it is propagated."""
 
     # Evaluation
 
@@ -134,7 +198,7 @@ class TaskTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = observe(model, inputs, {"logits"}).logits
+            logits = observe(model, inputs, {LOGITS}).logits
         return None, logits.float(), None
 
     # Checkpoints

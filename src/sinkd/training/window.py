@@ -1,0 +1,225 @@
+"""One update's loss, however its rows are cut among micro-batches and processes.
+
+A window is the micro-batches of one update on all processes. In it
+
+- a term that compares row by row counts by its rows: each micro-batch's mean is weighed by how many of the window's
+  rows (labelled rows, tokens) it holds;
+- a batchwise term sees all rows at once. Points are gathered from every micro-batch and process, the term is evaluated
+  once on all of them, and each micro-batch propagates its own slice of the gradient at the points. With several
+  micro-batches the points come from a pass without gradients before the first is trained on; the random state is
+  replayed, so that dropout is the same in both passes. Memory is that of one micro-batch and the window's points.
+
+The Trainer divides each micro-batch's loss by their number, and engines (DDP, FSDP, DeepSpeed) average gradients over
+processes. What a window gives is scaled so that the end of this is the gradient of the whole update's loss.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sinkd.errors import SinkdError
+from sinkd.losses.logits import check_finite
+from sinkd.losses.objective import Objective, Value
+from sinkd.losses.term import Progress, Term, View
+from sinkd.training.gather import gather_rows, summed
+
+Scope = Literal["window", "rank", "micro"]
+Batch = Mapping[str, Any]
+
+
+class Window:
+    """The micro-batches of one update, and the objective's value for each.
+
+    batches: this process's micro-batches. sizes: rows of each part, (micro-batches, ranks); a part of 0 rows counts for
+    nothing. student: the model's view of a batch, with gradients where they are on. teacher: the teacher's. scope: what
+    batchwise terms see, of all processes and micro-batches ("window"), of this process ("rank") or of one micro-batch
+    ("micro"). Row-by-row terms always count by all rows of the update.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        batches: Sequence[Batch],
+        sizes: np.ndarray,
+        rank: int,
+        student: Callable[[Batch], View],
+        teacher: Callable[[Batch], View],
+        progress: Progress,
+        scope: Scope = "window",
+    ):
+        self.objective = objective
+        self.batches = list(batches)
+        self.device = next(value.device for value in self.batches[0].values() if isinstance(value, Tensor))
+        self.sizes = sizes
+        self.filled = [bool(rows) for rows in sizes[:, rank]]
+        self.ranks = sizes.shape[1]
+        self.student = student
+        self.teacher = teacher
+        self.progress = progress
+        self.gathers = scope == "window" and self.ranks > 1
+        several = self.gathers or len(self.batches) > 1
+        self.gathered = objective.batchwise if several and scope != "micro" else []
+        self.done = 0
+        self._states: list[_RandomState] = []
+        self._transported: dict[str, _Transported] = {}
+        self._compared: dict[str, tuple[Tensor, Tensor]] = {}  # what each batchwise term was shown, for the log
+
+    def step(self) -> tuple[Value, View, View]:
+        """The next micro-batch's value, whose `total` carries its share of the gradient, and both views.
+
+        Averaged over the micro-batches and processes of the window, `total` and `parts` are those of the whole update.
+        """
+        if self.done == 0:
+            self._shares = self._count()
+            if self.gathered and len(self.batches) > 1:
+                self._look_ahead()
+        batch, place = self.batches[self.done], self.done
+        self.done += 1
+        if self._states:
+            self._states[place].restore()
+        student, teacher = self.student(batch), self.teacher(batch)
+        if not self._states:
+            self._need_finite(student, teacher)
+        own: dict[str, Tensor] = {}
+        if self.gathered:
+            own = {term.name: self._points(term, student, batch, place) for term in self.gathered}
+            if not self._transported:
+                taught = {term.name: self._points(term, teacher, batch, place) for term in self.gathered}
+                self._transport([own], [taught])
+        parts = {}
+        for term in self.objective:
+            if term.name in own:
+                parts[term.name] = self._transported[term.name].part(own[term.name], place, self._scale)
+            elif term.batchwise:
+                ours, theirs = (self._points(term, view, batch, place) for view in (student, teacher))
+                parts[term.name] = term(ours, theirs, batch, self.progress)
+                self._compared[term.name] = (ours.detach(), theirs.detach())
+            else:
+                value = term(student, teacher, batch, self.progress)
+                parts[term.name] = value * self._shares[term.name][place]
+        return self.objective.weigh(parts), student, teacher
+
+    @property
+    def rows(self) -> int:
+        """Rows of the micro-batch that was last stepped through, on all processes."""
+        return int(self.sizes[self.done - 1].sum())
+
+    def diagnostics(self, student: View, teacher: View) -> dict[str, float]:
+        """Each term's figures for the log, `{"sinkhorn/curvature": 1.0}`, after a step that gave these views."""
+        if teacher.logits is not None:
+            check_finite(student.logits, teacher.logits)
+        figures: dict[str, float] = {}
+        for term in self.objective:
+            sides = self._compared.get(term.name, (student, teacher))
+            figures |= {f"{term.name}/{key}": figure for key, figure in term.diagnostics(*sides).items()}
+        return figures
+
+    @property
+    def _scale(self) -> int:
+        """How many shares of the window are averaged away after us."""
+        return len(self.batches) * (self.ranks if self.gathers else 1)
+
+    def _count(self) -> dict[str, Tensor]:
+        """What each micro-batch's mean is multiplied by, for every row-by-row term: {name: (micro-batches,)}."""
+        terms = [term for term in self.objective if not term.batchwise]
+        if len(self.batches) * self.ranks == 1:
+            return {term.name: torch.ones(1) for term in terms}
+        counts = []
+        for batch, filled in zip(self.batches, self.filled, strict=True):
+            teacher = self.teacher(batch) if any(term.counts_by_teacher for term in terms) else View()
+            counts.append([torch.as_tensor(term.count(teacher, batch)).item() * filled for term in terms])
+        local = torch.tensor(counts, dtype=torch.float64)
+        total = local.sum(0) if self.ranks == 1 else summed(local.sum(0), self.device)
+        shares = (local / total.clamp(min=1) * len(self.batches) * self.ranks).to(self.device, torch.float32)
+        return {term.name: shares[:, place] for place, term in enumerate(terms)}
+
+    @torch.no_grad()
+    def _look_ahead(self) -> None:
+        """Collect the points of all micro-batches, and evaluate the batchwise terms on them."""
+        students, teachers = [], []
+        for place, batch in enumerate(self.batches):
+            self._states.append(_RandomState(self.device))
+            view = self.student(batch)
+            taught = self.teacher(batch)
+            self._need_finite(view, taught)
+            students.append({term.name: self._points(term, view, batch, place) for term in self.gathered})
+            teachers.append({term.name: self._points(term, taught, batch, place) for term in self.gathered})
+        self._transport(students, teachers)
+
+    def _need_finite(self, student: View, teacher: View) -> None:
+        """With several processes: stop all of them, with one message, where any has logits that cannot be used."""
+        if self.ranks == 1 or self.device.type != "cpu":
+            return  # losses check what they are given; on a GPU, looking would wait for it
+        found = []
+        for view in (student, teacher):
+            top = torch.zeros(1) if view.logits is None else view.logits.detach().float().amax(-1)
+            found.append((~top.isfinite()).sum())
+        bad_student, bad_teacher = summed(torch.stack(found), self.device).tolist()
+        if bad_student or bad_teacher:
+            raise SinkdError(
+                f"logits are not finite in {bad_student} rows of the student and {bad_teacher} of the teacher, over "
+                "all processes; a lower learning rate, or bf16 in place of fp16, may help"
+            )
+
+    def _points(self, term: Term, view: View, batch: Batch, place: int) -> Tensor:
+        points = term.points(view, batch)
+        return points if self.filled[place] else points[:0]
+
+    def _transport(self, students: Sequence[Mapping[str, Tensor]], teachers: Sequence[Mapping[str, Tensor]]) -> None:
+        for term in self.gathered:
+            sizes = [len(points[term.name]) for points in students]
+            student, start = self._gather(torch.cat([points[term.name].detach() for points in students]))
+            teacher, _ = self._gather(torch.cat([points[term.name].detach() for points in teachers]))
+            with torch.enable_grad():
+                student.requires_grad_()
+                value = term(student, teacher, {}, self.progress)
+                own = [parameter for parameter in term.parameters() if parameter.requires_grad]
+                # A projector acts where the points are made, and not here: it has no gradient of this value.
+                gradient, *of_own = torch.autograd.grad(value, [student, *own], allow_unused=True)
+            used = [(parameter, found) for parameter, found in zip(own, of_own, strict=True) if found is not None]
+            self._transported[term.name] = _Transported(value.detach(), gradient, start, sizes, used)
+            self._compared[term.name] = (student.detach(), teacher)
+
+    def _gather(self, points: Tensor) -> tuple[Tensor, int]:
+        """All processes' points, and where this one's begin."""
+        points = points.float() if points.dtype in (torch.float16, torch.bfloat16) else points
+        return gather_rows(points) if self.gathers else (points, 0)
+
+
+class _Transported:
+    """A batchwise term evaluated on a window: its value, its gradient at the points, and whose they are."""
+
+    def __init__(
+        self, value: Tensor, gradient: Tensor, start: int, sizes: Sequence[int], own: Sequence[tuple[Tensor, Tensor]]
+    ):
+        self.value = value
+        bounds = start + np.cumsum([0, *sizes])
+        self.slices = [gradient[begin:end] for begin, end in itertools.pairwise(bounds)]
+        self.own = own
+
+    def part(self, points: Tensor, place: int, scale: int) -> Tensor:
+        """A micro-batch's part of the term: its value is the window's, its gradient that micro-batch's share."""
+        share = (points.to(self.value.dtype) * self.slices[place]).sum() * scale
+        for parameter, gradient in self.own:
+            share = share + (parameter * gradient).sum()
+        return self.value + (share - share.detach())
+
+
+class _RandomState:
+    """The state of the random generators that a forward pass on `device` may draw from."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, self.device)
