@@ -132,10 +132,12 @@ class TaskTrainer(Trainer):
         return (value.total, {"logits": student.logits}) if return_outputs else value.total
 
     def _open_window(self, model: Any, inputs: dict[str, Any]) -> Window:
-        batches = self._micro_batches if any(batch is inputs for batch in self._micro_batches) else [inputs]
+        # Whoever calls without `get_batch_samples` has a window of one micro-batch.
+        batches, self._micro_batches = self._micro_batches or [inputs], []
         sizes = np.ones((len(batches), self.args.world_size), dtype=int)
-        if self._update_batches is not None and batches is self._micro_batches:
-            sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
+        if self._update_batches is not None:
+            planned = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
+            sizes = planned if len(planned) == len(batches) else sizes
         epochs = max(1, self.state.num_train_epochs)  # which --max_steps decides where it is given
         return Window(
             self.objective,
