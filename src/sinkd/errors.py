@@ -9,5 +9,9 @@ class SinkdError(ValueError):
     """
 
 
+class SharedError(SinkdError):
+    """What all processes of a run find out together: the first of them tells the user."""
+
+
 class Terminated(Exception):
     """A run was asked to stop, and wrote a checkpoint first: the same command goes on from there."""

@@ -73,6 +73,18 @@ def test_a_terminated_run_saves_and_resumes_to_the_same_weights(command, undistu
 
 
 @pytest.mark.slow
+def test_a_full_disk_leaves_the_checkpoint_before_whole(command, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    stopped = run(*command(folder), victim=("full", 3))
+    assert stopped.returncode == 2, stopped.stderr
+    assert "checkpoint-10 could not be written" in stopped.stderr
+    assert stopped.stderr.count("Traceback") == 0
+    assert [path.name for path in sorted(folder.glob("checkpoint-*"))] == ["checkpoint-4", "checkpoint-8"]
+    assert run(*command(folder)).returncode == 0
+    assert_same_end(folder, undisturbed)
+
+
+@pytest.mark.slow
 def test_the_curvature_was_learned_and_is_in_the_checkpoint_not_in_the_model(undisturbed):
     from safetensors.torch import load_file
 

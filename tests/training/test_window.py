@@ -1,6 +1,6 @@
 """One update has one loss, however its rows are cut among micro-batches and processes."""
 
-import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.teacher import observe
 from sinkd.training.window import Window
-from training import cuts
+from training import cuts, sharded
 
 HERE = Path(__file__).resolve().parent
 # A weight at which a wrong cut cannot hide, SGD (where Adam would divide rounding errors by themselves), clipping on.
@@ -25,6 +25,17 @@ SETTINGS = ["--distill_loss", "ce:0.3+kd:0.7+sinkhorn:1", "--sinkhorn_weight", 1
 SETTINGS += ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0", "--optim", "sgd"]
 SETTINGS += ["--learning_rate", 0.02, "--max_steps", 10, "--max_grad_norm", 0.5, "--logging_steps", 1]
 BOUND = 1e-5
+
+
+def torchrun(flags, *program):
+    """Run a program under torchrun, or under several agents at once: a list of lists of flags."""
+    agents = flags if isinstance(flags[0], list) else [flags]
+    commands = [[sys.executable, "-m", "torch.distributed.run", *agent, *program] for agent in agents]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = [subprocess.Popen([str(part) for part in command], **output) for command in commands]
+    for process in started:
+        printed, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, printed
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +64,7 @@ def cut(world, models, tmp_path):
         if processes == 1:
             cuts.run(argv[0], argv[1:])
         else:
-            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-            command = [str(part) for part in (*torchrun, HERE / "cuts.py", *argv)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ})
-            assert done.returncode == 0, done.stderr
+            torchrun(["--standalone", "--nproc_per_node", processes], HERE / "cuts.py", *argv)
         return torch.load(f"{out}.pt")
 
     return cut
@@ -200,3 +208,41 @@ def test_processes_give_the_loss_of_one(cut, cost):
     assert distance(cut(8, 2, 2, *more), whole) < BOUND
     for scope in ("rank", "micro"):
         assert distance(cut(8, 2, 2, *more, "--transport_scope", scope), whole) > 100 * BOUND
+
+
+@pytest.mark.slow
+def test_two_nodes_give_the_loss_of_one(world, models, cut, tmp_path):
+    whole = cut(32, 1)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    agent = ["--nnodes", 2, "--nproc_per_node", 1, "--rdzv_backend", "c10d", "--rdzv_id", "two"]
+    agents = [[*agent, "--rdzv_endpoint", f"localhost:{port}", "--node_rank", node] for node in (0, 1)]
+    out, folder = tmp_path / "nodes.pt", tmp_path / "nodes"
+    flags = world.flags(folder, *models, "--per_gpu_batch_size", 16, *SETTINGS)
+    torchrun(agents, HERE / "cuts.py", out, *flags)
+    assert distance(torch.load(out), whole) < BOUND
+
+
+@pytest.mark.slow
+def test_a_sharded_model_has_the_gradient_of_the_whole(models, world, tmp_path):
+    teacher_path, student_path = models[1], models[3]
+    tokenizer = AutoTokenizer.from_pretrained(teacher_path)
+    collator = Collator(tokenizer)
+    rows = encode(load_task("cola", world.data).read("train"), tokenizer, 32)
+    parts = [[range(0, 8), range(8, 13)], [range(13, 20), range(20, 25)]]
+    torch.save([[collator([rows[i] for i in part]) for part in row] for row in parts], tmp_path / "rows.pt")
+    torchrun(
+        ["--standalone", "--nproc_per_node", 2],
+        *(HERE / "sharded.py", tmp_path / "out.pt", student_path, teacher_path, tmp_path / "rows.pt"),
+    )
+    student = AutoModelForSequenceClassification.from_pretrained(student_path).eval()
+    teacher = AutoModelForSequenceClassification.from_pretrained(teacher_path).eval()
+    whole = collator([rows[i] for i in range(25)])
+
+    def gradients():
+        return [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+
+    expected = sharded.gradient(student, teacher, [whole], np.array([[25]]), 0, gradients)
+    found = torch.load(tmp_path / "out.pt")
+    assert (found - expected).norm() < BOUND * expected.norm()

@@ -1,11 +1,16 @@
-"""Runs a sinkd command that dies by SIGKILL at a chosen moment: `victim.py step 7 distill ...`, `victim.py save 2 ...`.
+"""Runs a sinkd command that something happens to: `victim.py step 7 distill ...`, `victim.py save 2 ...`.
 
-step N: right after update N. save N: in the middle of writing the N-th checkpoint, with half of its files on disk.
+step N: SIGKILL right after update N. save N: the same in the middle of writing the N-th checkpoint, with half of its
+files on disk. terminate N: SIGTERM. full N: from the N-th checkpoint on the system lets no file grow. worker N: SIGKILL
+for the second process of the first attempt alone. nan N: the student of the second process gives NaN.
 """
 
 import os
+import resource
 import signal
 import sys
+
+import torch
 
 from sinkd.cli.main import main
 from sinkd.training.schedule import Schedule
@@ -51,7 +56,45 @@ def terminate_at_step(number: int) -> None:
     Schedule.on_step_begin = patched
 
 
+def fill_disk_at_save(number: int) -> None:
+    write = TaskTrainer._save_optimizer_and_scheduler
+    saves = []
+
+    def patched(self, output_dir):
+        saves.append(output_dir)
+        if len(saves) == number:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        write(self, output_dir)
+
+    TaskTrainer._save_optimizer_and_scheduler = patched
+
+
+def second_process_dies(number: int) -> None:
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        die_at_step(number)
+
+
+def second_process_gives_nan(number: int) -> None:
+    compute_loss = TaskTrainer.compute_loss
+
+    def patched(self, model, inputs, **kwargs):
+        if self.args.process_index == 1 and self.state.global_step == number:
+            torch.nn.init.constant_(model.module.classifier.bias, float("nan"))
+        return compute_loss(self, model, inputs, **kwargs)
+
+    TaskTrainer.compute_loss = patched
+
+
+MOMENTS = {
+    "step": die_at_step,
+    "save": die_in_save,
+    "terminate": terminate_at_step,
+    "full": fill_disk_at_save,
+    "worker": second_process_dies,
+    "nan": second_process_gives_nan,
+}
+
 if __name__ == "__main__":
     moment, number, *argv = sys.argv[1:]
-    {"step": die_at_step, "save": die_in_save, "terminate": terminate_at_step}[moment](int(number))
+    MOMENTS[moment](int(number))
     sys.exit(main(argv))

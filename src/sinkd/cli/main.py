@@ -11,13 +11,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from sinkd.errors import SinkdError, Terminated
+from sinkd.errors import SharedError, SinkdError, Terminated
 
 # command -> what it does, for the help; the module of that name has `main(argv) -> None`
 COMMANDS = {
     "demo": "watch a teacher being trained and students being distilled, on a corpus made on the spot",
     "finetune": "train a model on a task's labels: the teacher",
     "distill": "train a small model under an objective that a teacher takes part in: the student",
+    "cache-teacher": "ask the teacher all that a distillation needs of it, on any number of processes",
     "evaluate": "score a trained model on a task's dev set",
     "predict": "write a trained model's answers for a task's test set",
 }
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print("sinkd: a large model teaches a small one by optimal transport\n\nusage: sinkd COMMAND [FLAGS]\n")
-        print("\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items()))
+        print("\n".join(f"  {name:13} {text}" for name, text in COMMANDS.items()))
         print("\nsinkd COMMAND --help lists its flags")
         return 0
     if argv[0] == "--version":
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = argv
     if name not in COMMANDS:
         return _complain(f'"{name}" is no command of sinkd; the commands are {", ".join(COMMANDS)}')
-    return guarded(lambda: importlib.import_module(f"sinkd.cli.{name}").main(rest), rest)
+    return guarded(lambda: importlib.import_module(f"sinkd.cli.{name.replace('-', '_')}").main(rest), rest)
 
 
 def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
@@ -48,6 +49,8 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
     try:
         command()
         return 0
+    except SharedError as error:
+        return _complain(str(error), argv) if os.environ.get("RANK", "0") == "0" else 2
     except SinkdError as error:
         return _complain(str(error), argv)
     except KeyboardInterrupt:

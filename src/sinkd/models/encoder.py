@@ -68,11 +68,7 @@ def load_encoder(
     unless `must_have_head`. overrides: values for the model's config. Raises SinkdError naming `flag`.
     """
     folder = find_checkpoint(path, flag)
-    config = load_config(path, flag)
-    if has_head(config):
-        check_labels(config, task, flag, path)
-    elif must_have_head:
-        raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {task.name} first (sinkd finetune)")
+    config = fitting_config(path, task, flag, must_have_head)
     name_labels(config, task)
     for key, value in (overrides or {}).items():
         if key in ("num_labels", "id2label", "label2id", "problem_type"):
@@ -93,6 +89,17 @@ def load_encoder(
     if lacking:
         raise SinkdError(f"{flag} {path} lacks {len(lacking)} of the model's weights, {min(lacking)} among them")
     return model
+
+
+def fitting_config(path: str, task: Task, flag: str, must_have_head: bool = False) -> PretrainedConfig:
+    """The config at `path`; SinkdError where its head does not answer the task, or where one is needed and there is
+    none."""
+    config = load_config(path, flag)
+    if has_head(config):
+        check_labels(config, task, flag, path)
+    elif must_have_head:
+        raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {task.name} first (sinkd finetune)")
+    return config
 
 
 def has_head(config: PretrainedConfig) -> bool:

@@ -15,8 +15,17 @@ from sinkd.errors import SinkdError
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import View
 from sinkd.tasks.cache import cache_dir
+from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.teacher import TaughtCollator, TaughtRows, cached_answers, freeze, observe, taught_view
+from sinkd.training.teacher import (
+    SavedTeacher,
+    TaughtCollator,
+    TaughtRows,
+    cached_answers,
+    freeze,
+    observe,
+    taught_view,
+)
 from sinkd.training.trainer import TaskTrainer, row_lengths
 from sinkd.training.window import Window
 
@@ -25,12 +34,40 @@ logger = logging.getLogger(__name__)
 OBJECTIVE_FILE = "objective.safetensors"
 
 
+def ask_once(
+    teacher: Any,
+    objective: Objective,
+    rows: Any,
+    collator: Any,
+    args: DistillationArguments,
+    precision: str = "no",
+    on_rows: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """What the objective needs of the teacher for all rows, from the cache that the arguments name, or computed.
+
+    precision: "no", "bf16" or "fp16", in which the teacher answers. Raises SinkdError as `cached_answers` does.
+    """
+    return cached_answers(
+        teacher,
+        objective.teacher_needs,
+        rows,
+        collator,
+        Path(args.teacher_cache_dir or cache_dir() / "teachers"),
+        args.per_device_eval_batch_size,
+        args.device,
+        {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision),
+        args.teacher_cache_dtype,
+        on_rows,
+    )
+
+
 class DistillationTrainer(TaskTrainer):
     """Trains `model`, the student, under an `Objective` that compares it with `teacher`.
 
     objective: an `Objective`, or its text, to which `args` give weights, temperature and options. teacher: any model
-    that gives logits for the student's inputs. It is frozen, and asked once over the data where the objective and
-    `args.teacher_cache` allow, it is a model of transformers, and the rows are a data set as `encode` makes it.
+    that gives logits for the student's inputs, or a `SavedTeacher`. It is frozen, and asked once over the data where
+    the objective and `args.teacher_cache` allow, it is a model of transformers, and the rows are a data set as `encode`
+    makes it.
     Raises SinkdError where the objective needs a teacher and there is none, or heads of different width.
     """
 
@@ -38,14 +75,14 @@ class DistillationTrainer(TaskTrainer):
         self,
         *,
         objective: Objective | str,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | SavedTeacher | None = None,
         args: DistillationArguments,
         on_teacher_rows: Callable[[int, int], None] | None = None,
         **kwargs: Any,
     ):
         objective = args.parse_objective(objective) if isinstance(objective, str) else objective
         super().__init__(args=args, objective=objective, **kwargs)
-        self.teacher: Any = None if teacher is None else freeze(teacher)
+        self.teacher = freeze(teacher) if isinstance(teacher, nn.Module) else teacher
         self.on_teacher_rows = on_teacher_rows
         self.add_callback(_FreshGradients(self.objective))
         self._parts: dict[str, torch.Tensor] = {}
@@ -71,26 +108,27 @@ class DistillationTrainer(TaskTrainer):
         if not self.objective.teacher_needs or isinstance(self.train_dataset, TaughtRows):
             return
         # A fingerprint describes a model of transformers, and not what another module does beside its weights.
-        known = isinstance(self.teacher, PreTrainedModel) and row_lengths(self.train_dataset) is not None
+        known = isinstance(self.teacher, PreTrainedModel | SavedTeacher) and row_lengths(self.train_dataset) is not None
         if self.args.teacher_cache == "off" or not self.objective.cacheable or not known:
-            self.teacher.to(self.args.device)
+            self.live_teacher.to(self.args.device)
             return
-        folder = Path(self.args.teacher_cache_dir or cache_dir() / "teachers")
-        precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-        answers = cached_answers(
+        answers = ask_once(
             self.teacher,
-            self.objective.teacher_needs,
+            self.objective,
             self.train_dataset,
             self.data_collator,
-            folder,
-            self.args.per_device_eval_batch_size,
-            self.args.device,
-            precision,
-            self.args.teacher_cache_dtype,
+            self.args,
+            self.accelerator.mixed_precision,
             self.on_teacher_rows,
         )
         self.train_dataset = TaughtRows(self.train_dataset, answers)
-        self.teacher.to("cpu")
+        if isinstance(self.teacher, nn.Module):
+            self.teacher.to("cpu")
+
+    @property
+    def live_teacher(self) -> Any:
+        """The teacher as a module, loaded now where it lay in its folder so far."""
+        return self.teacher.model if isinstance(self.teacher, SavedTeacher) else self.teacher
 
     @property
     def train_collator(self):
@@ -107,7 +145,7 @@ class DistillationTrainer(TaskTrainer):
         if kept is not None:
             return kept
         with torch.no_grad():
-            return observe(self.teacher, inputs, features)
+            return observe(self.live_teacher, inputs, features)
 
     def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
         """Keep the parts for the log, and at the steps that are logged each term's own figures."""

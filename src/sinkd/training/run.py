@@ -17,17 +17,19 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 
 from sinkd.errors import SinkdError, Terminated
 from sinkd.models import choose_layers, copy_layers, depth, keep_layers, load_encoder, load_tokenizer, shared_tokenizer
+from sinkd.models.encoder import find_checkpoint, fitting_config
 from sinkd.tasks import Task
 from sinkd.tasks.cache import file_hash
 from sinkd.tasks.encode import tokenizer_hash
+from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import ASIDE, last_checkpoint, write_text
-from sinkd.training.distillation import DistillationTrainer
+from sinkd.training.distillation import DistillationTrainer, ask_once
 from sinkd.training.manifest import describe, read_manifest
 from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.rows import Rows
 from sinkd.training.schedule import published_interval
-from sinkd.training.teacher import fingerprint
+from sinkd.training.teacher import SavedTeacher, fingerprint
 from sinkd.training.trainer import BEST, TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
@@ -63,15 +65,14 @@ def distill(
     else:
         tokenizer = shared_tokenizer(teacher_path, student_path, args.do_lower_case)
     rows = Rows(task, tokenizer, args)
-    teacher = (
-        load_encoder(teacher_path, task, "--teacher_path", must_have_head=True) if taught and teacher_path else None
-    )
+    teacher = saved_teacher(teacher_path, task) if taught and teacher_path else None
 
     def trainer(args: DistillationArguments) -> DistillationTrainer:
         student = _trained_model(student_path, "--student_path", task, args)
         if args.student_init == "copy":
-            layers = choose_layers(args.copy_layers or "first", depth(teacher), "--copy_layers", depth(student))
-            copy_layers(student, teacher, layers)
+            assert teacher is not None
+            layers = choose_layers(args.copy_layers or "first", depth(teacher.model), "--copy_layers", depth(student))
+            copy_layers(student, teacher.model, layers)
         return DistillationTrainer(
             model=student,
             teacher=teacher,
@@ -82,6 +83,30 @@ def distill(
         )
 
     return _each_seed(args, rows, trainer)
+
+
+def saved_teacher(path: str, task: Task) -> SavedTeacher:
+    """The teacher at `path`, refused now where its head is not the task's, and loaded when it is first asked."""
+    fitting_config(path, task, "--teacher_path", must_have_head=True)
+    folder = find_checkpoint(path, "--teacher_path")
+    return SavedTeacher(folder, lambda: load_encoder(path, task, "--teacher_path", must_have_head=True))
+
+
+def cache_teacher(
+    args: DistillationArguments, task: Task, on_rows: Callable[[int, int], None] | None = None
+) -> Answers:
+    """Ask `args.teacher_path` all that a `distill` with these arguments needs of it, and keep the answers.
+
+    Any number of processes may do it at once. Raises SinkdError where the objective's needs cannot be kept.
+    """
+    objective = args.parse_objective()
+    if not objective.teacher_needs or not objective.cacheable:
+        raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
+    path = _given(args.teacher_path, "--teacher_path")
+    rows = Rows(task, shared_tokenizer(path, args.student_path or path, args.do_lower_case), args)
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+    collator = rows.trainer_keywords()["data_collator"]
+    return ask_once(saved_teacher(path, task), objective, rows.train, collator, args, precision, on_rows)
 
 
 def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer]) -> Summary:
@@ -159,7 +184,7 @@ def _inputs(trainer: TaskTrainer, rows: Rows) -> dict[str, str]:
     read["tokenizer"] = tokenizer_hash(rows.tokenizer)
     teacher = getattr(trainer, "teacher", None)
     if teacher is not None:
-        read["teacher"] = fingerprint(teacher)
+        read["teacher"] = teacher.fingerprint if isinstance(teacher, SavedTeacher) else fingerprint(teacher)
     unlabelled = getattr(rows.args, "unlabeled_file", None)
     if unlabelled is not None:
         read["unlabelled file"] = file_hash(Path(unlabelled))

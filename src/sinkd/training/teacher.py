@@ -7,6 +7,7 @@ and length alike. In it lies each feature that some objective needed, once for a
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.term import View
+from sinkd.tasks.cache import file_hash
 from sinkd.training.answers import Answers, batches_of
 
 FORMAT = 2
@@ -43,6 +45,31 @@ def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Featu
 def freeze(model: nn.Module) -> nn.Module:
     """The model in evaluation mode, with no gradients: a teacher does not learn."""
     return model.eval().requires_grad_(False)
+
+
+class SavedTeacher:
+    """A teacher in a folder, loaded when it is first asked: a run that finds all its answers kept never needs it.
+
+    folder: of a checkpoint; what `load` makes of it must depend on its files alone.
+    """
+
+    def __init__(self, folder: str, load: Callable[[], nn.Module]):
+        self.folder = Path(folder)
+        self._load = load
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The teacher itself, frozen."""
+        return freeze(self._load())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the files that make the model; of the model where the folder is a name on the hub."""
+        if not self.folder.is_dir():
+            return fingerprint(self.model)
+        kinds = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
+        files = sorted({path for kind in kinds for path in self.folder.glob(kind) if path.name != "training_args.bin"})
+        return hashlib.sha256("".join(f"{path.name} {file_hash(path)}" for path in files).encode()).hexdigest()
 
 
 class TaughtRows(TorchDataset):
@@ -93,7 +120,7 @@ def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View |
 
 
 def cached_answers(
-    teacher: nn.Module,
+    teacher: nn.Module | SavedTeacher,
     features: Iterable[Feature],
     rows: Dataset,
     collator: Callable[[list[Batch]], Batch],
@@ -117,14 +144,14 @@ def cached_answers(
     lengths = rows.select_columns(["length"]).with_format("numpy")[:]["length"]
 
     def answer(wanted: range, missing: list[Feature]) -> Mapping[str, Sequence[Tensor]]:
-        freeze(teacher).to(device)
+        model = freeze(teacher.model if isinstance(teacher, SavedTeacher) else teacher).to(device)
         answered: dict[str, list[Any]] = {feature.name: [None] * len(wanted) for feature in missing}
         done = 0
         for places in batches_of(wanted, lengths, batch_size):
             batch = collator([rows[place] for place in places])
             batch = {name: value.to(device) for name, value in batch.items()}
             with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                view = observe(teacher, batch, missing)
+                view = observe(model, batch, missing)
             for feature in missing:
                 values = [value.detach().cpu() for value in feature.split(view[feature], batch)]
                 wrong = sum(not bool(value.isfinite().all()) for value in values)
@@ -143,10 +170,11 @@ def cached_answers(
     return answers
 
 
-def cache_key(teacher: nn.Module, rows: Dataset, autocast: torch.dtype | None = None) -> str:
+def cache_key(teacher: nn.Module | SavedTeacher, rows: Dataset, autocast: torch.dtype | None = None) -> str:
     """What decides the teacher's answers: its weights and config, the tokenised rows, and the precision."""
     digest = hashlib.sha256(f"format {FORMAT} autocast {autocast}".encode())
-    digest.update(fingerprint(teacher).encode())
+    known = teacher.fingerprint if isinstance(teacher, SavedTeacher) else fingerprint(teacher)
+    digest.update(known.encode())
     digest.update(fingerprint_rows(rows).encode())
     return digest.hexdigest()[:32]
 

@@ -7,18 +7,22 @@ precision, compilation, loggers) is the Trainer's own.
 
 import itertools
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective, Value, hard_label_loss
 from sinkd.losses.term import Progress, View
@@ -31,6 +35,10 @@ from sinkd.training.teacher import TaughtRows, observe
 from sinkd.training.window import Window
 
 BEST = "best"
+
+# TensorBoard's writer loads TensorFlow where that is installed, seconds of it, and needs nothing of it: it looks for
+# this module to know that it shall not.
+sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 
 class TaskTrainer(Trainer):
@@ -60,6 +68,8 @@ class TaskTrainer(Trainer):
         if best_metric is not None:
             args.metric_for_best_model, args.greater_is_better = best_metric, True
         super().__init__(args=args, **kwargs)
+        if args.fsdp and not self.is_fsdp_enabled:
+            raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
         self.scores = self._default_scores if scores is None else scores
         self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
@@ -240,6 +250,12 @@ class TaskTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
                     self.save_extras(aside)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                reason = str(error).splitlines()[0]
+                raise SinkdError(
+                    f"{name} could not be written in {folder} ({reason}); once it can, the same command goes on from "
+                    "the checkpoint before it"
+                ) from error
             finally:
                 self._saving_aside = None
             self.accelerator.wait_for_everyone()

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SharedError
 from sinkd.losses.logits import check_finite
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import Progress, Term, View
@@ -162,7 +162,7 @@ class Window:
             found.append((~top.isfinite()).sum())
         bad_student, bad_teacher = summed(torch.stack(found), self.device).tolist()
         if bad_student or bad_teacher:
-            raise SinkdError(
+            raise SharedError(
                 f"logits are not finite in {bad_student} rows of the student and {bad_teacher} of the teacher, over "
                 "all processes; a lower learning rate, or bf16 in place of fp16, may help"
             )

@@ -1,0 +1,61 @@
+"""One update of a student that FSDP2 shards over processes: under torchrun, `sharded.py OUT STUDENT TEACHER ROWS`.
+
+Saves the whole gradient that the window leaves in the shards.
+"""
+
+import sys
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForSequenceClassification
+
+from sinkd.losses.feature import LOGITS
+from sinkd.losses.objective import Objective
+from sinkd.losses.term import Progress
+from sinkd.training.teacher import observe
+from sinkd.training.window import Window
+
+
+def gradient(student, teacher, batches, sizes, rank, parameters) -> torch.Tensor:
+    """The gradient of one update, (n,), from this process's micro-batches."""
+    objective = Objective.parse("ce:0.3+kd:0.7+sinkhorn:1", sinkhorn={"weight": 1.0, "reduction": "mean"})
+    window = Window(
+        objective,
+        batches,
+        sizes,
+        rank,
+        student=lambda batch: observe(student, batch, [LOGITS]),
+        teacher=lambda batch: observe(teacher, batch, [LOGITS]),
+        progress=Progress(),
+    )
+    for _ in batches:
+        (window.step()[0].total / len(batches)).backward()
+    return torch.cat([parameter.flatten() for parameter in parameters()])
+
+
+def main(out: str, student_path: str, teacher_path: str, rows: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    teacher = AutoModelForSequenceClassification.from_pretrained(teacher_path).eval().requires_grad_(False)
+    student = AutoModelForSequenceClassification.from_pretrained(student_path).eval()
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (distributed.get_world_size(),))
+    for layer in student.bert.encoder.layer:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(student, mesh=mesh)
+    batches = torch.load(rows)  # (micro-batches, processes)
+    sizes = np.array([[len(batch["labels"]) for batch in row] for row in batches])
+
+    def gradients():
+        return [p.grad.full_tensor() for p in student.parameters() if p.grad is not None]
+
+    found = gradient(student, teacher, [row[rank] for row in batches], sizes, rank, gradients)
+    if rank == 0:
+        torch.save(found, out)
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
