@@ -11,6 +11,8 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# POT loads TensorFlow where that is installed, seconds of it, for a backend that is not used here.
+os.environ["POT_BACKEND_DISABLE_TENSORFLOW"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -56,6 +56,15 @@ def test_pipeline(tmp_path, world, encoder):
 
 
 @pytest.mark.slow
+def test_scale(tmp_path, world, encoder):
+    flags = ["--encoder", encoder, "--data_dir", world.data, "--rows", 32, "--rounds", 1, "--out", "scale.json"]
+    printed = run("scale", *flags, cwd=tmp_path)
+    assert "8 rows x 4 micro-batches, transport of each" in printed
+    written = json.loads((tmp_path / "scale.json").read_text())
+    assert all(run["updates"] == 1 for runs in written["speed"].values() for run in runs)
+
+
+@pytest.mark.slow
 def test_quality(tmp_path, sentiment, encoder):
     flags = ["--encoder", encoder, "--data_dir", sentiment, "--rows", 64, "--unlabeled_rows", 32, "--epochs", 1]
     printed = run("quality", *flags, "--seeds", "0", "--out", "quality.json", cwd=tmp_path)

@@ -1,8 +1,8 @@
 """The teacher answers once; a cache that is damaged or of something else is built anew."""
 
 import json
+import multiprocessing
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -207,8 +207,9 @@ def fill(home, n_rows):
 def test_a_store_is_the_same_however_many_filled_it(tmp_path, monkeypatch):
     monkeypatch.setattr(answers_module, "SHARD", 10)
     assert fill(tmp_path / "one", 95) == list(range(10))
-    with ThreadPoolExecutor(3) as pool:
-        shares = list(pool.map(lambda _: fill(tmp_path / "three", 95), range(3)))
+    # Forked, so that they know the small shards, each with its own locks.
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        shares = pool.starmap(fill, [(tmp_path / "three", 95)] * 3, chunksize=1)
     assert sorted(shard for share in shares for shard in share) == list(range(10)), "each shard is computed once"
     assert sum(bool(share) for share in shares) > 1
     for name in [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npy")]:

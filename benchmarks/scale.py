@@ -1,0 +1,141 @@
+"""What processes and micro-batches cost: rows per second, seconds per update, memory.
+
+    python -m benchmarks.scale --encoder models/minilm --data_dir datas/glue
+
+On CoLA's training text, a 6-layer encoder teaches its own layers 0, 2, 4 (kd + sinkhorn, Lorentz, the teacher's answers
+cached), with one thread a process. Every line is a run of its own under torchrun; lines take turns, round by round.
+
+- processes: updates of 32 rows by one process, and by two with 16 rows each.
+- micro-batches: updates of 32 rows at once, and as four micro-batches of 8 whose transport sees the whole update
+  (`--transport_scope window`: one more forward pass of the student) or a micro-batch each (`micro`).
+- memory: the peak of a process whose updates grow from one micro-batch of 8 rows to 32 of them, and of one that takes
+  all rows at once.
+
+A figure is the median over rounds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from benchmarks.pipeline import LAYERS, arguments, trained
+
+from sinkd.losses.objective import Objective
+from sinkd.models import keep_layers, load_encoder, load_tokenizer
+from sinkd.report import Table, show
+from sinkd.tasks import Collator, encode, load_task
+from sinkd.training.arguments import DistillationArguments
+from sinkd.training.distillation import DistillationTrainer
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How an update is cut: `rows` of a micro-batch, `micro_batches` of each process, and what transport sees."""
+
+    rows: int
+    micro_batches: int = 1
+    processes: int = 1
+    scope: str = "window"
+
+    def __str__(self) -> str:
+        several = f" x {self.micro_batches} micro-batches" if self.micro_batches > 1 else ""
+        processes = f" x {self.processes} processes" if self.processes > 1 else ""
+        return f"{self.rows} rows{several}{processes}" + (", transport of each" if self.scope == "micro" else "")
+
+
+SPEED = [Cut(32), Cut(16, processes=2), Cut(8, 4), Cut(8, 4, scope="micro")]
+MEMORY = [Cut(8), Cut(8, 8), Cut(8, 32), Cut(64), Cut(256)]
+
+
+def work(given: argparse.Namespace) -> None:
+    """One run, in a process of its own: prints seconds, updates and peak memory as JSON."""
+    cut = Cut(**json.loads(given.cut))
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    task = load_task("cola", given.data_dir)
+    tokenizer = load_tokenizer(given.encoder, "--encoder")
+    rows = encode(task.read("train").shuffle(seed=0).select(range(given.rows)), tokenizer, 128)
+    trainer = DistillationTrainer(
+        model=keep_layers(load_encoder(given.encoder, task, "--encoder"), LAYERS),
+        teacher=load_encoder(given.encoder, task, "--encoder").eval(),
+        objective=Objective.parse("kd+sinkhorn", alpha=0.9, beta=0.8, temperature=1.0),
+        args=arguments(
+            DistillationArguments,
+            given.folder,
+            per_gpu_batch_size=cut.rows,
+            gradient_accumulation_steps=cut.micro_batches,
+            transport_scope=cut.scope,
+            teacher_cache_dir=given.folder,
+        ),
+        train_dataset=rows,
+        data_collator=Collator(tokenizer),
+        processing_class=tokenizer,
+    )
+    seconds = trained(trainer)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if trainer.is_world_process_zero():
+        print(json.dumps({"seconds": seconds, "updates": trainer.state.global_step, "megabytes": peak}))
+
+
+def run(cut: Cut, given: argparse.Namespace, folder: str, rows: int) -> dict:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cut.processes)]
+    command += ["-m", "benchmarks.scale", "--cut", json.dumps(asdict(cut)), "--folder", folder]
+    command += ["--encoder", given.encoder, "--data_dir", given.data_dir, "--rows", str(rows)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SINKD_CACHE": folder}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{cut} failed:\n{done.stderr}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder", default="models/minilm", help="folder of a 6-layer BERT encoder")
+    parser.add_argument("--data_dir", default="datas/glue", help="folder that holds CoLA")
+    parser.add_argument("--rows", type=int, default=512, help="rows a run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/scale.json"), help="where the JSON goes")
+    parser.add_argument("--cut", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.cut is not None:
+        work(given)
+        return
+    found: dict[str, list[dict]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for cut in [SPEED[0], *SPEED * given.rounds]:
+            found.setdefault(str(cut), []).append(run(cut, given, folder, given.rows))
+        # The first run filled the teacher's cache.
+        found[str(SPEED[0])].pop(0)
+        peaks = {str(cut): run(cut, given, folder, given.rows)["megabytes"] for cut in MEMORY}
+    machine = f"{platform.machine()}, one thread a process, torch {torch.__version__}"
+    machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
+    speed = Table(f"Updates of 32 rows ({machine})", ["", "rows/s", "seconds an update", "of the first"])
+    first = statistics.median(run["seconds"] for run in found[str(SPEED[0])])
+    for name, runs in found.items():
+        seconds = statistics.median(run["seconds"] for run in runs)
+        each = f"{seconds / runs[0]['updates']:.3f}"
+        speed.add(name, f"{given.rows / seconds:.0f}", each, f"{seconds / first:.2f}x")
+    memory = Table("Peak memory of a process", ["an update", "MB"])
+    for name, megabytes in peaks.items():
+        memory.add(name, f"{megabytes:.0f}")
+    for table in (speed, memory):
+        show(table)
+        print(table.markdown())
+    result = {"command": " ".join(["python -m benchmarks.scale", *sys.argv[1:]]), "machine": machine}
+    given.out.write_text(json.dumps(result | {"speed": found, "megabytes": peaks}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
