@@ -92,7 +92,7 @@ def test_every_command_runs_as_typed(page, checkout):
         if command in IN_CI or BENCHMARK.search(command):
             continue
         elsewhere = ELSEWHERE.match(command)
-        typed = f"{elsewhere[1]} --dry_run" if elsewhere else command
+        typed = f"{elsewhere[1]} --dry_run --use_cpu" if elsewhere else command
         done = subprocess.run(
             ["bash", "-c", typed], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
         )
