@@ -187,7 +187,10 @@ class DistillationTrainer(TaskTrainer):
     def log(self, logs, start_time=None):
         """Add each part of the loss, the terms' own figures and rows per second to the Trainer's log line."""
         if "loss" in logs:
-            logs |= {f"parts/{name}": float(total) / self._parts_summed for name, total in self._parts.items()}
+            # Each process holds its share of a part: their mean is the part of the whole update.
+            means = torch.stack(list(self._parts.values())) / self._parts_summed
+            means = self.accelerator.reduce(means, "mean").tolist()
+            logs |= {f"parts/{name}": mean for name, mean in zip(self._parts, means, strict=True)}
             logs |= self._figures
             now = time.perf_counter()
             logs["rows_per_second"] = self._rows_since_log / max(now - self._last_log, 1e-9)
