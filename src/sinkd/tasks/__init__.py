@@ -1,21 +1,32 @@
 """What there is to learn: files in, examples and a score out."""
 
 from sinkd.tasks.cache import cache_dir
+from sinkd.tasks.choice import ChoiceTask
 from sinkd.tasks.collate import Collator
 from sinkd.tasks.encode import encode
 from sinkd.tasks.glue import TASKS, load_task
 from sinkd.tasks.grammar import write_corpus
+from sinkd.tasks.prompts import find_template, templates
+from sinkd.tasks.superglue import SUPERGLUE, load_superglue, names_superglue
 from sinkd.tasks.table import table_task
 from sinkd.tasks.task import Task, read_unlabeled
+from sinkd.tasks.template import Template
 
 __all__ = [
+    "SUPERGLUE",
     "TASKS",
+    "ChoiceTask",
     "Collator",
     "Task",
+    "Template",
     "cache_dir",
     "encode",
+    "find_template",
+    "load_superglue",
     "load_task",
+    "names_superglue",
     "read_unlabeled",
     "table_task",
+    "templates",
     "write_corpus",
 ]

@@ -1,0 +1,66 @@
+"""Where templates lie, and how one is found by its name.
+
+Three places, in this order; of two templates with one name the first counts:
+
+1. `templates_dir`, anybody's: templates.yaml in it, or in super_glue/copa, copa, anli ... below it;
+2. the package's own;
+3. promptsource's, once `sh T0/ins.sh` has fetched them (see promptsource.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.promptsource import promptsource_dir
+from sinkd.tasks.superglue import superglue_name, wordings
+from sinkd.tasks.template import Rendered, Template, read_templates
+
+__all__ = ["OWN", "Rendered", "Template", "find_template", "templates"]
+
+OWN = Path(__file__).resolve().parent / "wordings"
+FILE = "templates.yaml"
+
+
+def templates(task_name: str, templates_dir: str | Path | None = None) -> list[Template]:
+    """All templates of a task, each name once.
+
+    Raises SinkdError for an unknown task, a folder without the task's templates (with what was looked for), and a file
+    that holds no templates.
+    """
+    files = [_own_file(task_name, Path(templates_dir))] if templates_dir is not None else []
+    shared = wordings(superglue_name(task_name))
+    files += [path for path in (OWN / shared / FILE, promptsource_dir() / shared / FILE) if path.is_file()]
+    found: dict[str, Template] = {}
+    for path in files:
+        for template in read_templates(path):
+            found.setdefault(template.name, template)
+    return list(found.values())
+
+
+def find_template(task_name: str, template_name: str, templates_dir: str | Path | None = None) -> Template:
+    """The template of a task that has this name, compiled.
+
+    Raises SinkdError for an unknown name, with the names there are; for one whose Jinja is not well formed; and as
+    `templates` does.
+    """
+    known = {template.name: template for template in templates(task_name, templates_dir)}
+    template = known.get(template_name.strip())
+    if template is None:
+        names = ", ".join(f'"{name}"' for name in known)
+        missing = "" if promptsource_dir().is_dir() else "; sh T0/ins.sh fetches promptsource's"
+        raise SinkdError(f'{task_name} has no template "{template_name}"; there are {names}{missing}')
+    template.check()
+    return template
+
+
+def _own_file(task_name: str, folder: Path) -> Path:
+    """The file of a task's templates in somebody's folder."""
+    known = superglue_name(task_name)
+    shared = wordings(known)
+    places = dict.fromkeys((shared, shared.rpartition("/")[2], known, known.partition("/")[0], "."))
+    looked = [folder / place / FILE for place in places]
+    for path in looked:
+        if path.is_file():
+            return path
+    raise SinkdError(f"no templates of {task_name} in {folder}: looked for {', '.join(map(str, looked))}")

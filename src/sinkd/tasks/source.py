@@ -1,0 +1,129 @@
+"""Where the rows of a task come from: JSON lines on disk, or a data set of the hub."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from datasets import Dataset, load_dataset
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.cache import BATCH, file_hash, key_of
+from sinkd.tasks.fields import Fields
+from sinkd.tasks.records import Record, records
+from sinkd.tasks.superglue_rows import Rows
+
+
+class Source(Protocol):
+    """Splits, and the rows of each: a row, or the error that says what is wrong with the line in its place."""
+
+    @property
+    def splits(self) -> tuple[str, ...]: ...
+    @property
+    def files(self) -> Mapping[str, Path]: ...
+    def rows(self, split: str) -> Iterator[Record | SinkdError]: ...
+    def fingerprint(self, split: str) -> str: ...
+    def place(self, split: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """JSON lines. `files`: split -> file; `parse`: a line's fields to its rows; `looked`: what files were sought."""
+
+    name: str
+    files: Mapping[str, Path]
+    parse: Rows
+    looked: Mapping[str, str]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def place(self, split: str) -> str:
+        return str(self._file(split))
+
+    def fingerprint(self, split: str) -> str:
+        return file_hash(self._file(split))
+
+    def rows(self, split: str) -> Iterator[Record | SinkdError]:
+        path = self._file(split)
+        for number, found in records(path, "jsonl", ()):
+            try:
+                if isinstance(found, SinkdError):
+                    raise found
+                # All rows of a line, or none: half a paragraph would count as a whole one in exact match.
+                rows = list(self.parse(Fields(found), split != "test"))
+            except SinkdError as error:
+                yield SinkdError(f"{path}, line {number}, {error}")
+            else:
+                yield from rows
+
+    def _file(self, split: str) -> Path:
+        if split not in self.looked:
+            raise SinkdError(f"task {self.name} has no split {split!r}, expected one of {', '.join(self.looked)}")
+        if split not in self.files:
+            raise SinkdError(f"no {split} file for {self.name}: looked for {self.looked[split]}")
+        if not self.files[split].is_file():
+            raise SinkdError(f"no {split} file for {self.name}: looked for {self.files[split]}")
+        return self.files[split]
+
+
+# A data set that is a program on the hub's main branch is kept there as plain tables too.
+REVISIONS = (None, "refs/convert/parquet")
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set of the hub, or of any folder that `datasets` reads, in the schema already.
+
+    `config`: its configuration, if any; `named`: split -> the hub's word for it; `advice`: what to do without network.
+    """
+
+    name: str
+    repository: str
+    config: str | None
+    named: Mapping[str, str]
+    columns: tuple[str, ...]
+    advice: str
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.named)
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        return {}
+
+    def place(self, split: str) -> str:
+        return f"{self.repository} on the hub, {self.named[split]}"
+
+    def fingerprint(self, split: str) -> str:
+        return key_of("hub", self._load(split)._fingerprint)
+
+    def rows(self, split: str) -> Iterator[Record | SinkdError]:
+        for batch in self._load(split).iter(batch_size=BATCH):
+            for values in zip(*(batch[name] for name in self.columns), strict=True):
+                yield dict(zip(self.columns, values, strict=True))
+
+    def _load(self, split: str) -> Dataset:
+        if split not in self.named:
+            raise SinkdError(f"task {self.name} has no split {split!r}, expected one of {', '.join(self.named)}")
+        loaded = _load(self.repository, self.config, self.named[split], self.advice)
+        if missing := [name for name in self.columns if name not in loaded.column_names]:
+            raise SinkdError(f"{self.place(split)}, has no column {missing[0]!r}, expected {', '.join(self.columns)}")
+        return loaded
+
+
+@functools.lru_cache(maxsize=32)
+def _load(repository: str, config: str | None, split: str, advice: str) -> Any:
+    failures = []
+    for revision in REVISIONS:
+        try:
+            return load_dataset(repository, config, split=split, revision=revision)
+        except Exception as error:  # no network, no such data set, a program: all end in the same advice
+            failures.append(error)
+    reason = " ".join(str(failures[0]).split())
+    raise SinkdError(f"cannot load {repository} from the hub ({reason}); {advice}") from failures[0]

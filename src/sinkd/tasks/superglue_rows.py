@@ -1,0 +1,222 @@
+"""Lines of SuperGLUE's and ANLI's files as rows in the hub's schema: one function a task.
+
+Each takes the fields of a line and whether it must have its label, and yields the line's rows: one, or for MultiRC one
+an answer and for ReCoRD one a query. A row without label has -1, or for ReCoRD no answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from datasets import ClassLabel, Features, List, Value
+
+from sinkd.tasks.fields import Fields
+from sinkd.tasks.records import Record
+
+Rows = Callable[[Fields, bool], Iterator[Record]]
+
+UNKNOWN = -1
+TRUTH = ("False", "True")
+NLI = ("entailment", "contradiction", "neutral")
+BINARY_NLI = ("entailment", "not_entailment")
+ANLI = ("entailment", "neutral", "contradiction")
+CHOICES = ("choice1", "choice2")
+
+_TRUE_OR_FALSE = {"false": 0, "true": 1, "0": 0, "1": 1}
+_LETTERS = {"e": 0, "n": 1, "c": 2}
+_TEXT, _WHOLE = Value("string"), Value("int32")
+
+
+def _label(fields: Fields, words: dict[str, int], labelled: bool) -> int:
+    if not labelled and (not fields.has("label") or fields.record["label"] == UNKNOWN):
+        return UNKNOWN
+    return fields.one_of("label", words)
+
+
+def _words(names: tuple[str, ...]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
+
+
+def _columns(labels: tuple[str, ...], idx: object = _WHOLE, **columns: object) -> Features:
+    return Features({**columns, "idx": idx, "label": ClassLabel(names=list(labels))})
+
+
+BOOLQ = _columns(TRUTH, question=_TEXT, passage=_TEXT)
+
+
+def boolq(fields: Fields, labelled: bool) -> Iterator[Record]:
+    """A passage and a question with yes or no for an answer."""
+    yield {
+        "question": fields.text("question"),
+        "passage": fields.text("passage"),
+        "idx": fields.whole("idx"),
+        "label": _label(fields, _TRUE_OR_FALSE, labelled),
+    }
+
+
+CB = _columns(NLI, premise=_TEXT, hypothesis=_TEXT)
+RTE = _columns(BINARY_NLI, premise=_TEXT, hypothesis=_TEXT)
+
+
+def _pair(names: tuple[str, ...]) -> Rows:
+    def rows(fields: Fields, labelled: bool) -> Iterator[Record]:
+        yield {
+            "premise": fields.text("premise"),
+            "hypothesis": fields.text("hypothesis"),
+            "idx": fields.whole("idx"),
+            "label": _label(fields, _words(names), labelled),
+        }
+
+    return rows
+
+
+cb, rte = _pair(NLI), _pair(BINARY_NLI)
+
+COPA = _columns(CHOICES, premise=_TEXT, choice1=_TEXT, choice2=_TEXT, question=_TEXT)
+
+
+def copa(fields: Fields, labelled: bool) -> Iterator[Record]:
+    """A premise, and two sentences of which one is its cause or effect."""
+    fields.one_of("question", {"cause": 0, "effect": 1})
+    yield {
+        "premise": fields.text("premise"),
+        "choice1": fields.text("choice1"),
+        "choice2": fields.text("choice2"),
+        "question": fields.text("question").strip().lower(),
+        "idx": fields.whole("idx"),
+        "label": _label(fields, {"0": 0, "1": 1, **_words(CHOICES)}, labelled),
+    }
+
+
+MULTIRC = _columns(
+    TRUTH,
+    {"paragraph": _WHOLE, "question": _WHOLE, "answer": _WHOLE},
+    paragraph=_TEXT,
+    question=_TEXT,
+    answer=_TEXT,
+)
+
+
+def multirc(fields: Fields, labelled: bool) -> Iterator[Record]:
+    """A paragraph, its questions, and for each some answers that are right and some that are not: a row an answer."""
+    paragraph = fields.inside("passage")
+    for question in paragraph.items("questions"):
+        for answer in question.items("answers"):
+            yield {
+                "paragraph": paragraph.text("text"),
+                "question": question.text("question"),
+                "answer": answer.text("text", empty=True),
+                "idx": {
+                    "paragraph": fields.whole("idx"),
+                    "question": question.whole("idx"),
+                    "answer": answer.whole("idx"),
+                },
+                "label": _label(answer, _TRUE_OR_FALSE, labelled),
+            }
+
+
+RECORD = Features(
+    {
+        "passage": _TEXT,
+        "query": _TEXT,
+        "entities": List(_TEXT),
+        "entity_spans": {"text": List(_TEXT), "start": List(_WHOLE), "end": List(_WHOLE)},
+        "answers": List(_TEXT),
+        "idx": {"passage": _WHOLE, "query": _WHOLE},
+    }
+)
+
+
+def record(fields: Fields, labelled: bool) -> Iterator[Record]:
+    """A passage, the entities it names, and sentences where @placeholder stands for one of them: a row a sentence."""
+    passage = fields.inside("passage")
+    text = passage.text("text")
+    spans: list[Record] = []
+    for entity in passage.items("entities"):
+        start = entity.whole("start", high=len(text) - 1)
+        end = entity.whole("end", low=start, high=len(text) - 1)  # the place of its last character
+        spans.append({"text": text[start : end + 1], "start": start, "end": end + 1})
+    spans.sort(key=lambda span: span["start"])
+    for query in fields.items("qas"):
+        answers = query.items("answers") if labelled or query.has("answers") else ()
+        yield {
+            "passage": text,
+            "query": query.text("query"),
+            "entities": list(dict.fromkeys(span["text"] for span in spans)),
+            "entity_spans": {column: [span[column] for span in spans] for column in ("text", "start", "end")},
+            "answers": sorted({answer.text("text") for answer in answers}),
+            "idx": {"passage": fields.whole("idx"), "query": query.whole("idx")},
+        }
+
+
+WIC = _columns(
+    TRUTH,
+    word=_TEXT,
+    sentence1=_TEXT,
+    sentence2=_TEXT,
+    start1=_WHOLE,
+    start2=_WHOLE,
+    end1=_WHOLE,
+    end2=_WHOLE,
+)
+
+
+def wic(fields: Fields, labelled: bool) -> Iterator[Record]:
+    """A word in two sentences: the same sense or not."""
+    row: Record = {name: fields.text(name) for name in ("word", "sentence1", "sentence2")}
+    for number in (1, 2):
+        length = len(row[f"sentence{number}"])
+        row[f"start{number}"] = fields.whole(f"start{number}", high=length - 1)
+        row[f"end{number}"] = fields.whole(f"end{number}", low=row[f"start{number}"] + 1, high=length)
+    yield {**row, "idx": fields.whole("idx"), "label": _label(fields, _TRUE_OR_FALSE, labelled)}
+
+
+WSC = _columns(TRUTH, text=_TEXT, span1_index=_WHOLE, span2_index=_WHOLE, span1_text=_TEXT, span2_text=_TEXT)
+
+
+def wsc(fields: Fields, labelled: bool) -> Iterator[Record]:
+    """A sentence, a noun phrase and a pronoun: the same thing or not. Spans are as the sentence writes them."""
+    text, target = fields.text("text"), fields.inside("target")
+    row: Record = {"text": text}
+    for span in ("span1", "span2"):
+        row[f"{span}_index"] = target.whole(f"{span}_index")
+        row[f"{span}_text"] = _as_written(target.text(f"{span}_text"), text, row[f"{span}_index"])
+    yield {**row, "idx": fields.whole("idx"), "label": _label(fields, _TRUE_OR_FALSE, labelled)}
+
+
+def _as_written(span: str, text: str, word: int) -> str:
+    """A span in the sentence's own letters, where it differs from it in case, spacing or a final full stop.
+
+    Of several such places the one nearest to the word of that number counts. A span that is nowhere stays as it is: of
+    "Ann and Bob" in "Ann, old now, and Bob" there is nothing to repair.
+    """
+    if span in text:
+        return span
+    pattern = r"\s+".join(map(re.escape, span.rstrip(".").split()))
+    found = [match for match in re.finditer(pattern, text, re.IGNORECASE) if match.group()]
+    if not found:
+        return span
+    return min(found, key=lambda match: abs(len(text[: match.start()].split()) - word)).group()
+
+
+ANLI_COLUMNS = Features(
+    {"uid": _TEXT, "premise": _TEXT, "hypothesis": _TEXT, "label": ClassLabel(names=list(ANLI)), "reason": _TEXT}
+)
+
+
+def anli(fields: Fields, labelled: bool) -> Iterator[Record]:
+    """A context and a statement about it that somebody wrote to mislead a model."""
+    yield {
+        "uid": fields.text("uid"),
+        "premise": fields.text("context"),
+        "hypothesis": fields.text("hypothesis"),
+        "label": _label(fields, {**_LETTERS, **_words(ANLI)}, labelled),
+        "reason": fields.text("reason", empty=True) if fields.has("reason") else "",
+    }
+
+
+def row_index(row: Record) -> str:
+    """What names a row: "7", for MultiRC "0-1-2" (paragraph, question, answer), for ANLI its uid."""
+    idx = row["uid"] if "uid" in row else row["idx"]
+    return "-".join(map(str, idx.values())) if isinstance(idx, dict) else str(idx)

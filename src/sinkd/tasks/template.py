@@ -1,0 +1,201 @@
+"""A prompt template in promptsource's form: a row goes in; a prompt, an answer and the answers to choose from come out.
+
+- YAML by a safe loader that knows two more tags, `!Template` and `!TemplateMetadata`: plain mappings both.
+- Jinja in its sandbox: a template is somebody's program, and may read the row and nothing else.
+- A name that the row does not have is an error, not an empty string.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.cache import key_of
+from sinkd.tasks.records import excerpt
+
+BAR = "|||"
+HIDDEN_BAR = "\ue000\ue001\ue000"  # a row's own |||, while the template's divide the text; private characters
+
+
+class Rendered(NamedTuple):
+    """A row as a template shows it. `target`: the row's answer, "" for none; `choices`: [] for any text at all."""
+
+    prompt: str
+    target: str
+    choices: list[str]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A wording of a task.
+
+    name : unique among the templates of its file.
+    jinja : prompt ||| answer.
+    answer_choices : answer ||| answer ..., where answers are to be chosen from; None for any text.
+    choices_in_prompt : whether the prompt names the choices; None where its author did not say.
+    original_task : whether it asks what the data set was made for.
+    metrics, reference : what its author wrote about it.
+    source : the file that it was read from.
+    """
+
+    name: str
+    jinja: str
+    answer_choices: str | None = None
+    choices_in_prompt: bool | None = None
+    original_task: bool | None = None
+    metrics: tuple[str, ...] = ()
+    reference: str = ""
+    source: Path | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that its output depends on."""
+        return key_of("template", self.jinja, self.answer_choices)
+
+    def render(self, row: Mapping[str, Any], seed: int = 0) -> Rendered:
+        """Prompt, answer and choices of a row, without surrounding white space.
+
+        The filter `choice` draws by the seed and the row's own idx: the same in every process, whatever came before.
+        A template that has nothing to say about a row gives "" for prompt or answer.
+
+        Raises SinkdError with the template's name, the example and the reason, where it fails on this row.
+        """
+        values = {name: _hide(value) for name, value in row.items()}
+        example = row.get("idx", row.get("uid", "without idx"))
+        try:
+            self._program.random.seed(f"{seed} {example}")
+            choices = self._program.choices(values)
+            parts = [_show(part) for part in self._program.text(values | {"answer_choices": choices}).split(BAR)]
+        except Exception as error:  # a template is a program: it may fail in any way
+            raise self._failure(example, f"{type(error).__name__}: {error}") from error
+        if len(parts) > 2:
+            raise self._failure(example, f"found {len(parts)} parts between {BAR}, expected a prompt and an answer")
+        prompt, target = (*parts, "")[:2]
+        return Rendered(prompt, target, [_show(choice) for choice in choices or ()])
+
+    def check(self) -> None:
+        """Raise SinkdError where the Jinja is not well formed, or asks for a filter that there is not."""
+        try:
+            self._program  # noqa: B018 - compiling it is the check
+        except TemplateError as error:
+            raise SinkdError(f"template {self.name!r} of {self.source} is not well formed: {error}") from error
+
+    def _failure(self, example: object, reason: str) -> SinkdError:
+        return SinkdError(f"template {self.name!r} fails on example {example}: {' '.join(reason.split())}")
+
+    @functools.cached_property
+    def _program(self) -> _Program:
+        return _Program(self.jinja, self.answer_choices)
+
+
+class _Program:
+    """The compiled form of a template, and the random state that its `choice` filter draws from."""
+
+    def __init__(self, jinja: str, answer_choices: str | None):
+        self.random = random.Random()
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+        environment.globals["zip"] = zip
+        environment.filters |= {"choice": self._choice, "most_frequent": most_frequent, "highlight": highlight}
+        self._text = environment.from_string(jinja)
+        self._choices = None if answer_choices is None else environment.from_string(answer_choices)
+
+    def text(self, values: Mapping[str, Any]) -> str:
+        return self._text.render(values)
+
+    def choices(self, values: Mapping[str, Any]) -> list[str] | None:
+        """The choices, as templates see them: a list, or none for a template without."""
+        if self._choices is None:
+            return None
+        rendered = self._choices.render(values)
+        return [choice.strip() for choice in rendered.split(BAR)] if rendered.strip() else []
+
+    def _choice(self, items: Iterable[Any]) -> Any:
+        items = list(items)
+        if not items:
+            raise ValueError("the filter choice has nothing to choose from")
+        return self.random.choice(items)
+
+
+def most_frequent(items: Sequence[Any]) -> list[Any]:
+    """The items that occur most often, in order of first appearance: several where they are as frequent."""
+    counts = Counter(items)
+    return [item for item, count in counts.items() if count == max(counts.values())]
+
+
+def highlight(text: str) -> str:
+    """Text in promptsource's colour, as HTML."""
+    return f"<span style='color: #F08080'>{text}</span>"
+
+
+def _hide(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace(BAR, HIDDEN_BAR)
+    if isinstance(value, Mapping):
+        return {name: _hide(inner) for name, inner in value.items()}
+    return [_hide(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _show(text: str) -> str:
+    return text.replace(HIDDEN_BAR, BAR).strip()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types, and promptsource's two tags as mappings."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.constructor.ConstructorError(None, None, f"{node.tag} stands before other than a mapping")
+    return loader.construct_mapping(node, deep=True)
+
+
+for _tag in ("!Template", "!TemplateMetadata"):
+    _Loader.add_constructor(_tag, _mapping)
+
+
+def read_templates(path: Path) -> list[Template]:
+    """The templates of a YAML file, in its order.
+
+    Raises SinkdError where the file is not YAML, holds another tag than promptsource's two, or lacks a field; with the
+    file, the template and what was expected.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader: see above
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise SinkdError(f"{path} is not a file of templates: {' '.join(str(error).split())}") from error
+    found = content.get("templates") if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise SinkdError(f"{path} is not a file of templates: expected the key 'templates' with a mapping")
+    return [_template(key, fields, path) for key, fields in found.items()]
+
+
+def _template(key: object, fields: Any, path: Path) -> Template:
+    place = f"{path}, template {excerpt(key)}"
+    if not isinstance(fields, dict):
+        raise SinkdError(f"{place}: found {excerpt(fields)}, expected the fields of a !Template")
+    for field, value in {"name": key, "jinja": None, "answer_choices": ""}.items():
+        if not isinstance(found := fields.get(field) or value, str):
+            raise SinkdError(f"{place}, field {field!r}: found {excerpt(found)}, expected text")
+    about = fields.get("metadata") or {}
+    if not isinstance(about, dict):
+        raise SinkdError(f"{place}, field 'metadata': found {excerpt(about)}, expected a mapping")
+    return Template(
+        name=str(fields.get("name") or key).strip(),
+        jinja=fields["jinja"],
+        answer_choices=fields.get("answer_choices") or None,
+        choices_in_prompt=about.get("choices_in_prompt"),
+        original_task=about.get("original_task"),
+        metrics=tuple(map(str, about.get("metrics") or ())),
+        reference=str(fields.get("reference") or ""),
+        source=path,
+    )
