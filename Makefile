@@ -7,15 +7,19 @@ PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
 # A stamp says what was installed from these very files; it lies inside .venv, so it goes when .venv goes.
 INSTALLED := $(VENV)/installed
 TESTABLE := $(VENV)/testable
+GENERATIVE := $(VENV)/generative
 ENCODER := models/minilm
 
-.PHONY: help install demo test test-slow lint format bench
+.PHONY: help install generative demo test test-slow lint format bench
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install sinkd into it (PYTHON=python3.12 picks another Python)
 	@echo "sinkd is installed in $(VENV); $(VENV)/bin/sinkd lists its commands"
+
+generative: $(GENERATIVE) ## what T0, T5 and GPT models need too, and the prompts that were published for them
+	$(RUN) sinkd prompts --fetch
 
 demo: $(INSTALLED) ## watch a teacher being trained and students being distilled (ARGS="--seeds 0")
 	$(RUN) sinkd demo $(ARGS)
@@ -47,6 +51,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
+	@touch $@
+
+$(GENERATIVE): $(INSTALLED)
+	$(PIP) -e '.[generative]'
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)

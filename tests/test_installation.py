@@ -48,3 +48,17 @@ def test_an_unfinished_installation_is_told_and_not_started_for_ever(checkout):
     done = run_bare(checkout / "main_glue.py", cwd=checkout)
     assert done.returncode == 2
     assert 'run "sh ins.sh" first' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "target"), [("ins.sh", "install"), ("T0/ins.sh", "generative"), ("GPT-Neo/ins.sh", "generative")]
+)
+def test_an_installation_script_is_a_target_of_make_from_anywhere(script, target, tmp_path):
+    """With a `make` that says where it was started, and with what."""
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\n')
+    make.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", ROOT / script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [str(ROOT), "--no-print-directory", target]
+    assert f"\n{target}:" in (ROOT / "Makefile").read_text()

@@ -56,7 +56,7 @@ def test_version(capsys):
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr()
-    assert "--output_dir" in shown.out
+    assert "--traceback" in shown.out
     assert shown.err == ""
 
 

@@ -89,6 +89,8 @@ def test_a_long_csv_field_is_read_and_an_open_quote_is_an_error(tmp_path):
         ("x.jsonl", b'{"a": 1, "b": 2}\n{"a": \n', 2, "found broken JSON"),
         ("x.jsonl", b"[1, 2]\n", 1, "found [1, 2], expected a JSON object"),
         ("x.jsonl", b'{"a": "caf\xe9"}\n', 1, "found byte 0xe9"),
+        ("x.jsonl", b'{"a": ' + b"9" * 5000 + b"}\n", 1, "found JSON that cannot be read"),
+        ("x.jsonl", b'{"a": ' + b"[" * 200_000 + b"}\n", 1, "found JSON that cannot be read"),
     ],
 )
 def test_a_bad_row_says_what_was_found_and_what_was_expected(tmp_path, name, content, number, message):

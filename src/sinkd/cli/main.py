@@ -21,6 +21,7 @@ COMMANDS = {
     "cache-teacher": "ask the teacher all that a distillation needs of it, on any number of processes",
     "evaluate": "score a trained model on a task's dev set",
     "predict": "write a trained model's answers for a task's test set",
+    "prompts": "list a task's prompt templates, or fetch promptsource's",
 }
 
 

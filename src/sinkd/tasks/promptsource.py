@@ -1,4 +1,4 @@
-"""The templates of promptsource (Bach et al. 2022): `python -m sinkd.tasks.promptsource` fetches them with pip.
+"""The templates of promptsource (Bach et al. 2022), fetched from the package index: `sinkd prompts --fetch`.
 
 Its package refuses every Python above 3.9 and brings a web application along, so it is downloaded and not installed:
 only the YAML files are taken out of the archive, each read and written by its name, with a bound on their size. They
@@ -126,16 +126,3 @@ def _bounded(content: bytes, name: str) -> bytes:
     if len(content) > LARGEST_FILE:
         raise SinkdError(f"the archive's file {name!r} has more than {LARGEST_FILE >> 10} kB; it is not unpacked")
     return content
-
-
-def main() -> None:
-    """Fetch the templates and say where they are."""
-    try:
-        folder = fetch()
-    except SinkdError as error:
-        sys.exit(f"sinkd: {error}")
-    print(f"promptsource {VERSION}: {sum(1 for _ in folder.rglob('*.yaml'))} files of templates in {folder}")
-
-
-if __name__ == "__main__":
-    main()

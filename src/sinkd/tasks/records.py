@@ -110,6 +110,8 @@ def _jsonl(path: Path) -> Numbered:
             )
         except SinkdError as error:
             yield number, error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+            yield number, SinkdError(f"found JSON that cannot be read ({error}), expected one object a line")
 
 
 def records(path: Path, format: str, needed: tuple[str, ...], headerless: tuple[str, ...] = ()) -> Numbered:

@@ -80,7 +80,7 @@ SUPERGLUE = {
 
 
 def wordings(known: str) -> str:
-    """The folder of a task's templates, as promptsource calls it."""
+    """The folder of a task's templates, as promptsource calls it; below super_glue as the hub names the task."""
     return known.partition("/")[0] if "/" in known else f"super_glue/{'wsc.fixed' if known == 'wsc' else known}"
 
 
@@ -210,4 +210,4 @@ def _hub(known: str) -> Source:
         r = known.partition("/")[2]
         return HubSource(name, ANLI_HUB, None, {split: f"{split}_{r}" for split in FILES}, columns, advice)
     named = {"train": "train", "dev": "validation", "test": "test"}
-    return HubSource(name, HUB, known, named, columns, advice)
+    return HubSource(name, HUB, wordings(known).partition("/")[2], named, columns, advice)

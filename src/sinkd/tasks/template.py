@@ -72,6 +72,8 @@ class Template:
         """
         values = {name: _hide(value) for name, value in row.items()}
         example = row.get("idx", row.get("uid", "without idx"))
+        if isinstance(example, Mapping):
+            example = "-".join(map(str, example.values()))
         try:
             self._program.random.seed(f"{seed} {example}")
             choices = self._program.choices(values)
@@ -193,9 +195,17 @@ def _template(key: object, fields: Any, path: Path) -> Template:
         name=str(fields.get("name") or key).strip(),
         jinja=fields["jinja"],
         answer_choices=fields.get("answer_choices") or None,
-        choices_in_prompt=about.get("choices_in_prompt"),
-        original_task=about.get("original_task"),
-        metrics=tuple(map(str, about.get("metrics") or ())),
+        choices_in_prompt=_flag(about.get("choices_in_prompt")),
+        original_task=_flag(about.get("original_task")),
+        metrics=_words(about.get("metrics")),
         reference=str(fields.get("reference") or ""),
         source=path,
     )
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()

@@ -1,0 +1,43 @@
+"""`sinkd prompts`: the templates of a task by name, and promptsource's fetched from the package index."""
+
+from collections.abc import Sequence
+
+from sinkd.errors import SinkdError
+from sinkd.report import Table, show
+from sinkd.tasks import Template, templates
+from sinkd.tasks.prompts import OWN
+from sinkd.tasks.promptsource import fetch, promptsource_dir
+from sinkd.training.arguments import ArgumentParser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a command line and run it."""
+    parser = ArgumentParser(prog="sinkd prompts", description=__doc__)
+    parser.add_argument("--task_name", help="list the templates of this task: superglue/copa, boolq, anli/r1 ...")
+    parser.add_argument("--templates_dir", help="a folder of your own templates, in promptsource's form")
+    parser.add_argument("--fetch", action="store_true", help="fetch promptsource's templates, unless they are there")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    args = parser.parse_args(argv)
+    if not (args.fetch or args.task_name):
+        raise SinkdError("--task_name is missing; name a task whose templates are to be listed, or give --fetch")
+    if args.fetch:
+        folder = fetch()
+        print(f"promptsource's templates are in {folder}")
+    if args.task_name:
+        show(_table(args.task_name, templates(args.task_name, args.templates_dir)))
+
+
+def _table(task_name: str, found: Sequence[Template]) -> Table:
+    table = Table(f"templates of {task_name}", ["name", "from", "names the choices"])
+    table.note = "" if promptsource_dir().is_dir() else "sinkd prompts --fetch adds promptsource's"
+    for template in found:
+        said = {True: "yes", False: "no", None: ""}[template.choices_in_prompt]
+        table.add(template.name, _origin(template), said if template.answer_choices else "any answer")
+    return table
+
+
+def _origin(template: Template) -> str:
+    for name, folder in {"sinkd": OWN, "promptsource": promptsource_dir()}.items():
+        if template.source is not None and template.source.is_relative_to(folder):
+            return name
+    return str(template.source)

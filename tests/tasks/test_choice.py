@@ -1,0 +1,268 @@
+"""Examples with the answers to choose from, their scores, and submissions byte for byte."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sinkd.errors import SinkdError
+from sinkd.tasks import Template, load_superglue
+from superglue_layouts import LINES, write_superglue
+
+COLUMNS = ["prompt", "target", "choices", "answer", "index", "meanings", "accepted"]
+
+
+def task_of(name, folder, **options):
+    if not folder.joinpath(LINES[name][0]).exists():
+        write_superglue(name, folder)
+    return load_superglue(name, folder, **options)
+
+
+COPA = Template("mine", "{{ premise }} ||| {{ answer_choices[label] }}", "{{ choice1 }} ||| {{ choice2 }}")
+NLI = Template("mine", "{{ premise }} {{ hypothesis }}? ||| {{ answer_choices[label] }}", "yes ||| no ||| maybe")
+TRUTH = Template("mine", "Well? ||| {{ answer_choices[label] }}", "No ||| Yes")
+RECORD = Template(
+    "mine", "{{ query }} ||| {% if answers %}{{ answers | choice }}{% endif %}", "{{ entities | join('|||') }}"
+)
+
+
+def test_examples_have_prompt_target_choices_answer_and_index(tmp_path):
+    task = task_of("copa", tmp_path)
+    examples = task.examples("train", COPA)
+    assert examples.column_names == COLUMNS
+    assert examples[1] == {
+        "prompt": "He sneezed.",
+        "target": "He took a tissue.",
+        "choices": ["He sang.", "He took a tissue."],
+        "answer": 1,
+        "index": "1",
+        "meanings": ["choice1", "choice2"],
+        "accepted": ["choice2"],
+    }
+    assert (examples["answer"], examples.features["answer"].dtype) == ([0, 1], "int64")
+    assert task.skipped["train"] == 0
+
+
+def test_examples_are_made_once_for_a_file_a_wording_and_a_seed(tmp_path):
+    task = task_of("copa", tmp_path)
+    first = task.examples("train", COPA)
+    again = load_superglue("copa", tmp_path).examples("train", Template("renamed", COPA.jinja, COPA.answer_choices))
+    assert again.cache_files == first.cache_files
+    assert task.examples("train", COPA, seed=1).cache_files != first.cache_files
+    assert (
+        task.examples("train", Template("mine", COPA.jinja + " ", COPA.answer_choices)).cache_files != first.cache_files
+    )
+
+
+def test_rows_without_label_have_their_choices_and_no_target(tmp_path):
+    examples = task_of("copa", tmp_path).examples("test", COPA)
+    assert (examples["prompt"], examples["target"]) == (["The cup broke.", "He sneezed."], ["", ""])
+    assert (examples["answer"], examples["accepted"]) == ([-1, -1], [[], []])
+    assert examples["choices"][0] == ["It fell.", "It was blue."]
+    assert examples["meanings"][0] == ["choice1", "choice2"]
+
+
+CAUSES = "{% if question == 'cause' %}{{ premise }} ||| {{ answer_choices[label] }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "jinja",
+    [CAUSES, "{{ premise }} ||| {% if question == 'cause' %}{{ answer_choices[label] }}{% endif %}"],
+    ids=["nothing", "no answer"],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_rows_that_a_template_has_no_answer_for_are_skipped_and_counted(tmp_path, jinja, split):
+    task = task_of("copa", tmp_path)
+    template = Template("causes", jinja, COPA.answer_choices)
+    for _ in range(2):  # and again, from the cache
+        assert (task.examples(split, template)["index"], task.skipped[split]) == (["0"], 1)
+
+
+def test_skipped_counts_bad_lines_and_rows_without_answer(tmp_path):
+    file = write_superglue("copa", tmp_path) / "train.jsonl"
+    file.write_text(file.read_text() + '{"idx": 2}\n')
+    task = load_superglue("copa", tmp_path, bad_rows="skip")
+    task.examples("train", Template("causes", CAUSES, COPA.answer_choices))
+    assert task.skipped["train"] == 2
+
+
+def test_a_template_without_an_answer_for_any_row_is_an_error(tmp_path):
+    with pytest.raises(
+        SinkdError, match="template 'empty' has no answer for any of the 2 rows of superglue/copa train"
+    ):
+        task_of("copa", tmp_path).examples("train", Template("empty", "{{ premise }}"))
+
+
+def test_a_template_of_any_text_has_no_choices(tmp_path):
+    task = task_of("copa", tmp_path)
+    examples = task.examples("train", Template("free", "{{ premise }} ||| {{ choice1 }}"))
+    assert (examples["target"][0], examples["choices"][0], examples["answer"]) == ("It fell.", [], [-1, -1])
+    with pytest.raises(SinkdError, match="found choice 0 in row 0 of superglue/copa, which has 0 choices"):
+        task.scores(examples, np.array([0, 0]))
+
+
+def test_an_answer_that_is_none_of_the_choices_is_told(tmp_path):
+    template = Template("off", "{{ premise }} ||| Neither.", COPA.answer_choices)
+    with pytest.raises(SinkdError) as error:
+        task_of("copa", tmp_path).examples("train", template)
+    expected = "template 'off' fails on example 0: its answer 'Neither.' is none of its choices ['It fell.'"
+    assert str(error.value).startswith(expected)
+
+
+def test_a_prompt_that_shows_the_answer_cannot_be_asked_without_label(tmp_path):
+    template = Template("backwards", "{{ answer_choices[label] }} ||| {{ answer_choices[label] }}", COPA.answer_choices)
+    task = task_of("copa", tmp_path)
+    assert task.examples("train", template)["prompt"] == ["It fell.", "He took a tissue."]
+    with pytest.raises(SinkdError, match="'backwards' fails on example 0: prompt or choices depend on the answer"):
+        task.examples("test", template)
+
+
+def test_a_failing_template_names_the_example(tmp_path):
+    with pytest.raises(SinkdError, match="template 'bad' fails on example 4-7-30: UndefinedError"):
+        task_of("multirc", tmp_path).examples("train", Template("bad", "{{ premise }} ||| x"))
+
+
+def test_choices_in_another_order_than_the_labels_are_understood(tmp_path):
+    shuffled = Template("shuffled", "{{ premise }} ||| {{ ['yes', 'no', 'maybe'][label] }}", "maybe ||| no ||| yes")
+    task = task_of("cb", tmp_path)
+    examples = task.examples("train", shuffled)
+    assert examples["meanings"] == [["neutral", "contradiction", "entailment"]] * 3
+    assert examples["answer"] == [1, 2, 0]
+    said = np.array([1, 2, 2])  # contradiction, entailment, entailment
+    straight = task.scores(task.examples("train", NLI), np.array([1, 0, 0]))
+    assert task.scores(examples, said) == straight
+    assert straight == pytest.approx({"accuracy": 2 / 3, "f1": (2 / 3 + 1 + 0) / 3})
+
+
+def test_record_accepts_every_answer_and_aims_at_one(tmp_path):
+    task = task_of("record", tmp_path)
+    examples = task.examples("train", RECORD)
+    assert examples["choices"] == examples["meanings"] == [["Mira", "Tom", "Oslo"]] * 2
+    assert examples["accepted"] == [["Oslo"], ["Mira", "Tom"]]
+    assert examples["index"] == ["2-5", "2-6"]
+    drawn = {task.examples("train", RECORD, seed=seed)["target"][1] for seed in range(12)}
+    assert drawn == {"Mira", "Tom"}
+    for row in examples:
+        assert row["choices"][row["answer"]] == row["target"]
+    assert task.scores(examples, np.array([2, 0]))["em"] == task.scores(examples, np.array([2, 1]))["em"] == 1.0
+
+
+def test_choices_of_record_may_be_sentences(tmp_path):
+    one = "{{ query | replace('@placeholder', e) }}"
+    choices = "{% for e in entities %}" + one + "{% if not loop.last %} ||| {% endif %}{% endfor %}"
+    jinja = "{{ passage }} ||| {% if answers %}{{ query | replace('@placeholder', answers | choice) }}{% endif %}"
+    task = task_of("record", tmp_path)
+    for split in ("dev", "test"):
+        examples = task.examples(split, Template("whole", jinja, choices))
+        assert examples["choices"][0] == ["Mira is a city.", "Tom is a city.", "Oslo is a city."]
+        assert examples["meanings"][0] == ["Mira", "Tom", "Oslo"]
+    backwards = choices.replace("in entities", "in entities | reverse")
+    examples = task.examples("dev", Template("reverse", jinja, backwards))
+    assert examples["meanings"][0] == ["Oslo", "Tom", "Mira"]
+    assert task.scores(examples, np.array([0, 2])) == {"f1": 1.0, "em": 1.0, "accuracy": 1.0}
+
+
+def test_multirc_is_scored_by_question(tmp_path):
+    task = task_of("multirc", tmp_path)
+    examples = task.examples("dev", TRUTH)
+    assert examples["index"] == ["4-7-30", "4-7-31", "4-8-32"]
+    # Who baked? Ann (right) and Bob (wrong) both taken; Who ate? Bob (right) taken
+    scores = task.scores(examples, np.array([1, 1, 1]))
+    assert scores == pytest.approx({"f1a": 2 * (2 / 3) / (2 / 3 + 1), "em": 1 / 2, "accuracy": 2 / 3})
+    assert task.scores(examples.select([2]), np.array([1])) == {"f1a": 1.0, "em": 1.0, "accuracy": 1.0}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_metric_that_picks_the_best_is_one_of_the_scores(tmp_path, name):
+    task = task_of(name, tmp_path)
+    template = RECORD if name == "record" else COPA if name == "copa" else TRUTH
+    if name == "cb" or name.startswith("anli"):
+        template = NLI
+    examples = task.examples("dev", template)
+    scores = task.scores(examples, np.array(examples["answer"]))
+    assert scores[task.metric] == 1.0
+    assert task.combine({"dev": scores}) == scores
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ([0], r"found choices as int64 of shape \(1,\) for superglue/copa, expected integers of shape \(2,\)"),
+        ([0.0, 1.0], "found choices as float64"),
+        ([0, 2], "found choice 2 in row 1 of superglue/copa, which has 2 choices"),
+        ([-1, 0], "found choice -1 in row 0"),
+    ],
+)
+def test_choices_that_are_none_are_told(tmp_path, chosen, message):
+    task = task_of("copa", tmp_path)
+    with pytest.raises(SinkdError, match=message):
+        task.scores(task.examples("train", COPA), np.array(chosen))
+
+
+def test_rows_without_label_and_no_rows_are_not_scored(tmp_path):
+    task = task_of("copa", tmp_path)
+    with pytest.raises(SinkdError, match="2 of 2 rows of superglue/copa to score on have no label"):
+        task.scores(task.examples("test", COPA), np.array([0, 0]))
+    with pytest.raises(SinkdError, match="found no rows to score for superglue/copa"):
+        task.scores(task.examples("train", COPA).select([]), np.array([], dtype=int))
+
+
+SUBMISSIONS = {
+    "boolq": ("BoolQ.jsonl", TRUTH, [1, 0], b'{"idx": 0, "label": "true"}\n{"idx": 1, "label": "false"}\n'),
+    "cb": (
+        "CB.jsonl",
+        NLI,
+        [0, 2, 1],
+        b'{"idx": 0, "label": "entailment"}\n{"idx": 1, "label": "neutral"}\n{"idx": 2, "label": "contradiction"}\n',
+    ),
+    "copa": ("COPA.jsonl", COPA, [1, 0], b'{"idx": 0, "label": 1}\n{"idx": 1, "label": 0}\n'),
+    "multirc": (
+        "MultiRC.jsonl",
+        TRUTH,
+        [1, 0, 1],
+        b'{"idx": 4, "passage": {"questions": [{"idx": 7, "answers": [{"idx": 30, "label": 1}, {"idx": 31, "label": 0}'
+        b']}, {"idx": 8, "answers": [{"idx": 32, "label": 1}]}]}}\n',
+    ),
+    "record": ("ReCoRD.jsonl", RECORD, [2, 0], b'{"idx": 5, "label": "Oslo"}\n{"idx": 6, "label": "Mira"}\n'),
+    "rte": (
+        "RTE.jsonl",
+        TRUTH,
+        [1, 0],
+        b'{"idx": 0, "label": "not_entailment"}\n{"idx": 1, "label": "entailment"}\n',
+    ),
+    "wic": ("WiC.jsonl", TRUTH, [1], b'{"idx": 0, "label": "true"}\n'),
+    "wsc": ("WSC.jsonl", TRUTH, [0, 1], b'{"idx": 0, "label": "False"}\n{"idx": 1, "label": "True"}\n'),
+    "anli/r3": (
+        "anli-r3.jsonl",
+        NLI,
+        [0, 2],
+        b'{"idx": "a-1", "label": "entailment"}\n{"idx": "a-2", "label": "contradiction"}\n',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+def test_a_submission_is_what_the_server_takes(tmp_path, name):
+    file, template, chosen, expected = SUBMISSIONS[name]
+    task = task_of(name, tmp_path)
+    task.examples("test", template)
+    path = task.write_submission("test", np.array(chosen), tmp_path / "out" / "deep")
+    assert (path, path.read_bytes()) == (tmp_path / "out" / "deep" / file, expected)
+
+
+def test_a_submission_follows_what_a_choice_means(tmp_path):
+    task = task_of("boolq", tmp_path)
+    task.examples("test", Template("yes first", "Well? ||| {{ ['no', 'yes'][label] }}", "yes ||| no"))
+    lines = task.write_submission("test", np.array([0, 1]), tmp_path).read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["true", "false"]
+
+
+def test_a_submission_needs_examples_of_every_row(tmp_path):
+    task = task_of("copa", tmp_path)
+    with pytest.raises(SinkdError, match="no examples of superglue/copa test were made yet"):
+        task.write_submission("test", np.array([0, 0]), tmp_path)
+    task.examples("test", Template("causes", CAUSES, COPA.answer_choices))
+    with pytest.raises(
+        SinkdError, match="has no answer for 1 rows of superglue/copa test, and a submission answers all"
+    ):
+        task.write_submission("test", np.array([0]), tmp_path)

