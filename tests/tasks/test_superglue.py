@@ -1,10 +1,14 @@
 """SuperGLUE's and ANLI's files as they are distributed: the hub's schema, folders, errors."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset
 
+from hub_server import serve
 from sinkd.errors import SinkdError
 from sinkd.tasks import SUPERGLUE, load_superglue, names_superglue, superglue
 from sinkd.tasks.glue import TASKS
@@ -306,15 +310,23 @@ def test_a_fingerprint_follows_the_file(tmp_path):
     assert task.read("train")["premise"][0] == "The jug broke."
 
 
-def write_hub(task, folder, config, splits):
-    """A data set as a repository of the hub has it: tables, and a card that says which is which."""
+def write_tables(task, folder, pattern, splits):
+    """The rows of a task as tables; `pattern`: a table's place, with {split} in it."""
     for split, name in splits.items():
-        (folder / config).mkdir(parents=True, exist_ok=True)
+        path = folder / pattern.format(split=name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         rows = task.read(split)
-        Dataset.from_list(rows.to_list(), features=rows.features).to_parquet(folder / config / f"{name}.parquet")
-    files = [{"split": name, "path": f"{config}/{name}.parquet"} for name in splits.values()]
+        Dataset.from_list(rows.to_list(), features=rows.features).to_parquet(path)
+
+
+def write_card(folder, config, pattern, splits):
+    """The card of a data set, which says where its tables are."""
+    files = [{"split": name, "path": pattern.format(split=name)} for name in splits.values()]
     card = {"configs": [{"config_name": config, "data_files": files}]}
     (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+
+
+SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 @pytest.mark.parametrize("name", ["copa", "record", "wsc", "anli/r2"])
@@ -323,10 +335,10 @@ def test_without_a_folder_rows_come_from_the_hub_and_are_the_same(tmp_path, monk
     write_superglue(name, tmp_path / "files")
     local = load_superglue(name, tmp_path / "files")
     anli = name.startswith("anli")
-    words = {"train": "train", "dev": "validation", "test": "test"}
-    words = {split: f"{split}_r2" for split in words} if anli else words
+    words = {split: f"{split}_r2" for split in SPLITS} if anli else SPLITS
     config = "plain_text" if anli else "wsc.fixed" if name == "wsc" else name
-    write_hub(local, tmp_path / "hub", config, words)
+    write_tables(local, tmp_path / "hub", config + "/{split}.parquet", words)
+    write_card(tmp_path / "hub", config, config + "/{split}.parquet", words)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     monkeypatch.setattr(superglue, "ANLI_HUB" if anli else "HUB", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
@@ -339,6 +351,34 @@ def test_without_a_folder_rows_come_from_the_hub_and_are_the_same(tmp_path, monk
     assert task.fingerprint("train") != task.fingerprint("dev")
     with pytest.raises(SinkdError, match="has no split 'validation', expected one of train, dev, test"):
         task.read("validation")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("main", ["tables", "program"])
+def test_the_hub_is_asked_for_tables_and_never_for_a_program_to_run(tmp_path, main):
+    """Over HTTP. A data set may be a program still: its tables are in another revision then."""
+    write_superglue("copa", tmp_path / "files")
+    local = load_superglue("copa", tmp_path / "files")
+    for folder, pattern in {
+        "tables": "copa/{split}-00000-of-00001.parquet",
+        "export": "copa/{split}/0000.parquet",
+    }.items():
+        write_tables(local, tmp_path / folder, pattern, SPLITS)
+    write_card(tmp_path / "tables", "copa", "copa/{split}-*", SPLITS)
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "super_glue.py").write_text("raise SystemExit('a program was run')")
+    server = serve("aps/super_glue", {"main": tmp_path / main, "refs/convert/parquet": tmp_path / "export"})
+    program = "import json; from sinkd.tasks import load_superglue; task = load_superglue('copa')\n"
+    program += "print(json.dumps({split: task.read(split).to_list() for split in task.splits}))"
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {split: local.read(split).to_list() for split in local.splits}
+    assert any("/refs%2Fconvert%2Fparquet/copa/train/" in path for path in server.asked) == (main == "program")
 
 
 def test_datas_superglue_is_read_where_no_folder_is_given(tmp_path, monkeypatch):

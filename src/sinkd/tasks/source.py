@@ -71,8 +71,8 @@ class FileSource:
         return self.files[split]
 
 
-# A data set that is a program on the hub's main branch is kept there as plain tables too.
-REVISIONS = (None, "refs/convert/parquet")
+# Where the hub keeps the tables of a data set whose main branch is a program, which `datasets` refuses to run.
+TABLES = "hf://datasets/{repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*.parquet"
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,12 @@ class HubSource:
 
 @functools.lru_cache(maxsize=32)
 def _load(repository: str, config: str | None, split: str, advice: str) -> Any:
-    failures = []
-    for revision in REVISIONS:
+    try:
+        return load_dataset(repository, config, split=split)
+    except Exception as error:  # no network, no such data set, a program: all end in the same advice
         try:
-            return load_dataset(repository, config, split=split, revision=revision)
-        except Exception as error:  # no network, no such data set, a program: all end in the same advice
-            failures.append(error)
-    reason = " ".join(str(failures[0]).split())
-    raise SinkdError(f"cannot load {repository} from the hub ({reason}); {advice}") from failures[0]
+            files = TABLES.format(repository=repository, config=config or "plain_text", split=split)
+            return load_dataset("parquet", data_files={split: files}, split=split)
+        except Exception:
+            reason = " ".join(str(error).split())
+            raise SinkdError(f"cannot load {repository} from the hub ({reason}); {advice}") from error
