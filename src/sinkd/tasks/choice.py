@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features
 
 from sinkd.errors import SinkdError
 from sinkd.tasks.cache import BATCH, cached, key_of
@@ -25,26 +25,14 @@ from sinkd.tasks.metrics import Scores
 from sinkd.tasks.records import Record
 from sinkd.tasks.source import Source
 from sinkd.tasks.submission import Chosen, Lines, write_lines
-from sinkd.tasks.superglue_rows import UNKNOWN, row_index
 from sinkd.tasks.task import BAD_ROWS
-from sinkd.tasks.template import Rendered, Template
+from sinkd.tasks.template import Template
+from sinkd.tasks.wording import EXAMPLE, Wording
 
 logger = logging.getLogger(__name__)
 
 READER_VERSION = 1  # raise it when the same file would be read into other rows
 EXAMPLE_VERSION = 1  # raise it when the same row and template would give another example
-
-EXAMPLE = Features(
-    {
-        "prompt": Value("string"),
-        "target": Value("string"),
-        "choices": List(Value("string")),
-        "answer": Value("int64"),
-        "index": Value("string"),
-        "meanings": List(Value("string")),
-        "accepted": List(Value("string")),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -160,15 +148,13 @@ class ChoiceTask:
             prompt of a row without label, or applies to no row at all; and what `read` raises.
         """
         rows = self.read(split)
+        wording = Wording(self.labels, template, seed)
         notes = {"empty": 0}
 
         def batches() -> Iterator[dict[str, list[Any]]]:
             kept = 0
             for start in range(0, len(rows), BATCH):
-                made = [
-                    self._example(row, template, seed)
-                    for row in rows.select(range(start, min(start + BATCH, len(rows))))
-                ]
+                made = list(map(wording.example, rows.select(range(start, min(start + BATCH, len(rows))))))
                 batch = [example for example in made if example is not None]
                 notes["empty"] += len(made) - len(batch)
                 kept += len(batch)
@@ -239,66 +225,6 @@ class ChoiceTask:
             if not 0 <= number < len(choices):
                 raise SinkdError(f"found choice {number} in row {row} of {self.name}, which has {len(choices)} choices")
         return [choices[number] for number, choices in zip(chosen.tolist(), meanings, strict=True)]
-
-    def _example(self, row: Record, template: Template, seed: int) -> Record | None:
-        """A row as the template words it; None where it has no answer."""
-        by_entity = not self.labels
-        known = bool(row["answers"]) if by_entity else row["label"] != UNKNOWN
-        rendered = template.render(row, seed) if known else self._unlabelled(row, template, seed)
-        if rendered is None or not rendered.prompt or (known and not rendered.target):
-            return None
-        accepted = (list(row["answers"]) if by_entity else [self.labels[row["label"]]]) if known else []
-        meanings = self._meanings(row, template, seed, rendered)
-        answer = rendered.choices.index(rendered.target) if rendered.target in rendered.choices else -1
-        if rendered.choices and known and answer < 0 and not by_entity:
-            raise SinkdError(
-                f"template {template.name!r} fails on example {row_index(row)}: its answer {rendered.target!r} is none"
-                f" of its choices {rendered.choices}"
-            )
-        return {
-            "prompt": rendered.prompt,
-            "target": rendered.target,
-            "choices": rendered.choices,
-            "answer": answer,
-            "index": row_index(row),
-            "meanings": meanings,
-            "accepted": accepted,
-        }
-
-    def _as(self, row: Record, meaning: str) -> Record:
-        """The row, were this its label or its one answer."""
-        return row | ({"label": self.labels.index(meaning)} if self.labels else {"answers": [meaning]})
-
-    def _unlabelled(self, row: Record, template: Template, seed: int) -> Rendered | None:
-        """Prompt and choices of a row without label: those it has whatever its label were, which hides nothing."""
-        guesses = self.labels or tuple(row["entities"][:2])
-        rendered = [template.render(self._as(row, guess), seed) for guess in guesses]
-        rendered = [guess for guess in rendered if guess.target]
-        if not rendered:
-            return None
-        if any((guess.prompt, guess.choices) != (rendered[0].prompt, rendered[0].choices) for guess in rendered):
-            raise SinkdError(
-                f"template {template.name!r} fails on example {row_index(row)}: prompt or choices depend on the answer,"
-                " which this row does not have; choose a template that asks for it"
-            )
-        return rendered[0]._replace(target="")
-
-    def _meanings(self, row: Record, template: Template, seed: int, rendered: Rendered) -> list[str]:
-        """The label or entity that each choice stands for: the one under which it would be the answer."""
-        if not rendered.choices:
-            return []
-        if not self.labels:
-            entities = list(row["entities"])
-            if rendered.choices == entities:
-                return entities
-            # Choices are sentences about the entities. In their order, as they always were: one test is enough.
-            last = template.render(self._as(row, entities[-1]), seed).target
-            if len(rendered.choices) == len(entities) and rendered.choices[-1] == last:
-                return entities
-        targets: dict[str, str] = {}
-        for meaning in self.labels or row["entities"]:
-            targets.setdefault(template.render(self._as(row, meaning), seed).target, meaning)
-        return [targets.get(choice, "") for choice in rendered.choices]
 
 
 def _columns(batch: Sequence[Record], features: Features) -> dict[str, list[Any]]:

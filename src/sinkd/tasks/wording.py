@@ -1,0 +1,103 @@
+"""A row and a template make an example: prompt, answer, the answers to choose from, and what each of them means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from datasets import Features, List, Value
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.records import Record
+from sinkd.tasks.superglue_rows import UNKNOWN, row_index
+from sinkd.tasks.template import Rendered, Template
+
+EXAMPLE = Features(
+    {
+        "prompt": Value("string"),
+        "target": Value("string"),
+        "choices": List(Value("string")),
+        "answer": Value("int64"),
+        "index": Value("string"),
+        "meanings": List(Value("string")),
+        "accepted": List(Value("string")),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How the rows of a task are put to a model.
+
+    labels : the task's labels in id order; () where the entities of a row are its labels (ReCoRD).
+    seed : decides what the filter `choice` draws.
+    """
+
+    labels: tuple[str, ...]
+    template: Template
+    seed: int = 0
+
+    def example(self, row: Record) -> Record | None:
+        """The row as the template words it, with the columns of EXAMPLE; None where it has no prompt or no answer.
+
+        Raises SinkdError with the template's name, the example and the reason, where the template fails on the row,
+        gives an answer that is none of its choices, or shows an answer that a row without label does not have.
+        """
+        answers = self._answers(row)
+        rendered = self.template.render(row, self.seed) if answers else self._unlabelled(row)
+        if rendered is None or not rendered.prompt or (answers and not rendered.target):
+            return None
+        answer = rendered.choices.index(rendered.target) if rendered.target in rendered.choices else -1
+        # ReCoRD's answers are texts of their own, and need not be spelled as the passage spells an entity.
+        if answers and rendered.choices and answer < 0 and self.labels:
+            raise self._failure(row, f"its answer {rendered.target!r} is none of its choices {rendered.choices}")
+        return {
+            "prompt": rendered.prompt,
+            "target": rendered.target,
+            "choices": rendered.choices,
+            "answer": answer,
+            "index": row_index(row),
+            "meanings": self._meanings(row, rendered.choices),
+            "accepted": answers,
+        }
+
+    def _answers(self, row: Record) -> list[str]:
+        """The label, or the entities, that are right for a row; [] where that is unknown."""
+        if not self.labels:
+            return list(row["answers"])
+        return [] if row["label"] == UNKNOWN else [self.labels[row["label"]]]
+
+    def _were(self, row: Record, meaning: str) -> Rendered:
+        """What the template would give, were this the row's label or its one answer."""
+        known = {"label": self.labels.index(meaning)} if self.labels else {"answers": [meaning]}
+        return self.template.render(row | known, self.seed)
+
+    def _unlabelled(self, row: Record) -> Rendered | None:
+        """Prompt and choices of a row without label: those it has whatever its label were, so they hide none."""
+        guesses = [self._were(row, guess) for guess in self.labels or row["entities"][:2]]
+        guesses = [guess for guess in guesses if guess.target]
+        if not guesses:
+            return None
+        first = guesses[0]
+        if any((guess.prompt, guess.choices) != (first.prompt, first.choices) for guess in guesses):
+            reason = "prompt or choices depend on the answer, which this row does not have"
+            raise self._failure(row, f"{reason}; choose a template that asks for it")
+        return first._replace(target="")
+
+    def _meanings(self, row: Record, choices: list[str]) -> list[str]:
+        """The label or entity that each choice stands for: the one under which it would be the answer."""
+        if not choices:
+            return []
+        if not self.labels:
+            entities = list(row["entities"])
+            if choices == entities:
+                return entities
+            # Choices are sentences about the entities, mostly in their order: then the last one tells.
+            if len(choices) == len(entities) and choices[-1] == self._were(row, entities[-1]).target:
+                return entities
+        targets: dict[str, str] = {}
+        for meaning in self.labels or row["entities"]:
+            targets.setdefault(self._were(row, meaning).target, meaning)
+        return [targets.get(choice, "") for choice in choices]
+
+    def _failure(self, row: Record, reason: str) -> SinkdError:
+        return SinkdError(f"template {self.template.name!r} fails on example {row_index(row)}: {reason}")
