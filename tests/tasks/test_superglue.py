@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hub_server import serve
 from sinkd.errors import SinkdError
 from sinkd.tasks import SUPERGLUE, load_superglue, names_superglue, superglue
+from sinkd.tasks.fields import Fields
 from sinkd.tasks.glue import TASKS
 from superglue_layouts import LINES, NEWS, write_superglue
 
@@ -395,3 +399,40 @@ def test_without_folder_and_network_the_error_says_where_to_put_files(tmp_path, 
         task.read("train")
     parts = ("cannot load aps/super_glue from the hub", "put the files of superglue/boolq into datas/superglue/BoolQ")
     assert all(part in str(error.value) for part in parts)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.sampled_from(["\ud83d", "\0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value, path=()):
+    """Every path into a JSON value."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield from places(part, (*path, key))
+
+
+@pytest.mark.parametrize("name", LINES)
+@settings(deadline=None)
+@given(data=st.data())
+def test_any_value_in_any_field_is_a_row_of_the_schema_or_an_error_that_names_it(name, data):
+    line = LINES[name][1][0]
+    path = data.draw(st.sampled_from([path for path in places(line) if path]))
+    value = data.draw(JSON)
+    entry = SUPERGLUE[name]
+    try:
+        rows = list(entry.parse(Fields(json.loads(changed(line, path, value))), True))
+    except SinkdError as error:
+        assert re.match(r"field '[\w.\[\]]+': found .*, expected ", str(error), re.DOTALL)
+    else:
+        table = Dataset.from_list(rows, features=entry.features)
+        assert table.to_list() == rows
