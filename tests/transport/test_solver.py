@@ -98,7 +98,8 @@ def test_implicit_gradient_is_the_unrolled_one_of_a_converged_plan() -> None:
             for g in ("implicit", "unroll")
         ]
         gap.append(reference.relative_error(*gradients))
-    assert gap[2] < 1e-7 and gap[2] < gap[1] < gap[0]
+    # At 100 iterations this plan has converged: what is left from there on is rounding.
+    assert max(gap[1:]) < 1e-7 and max(gap[1:]) < gap[0]
 
 
 def test_implicit_gradient_is_finite_where_the_plan_falls_into_separate_pairs() -> None:
