@@ -2,6 +2,8 @@
 
 import json
 import logging
+import pickle
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -9,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
     BertTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -53,23 +56,34 @@ def find_checkpoint(path: str, flag: str) -> str:
 
 def load_config(path: str, flag: str) -> PretrainedConfig:
     """The config of the model at `path`; SinkdError with the reason where there is none to read."""
+    folder = find_checkpoint(path, flag)
     try:
-        return AutoConfig.from_pretrained(find_checkpoint(path, flag))
+        return _untyped_bert(Path(folder)) or AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise SinkdError(f"{flag} {path} cannot be loaded: {_first_sentence(error)}") from error
 
 
+def _untyped_bert(folder: Path) -> BertConfig | None:
+    """The config in a folder that names no model type, as BERT's first releases have it; None for any other."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # RoBERTa has one token type, DistilBERT none.
+    return BertConfig.from_dict(content) if "model_type" not in content and content.get("type_vocab_size") == 2 else None
+
+
 def load_encoder(
-    path: str, task: Task, flag: str, *, overrides: dict[str, object] | None = None, must_have_head: bool = False
+    path: str, task: Task | None, flag: str, *, overrides: dict[str, object] | None = None, must_have_head: bool = False
 ) -> PreTrainedModel:
     """A model with a head for the task's labels, float32.
 
     A checkpoint that has a head must fit the task (unnamed labels fit by number); one that has none gets a new head,
-    unless `must_have_head`. overrides: values for the model's config. Raises SinkdError naming `flag`.
+    unless `must_have_head`. Without a task, a head is taken as it is. overrides: values for the model's config. Raises
+    SinkdError naming `flag`.
     """
     folder = find_checkpoint(path, flag)
     config = fitting_config(path, task, flag, must_have_head)
-    name_labels(config, task)
+    if task is not None:
+        name_labels(config, task)
     for key, value in (overrides or {}).items():
         if key in ("num_labels", "id2label", "label2id", "problem_type"):
             raise SinkdError(f"--config_overrides sets {key}, which the task decides")
@@ -83,6 +97,14 @@ def load_encoder(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SinkdError(f"{flag} {path} cannot be loaded: {_first_sentence(error)}") from error
+    except (pickle.UnpicklingError, EOFError) as error:
+        # What torch says here advises to load the file all the same.
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"holds more than tensors (it asks for {found[1]})" if found else "is cut, or holds more than tensors"
+        raise SinkdError(
+            f"{flag} {path} is refused: its pytorch_model.bin {reason}, and opening such a file can run another's code; "
+            "fetch it again, or ask for the weights as model.safetensors"
+        ) from error
     # What a file lacks is drawn at random, without a word: only a head, and the pooler beneath it, may be new.
     body = f"{model.base_model_prefix}."
     lacking = [key for key in found["missing_keys"] if headed or (key.startswith(body) and "pooler" not in key)]
@@ -91,14 +113,16 @@ def load_encoder(
     return model
 
 
-def fitting_config(path: str, task: Task, flag: str, must_have_head: bool = False) -> PretrainedConfig:
+def fitting_config(path: str, task: Task | None, flag: str, must_have_head: bool = False) -> PretrainedConfig:
     """The config at `path`; SinkdError where its head does not answer the task, or where one is needed and there is
     none."""
     config = load_config(path, flag)
     if has_head(config):
-        check_labels(config, task, flag, path)
-    elif must_have_head:
-        raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {task.name} first (sinkd finetune)")
+        if task is not None:
+            check_labels(config, task, flag, path)
+    elif must_have_head or task is None:
+        on = "a task" if task is None else task.name
+        raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {on} first (sinkd finetune)")
     return config
 
 
@@ -144,10 +168,12 @@ def load_tokenizer(path: str, flag: str, do_lower_case: bool = False) -> PreTrai
     if Path(folder).is_dir() and not has_tokenizer(folder):  # transformers would make an empty one
         raise SinkdError(f"{flag} {path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in {folder}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        untyped = _untyped_bert(Path(folder))
+        known = {} if untyped is None else {"config": untyped}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **known)
         wanted = True if do_lower_case else _lower_case(tokenizer, Path(folder))
         if wanted is not None and wanted != _lowers(tokenizer):
-            tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=wanted)
+            tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=wanted, **known)
     except (OSError, ValueError) as error:
         raise SinkdError(f"the tokenizer of {flag} {path} cannot be loaded: {_first_sentence(error)}") from error
     return tokenizer
