@@ -20,7 +20,8 @@ INCIDENTAL = {
     "output_dir", "overwrite", "traceback", "dry_run", "config", "seeds", "disable_tqdm", "report_to", "run_name",
     "logging_dir", "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
     "do_eval", "do_predict", "do_test", "test_output_dir", "exp_name", "resume_from_checkpoint", "teacher_cache_dir",
-    "teacher_cache", "data_dir", "train_file", "dev_file", "test_file", "unlabeled_file", "hub_token",
+    "teacher_cache", "data_dir", "train_file", "dev_file", "test_file", "unlabeled_file",
+    "push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision",
     "metric_for_best_model", "greater_is_better", "save_steps", "save_strategy", "logging_steps",
     "per_device_eval_batch_size", "per_gpu_batch_size", "dataloader_pin_memory", "dataloader_num_workers",
     "model_path", "teacher_path", "student_path",
@@ -61,7 +62,7 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
     settings = json.loads(json.dumps(args.to_dict(), default=str))
     names = {f.name for f in fields(args)} - INCIDENTAL
     return Manifest(
-        argv=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        argv=[Path(sys.argv[0]).name, *_without_secrets(sys.argv[1:])],
         config={name: settings[name] for name in sorted(names) if name in settings},
         settings=settings,
         inputs=inputs,
@@ -73,6 +74,16 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
         seed=args.seed,
         world_size=args.world_size,
     )
+
+
+def _without_secrets(words: list[str]) -> list[str]:
+    """A command line as it may be shown: the manifest and the model card go where the model goes."""
+    kept = []
+    for previous, word in zip(["", *words], words, strict=False):
+        if previous == "--hub_token":
+            word = "..."
+        kept.append("--hub_token=..." if word.startswith("--hub_token=") else word)
+    return kept
 
 
 def read_manifest(folder: Path) -> Manifest | None:

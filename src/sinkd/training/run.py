@@ -4,6 +4,7 @@
 starts; the same manifest, and it goes on from the last checkpoint, or is done; another one, and it is refused.
 """
 
+import functools
 import json
 import logging
 import shutil
@@ -23,8 +24,10 @@ from sinkd.tasks.cache import file_hash
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
+from sinkd.training.card import Teacher, teacher_scores, write_card
 from sinkd.training.checkpoint import ASIDE, last_checkpoint, write_text
 from sinkd.training.distillation import DistillationTrainer, ask_once
+from sinkd.training.hub import push_run
 from sinkd.training.manifest import describe, read_manifest
 from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.rows import Rows
@@ -45,7 +48,7 @@ def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCal
         model = _trained_model(path, "--model_path", task, args)
         return TaskTrainer(model=model, args=args, **_keywords(args, rows, callbacks))
 
-    return _each_seed(args, rows, trainer)
+    return _each_seed(args, rows, trainer, lambda: None)
 
 
 def distill(
@@ -82,7 +85,7 @@ def distill(
             **_keywords(args, rows, callbacks),
         )
 
-    return _each_seed(args, rows, trainer)
+    return _each_seed(args, rows, trainer, functools.cache(lambda: teacher_scores(args, rows, teacher)))
 
 
 def saved_teacher(path: str, task: Task) -> SavedTeacher:
@@ -109,10 +112,12 @@ def cache_teacher(
     return ask_once(saved_teacher(path, task), objective, rows.train, collator, args, precision, on_rows)
 
 
-def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer]) -> Summary:
+def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Summary:
     if args.seeds is None:
         _keep_inputs(args)
-        return Summary([_run(args, rows, trainer)])
+        return Summary([_run(args, rows, trainer, teacher)])
+    if args.push_to_hub:
+        raise SinkdError("--push_to_hub and --seeds would push several models to one place; push a run of one seed")
     root = Path(args.output_dir)
     if args.should_save and (root / "manifest.json").exists():
         if not args.overwrite:
@@ -122,13 +127,13 @@ def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer]) -> 
     runs = [replace(args, seed=seed, seeds=None, output_dir=str(root / f"seed-{seed}")) for seed in args.seed_list]
     for run in runs:
         _keep_inputs(run)
-    summary = Summary([_run(run, rows, trainer) for run in runs])
+    summary = Summary([_run(run, rows, trainer, teacher) for run in runs])
     if args.should_save:
         write_text(root / "metrics.json", json.dumps(asdict(summary), indent=1) + "\n")
     return summary
 
 
-def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer]) -> Outcome:
+def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
     folder = Path(args.output_dir)
     trainer = make_trainer(args)
     trainer.remove_callback(PrinterCallback)
@@ -136,6 +141,7 @@ def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer]) -> O
     with args.main_process_first():
         finished = _claim(folder, args, _inputs(trainer, rows))
     if finished is not None:
+        push_run(trainer)
         return finished
     started = time.perf_counter()
     resume = last_checkpoint(folder)
@@ -144,11 +150,14 @@ def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer]) -> O
         raise Terminated(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
     outcome = _outcome(trainer, rows.task, args, time.perf_counter() - started, result.metrics)
     trainer.adopt_best()
+    taught = teacher()
     if args.should_save:
+        write_card(trainer, args, rows.task, outcome, taught)
         content = {name: value for name, value in asdict(outcome).items() if name != "folder"}
         write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
         # Only now: a run that is killed before this line finds its best model again.
         shutil.rmtree(folder / BEST, ignore_errors=True)
+    push_run(trainer)
     return outcome
 
 
@@ -219,7 +228,7 @@ def _clear(folder: Path) -> None:
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in [*checkpoints, folder / BEST, folder / ASIDE, folder / "runs"]:
         shutil.rmtree(path, ignore_errors=True)
-    for name in ("metrics.json", "model.safetensors"):
+    for name in ("metrics.json", "model.safetensors", "README.md"):
         (folder / name).unlink(missing_ok=True)
 
 

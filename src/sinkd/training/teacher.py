@@ -62,6 +62,11 @@ class SavedTeacher:
         """The teacher itself, frozen."""
         return freeze(self._load())
 
+    @property
+    def loaded(self) -> bool:
+        """Whether it was asked, and is in memory."""
+        return "model" in vars(self)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the files that make the model; of the model where the folder is a name on the hub."""

@@ -29,6 +29,7 @@ from sinkd.losses.term import Progress, View
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside
 from sinkd.training.embedding import UsedRows, restore, trim, used_ids
+from sinkd.training.hub import open_repository, push_checkpoint
 from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.schedule import Schedule
 from sinkd.training.teacher import TaughtRows, observe
@@ -67,6 +68,8 @@ class TaskTrainer(Trainer):
     ):
         if best_metric is not None:
             args.metric_for_best_model, args.greater_is_better = best_metric, True
+        # TensorBoard would load TensorFlow, where it is installed, to make a folder; this name tells it not to.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         super().__init__(args=args, **kwargs)
         if args.fsdp and not self.is_fsdp_enabled:
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
@@ -260,8 +263,16 @@ class TaskTrainer(Trainer):
                 self._saving_aside = None
             self.accelerator.wait_for_everyone()
         self.accelerator.wait_for_everyone()
+        push_checkpoint(self, folder / name)
         if self.args.should_save:
             rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+
+    def init_hf_repo(self, token=None, private=None):
+        if self.is_world_process_zero():
+            open_repository(self)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        """Not from the folder that is being written: `_save_checkpoint` pushes the whole one."""
 
     def save_extras(self, folder: Path) -> None:
         """Write what a resumed run needs beside the Trainer's own files."""
