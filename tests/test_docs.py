@@ -1,5 +1,6 @@
 """Every command in README and docs runs as typed, in a checkout whose data and models are small fixtures."""
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ IN_CI = {"make install", "make generative", "make demo", "make test", "make test
 IN_CI |= {"sh ins.sh", "sh T0/ins.sh", "sh GPT-Neo/ins.sh"}
 # A launcher that waits for machines or accelerators that are not here: what it starts is parsed instead.
 ELSEWHERE = re.compile(r"^torchrun (?:--nnodes 4|--standalone --nproc_per_node 8).*? -m (sinkd .*)")
+# What needs a network says what it would do.
+NETWORK = re.compile(r"sinkd download (?!.*--dry_run)")
 # Benchmarks need the pretrained encoder and real data, and minutes; each is run at a small size elsewhere.
 BENCHMARK = re.compile(r"python -m benchmarks\.\w+|python benchmarks/\w+\.py|make bench")
 
@@ -34,7 +37,7 @@ def commands(page: Path) -> list[str]:
 
 
 @pytest.fixture
-def checkout(tmp_path, world, taught) -> Path:
+def checkout(tmp_path, world, taught, google) -> Path:
     """A copy of the repository with fixtures where its pages say that data and models lie."""
     folder = tmp_path / "sinkd"
     listed = subprocess.run(
@@ -52,6 +55,8 @@ def checkout(tmp_path, world, taught) -> Path:
     (folder / "datas" / "glue").symlink_to(world.data)
     (folder / "models").mkdir()
     six_layers(world.teacher, folder / "models" / "minilm")
+    shutil.copytree(google, folder / "models" / "bert_uncased_L-12_H-768_A-12")
+    published_student(taught, folder / "models" / "published-student")
     # T is what the page's first command leaves behind.
     for name, target in {"M": world.teacher, "T": "experiments/exp_distill_cola/teacher", "S": world.student}.items():
         (folder / name).symlink_to(target)
@@ -68,6 +73,31 @@ def six_layers(start: Path, folder: Path) -> None:
     from sinkd.models import load_tokenizer, write_encoder
 
     write_encoder(folder, load_tokenizer(str(start), "--model_path"), layers=6, width=16, heads=2)
+
+
+@pytest.fixture(scope="module")
+def google(world, tmp_path_factory) -> Path:
+    """A BERT of two layers as Google packs it, written by TensorFlow in a process of its own."""
+    folder = tmp_path_factory.mktemp("google")
+    words = json.loads((world.teacher / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "words.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.get)))
+    program = ROOT / "tests" / "models" / "tensorflow_bert.py"
+    subprocess.run([sys.executable, program, folder, folder / "words.txt"], capture_output=True, check=True)
+    return folder
+
+
+def published_student(taught: Path, folder: Path) -> None:
+    """A trained model as transformers 3 left it: its weights are a pickle."""
+    import torch
+    from safetensors.torch import load_file
+
+    names = {"manifest.json", "metrics.json", "model.safetensors"}
+    shutil.copytree(taught, folder, ignore=lambda _, found: [name for name in found if name in names or "-" in name])
+    state = load_file(taught / "model.safetensors")
+    torch.save(
+        {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in state.items()},
+        folder / "pytorch_model.bin",
+    )
 
 
 def test_pages_hold_commands_and_say_what_shell_they_are_for():
@@ -97,6 +127,7 @@ def test_every_command_runs_as_typed(page, checkout):
             continue
         elsewhere = ELSEWHERE.match(command)
         typed = f"{elsewhere[1]} --dry_run --use_cpu" if elsewhere else command
+        typed += " --dry_run" * bool(NETWORK.search(command))
         done = subprocess.run(
             ["bash", "-c", typed], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
         )

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,20 @@ def test_every_public_name_is_there():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'sinkd' has no attribute 'SinkhornLos'"):
         sinkd.SinkhornLos  # noqa: B018
+
+
+def test_tensorflow_is_known_to_the_converter_alone():
+    named = [
+        path.name for path in sorted(PACKAGE.rglob("*.py")) if any(n.startswith("tensorflow") for n in imports(path))
+    ]
+    assert named == ["convert.py"]
+
+
+@pytest.mark.slow
+def test_training_loads_no_tensorflow_where_it_is_installed(world, tmp_path):
+    """TensorBoard would, for seconds in every process."""
+    flags = ["finetune", "--model_path", str(world.student), *map(str, world.flags(tmp_path / "run"))]
+    statement = f"from sinkd.cli.main import main; assert main({flags!r}) == 0"
+    assert find_spec("tensorflow") is not None
+    assert loaded_by(statement).isdisjoint({"tensorflow"})
+    assert list((tmp_path / "run" / "runs").rglob("events.out.tfevents.*"))

@@ -22,6 +22,9 @@ COMMANDS = {
     "evaluate": "score a trained model on a task's dev set",
     "predict": "write a trained model's answers for a task's test set",
     "prompts": "list a task's prompt templates, or fetch promptsource's",
+    "convert": "write a BERT checkpoint of TensorFlow as a folder that --model_path takes",
+    "download": "fetch GLUE, SuperGLUE, BERT, or the published teachers and students",
+    "export": "write a trained model for other runtimes (ONNX), and check it there",
 }
 
 

@@ -1,13 +1,16 @@
 """Who teaches and who learns: loading encoders, and making students out of layers."""
 
-from sinkd.models.encoder import load_encoder, load_tokenizer, shared_tokenizer
+from sinkd.models.convert import convert
+from sinkd.models.encoder import find_checkpoint, load_encoder, load_tokenizer, shared_tokenizer
 from sinkd.models.fresh import train_tokenizer, write_encoder
 from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers
 
 __all__ = [
     "choose_layers",
+    "convert",
     "copy_layers",
     "depth",
+    "find_checkpoint",
     "keep_layers",
     "load_encoder",
     "load_tokenizer",

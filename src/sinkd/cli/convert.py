@@ -1,0 +1,30 @@
+"""`sinkd convert`: Google's TensorFlow checkpoints of BERT to a folder that `--model_path` takes."""
+
+import os
+from collections.abc import Sequence
+
+from sinkd.models import convert
+from sinkd.training.arguments import ArgumentParser
+from sinkd.training.inference import parameters
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a command line and run it."""
+    parser = ArgumentParser(
+        prog="sinkd convert",
+        description="Write a BERT checkpoint of TensorFlow as config.json, model.safetensors and a tokenizer.",
+    )
+    parser.add_argument(
+        "checkpoint", help="bert_model.ckpt, or the folder that holds it beside bert_config.json and vocab.txt"
+    )
+    parser.add_argument("output", help="a new folder for the model")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    given = parser.parse_args(argv)
+    # TensorFlow tells about its build at every start, and what it is asked for here is reading a file.
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    model = convert(given.checkpoint, given.output)
+    config = model.config
+    print(
+        f"{given.output}: {type(model).__name__}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
+        f"{parameters(model):,} parameters"
+    )

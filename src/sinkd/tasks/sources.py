@@ -1,0 +1,197 @@
+"""Where the official data lies, what its archives weigh, and how many rows they hold.
+
+Sizes and checksums of the archives are those that the `datasets` library recorded; rows are those of the
+papers' tables.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.records import lines
+from sinkd.tasks.transfer import fetch, unpack
+
+HOST = "https://dl.fbaipublicfiles.com"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file on the network: its path behind the host, its size in bytes and its SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """What it is called on disk while it is needed."""
+        return self.path.rpartition("/")[2]
+
+
+# Path behind the host, bytes, SHA-256.
+_ARCHIVES = """
+glue/data/CoLA.zip 376971 f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff
+glue/data/SST-2.zip 7439277 d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa
+senteval/senteval_data/msr_paraphrase_train.txt 1047044 60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89
+senteval/senteval_data/msr_paraphrase_test.txt 441275 a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784
+glue/data/mrpc_dev_ids.tsv 6222 971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7
+glue/data/STS-B.zip 802872 e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85
+glue/data/QQP-clean.zip 41696084 40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0
+glue/data/MNLI.zip 312783507 e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633
+glue/data/QNLIv2.zip 10627589 e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5
+glue/data/RTE.zip 697150 6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee
+glue/data/WNLI.zip 28999 ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46
+glue/data/AX.tsv 222257 0e13510b1bb14436ff7e2ee82338f0efb0133ecf2e73507a697dc210db3f05fd
+glue/superglue/data/v2/BoolQ.zip 4118001 853fbe7922f70c59629f06a39e8d9ca440c3d740e760fd3b87a5ddf3dcba2436
+glue/superglue/data/v2/CB.zip 75482 8d641383298d54554066ba1c93f56ae7410af75df621b90c63028806bbbbb535
+glue/superglue/data/v2/COPA.zip 43986 405906cddac74bc1e1ce8220f1107d1025b66a25ef10149d91b10bb30651125f
+glue/superglue/data/v2/MultiRC.zip 1116225 b3cd440856e72eb166b2edcd37b798455f1ebd51f2c3de64c0c2a4e1971d2737
+glue/superglue/data/v2/ReCoRD.zip 51757880 30c7b651ab21b8bf8fab986495cd1084333010e040548f861b839eec0044ac18
+glue/superglue/data/v2/RTE.zip 750920 6310aab3f000424c9d0318a1ff20692e07c7f4aa15e8f17a5972ea0a35c398b9
+glue/superglue/data/v2/WiC.zip 396213 ee7e67f4ae9eafbf533780faa198e62167f3cda54256cdf261877be3c0e90900
+glue/superglue/data/v2/WSC.zip 32751 2ed6dfa94556b4a128ff0441efe365b2e883124e7e6aa00fb8d3a6cb1fd520a9
+glue/superglue/data/v2/AX-b.zip 33950 43b45c55a273575c58a33cd68f10a971f83daa3aa223bfbc4077b92fbdf960b3
+glue/superglue/data/v2/AX-g.zip 10413 2d4e00d3a7d23d2c3787ee4c1382cc81a72cb05a76fc9d78d142949247ed61b9
+"""
+ARCHIVES = {
+    path: Archive(path, int(size), digest) for path, size, digest in map(str.split, _ARCHIVES.split("\n")[1:-1])
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One task's data.
+
+    folder : where it goes, in the published layout. archives : what is fetched. inside : the folder in a ZIP archive.
+    rows : file -> rows; None where no count is known. headerless : files without a header line. spare : rows that a
+    file may have beyond its count, since counts leave out malformed ones. make : builds the files where no archive
+    holds them, from what was fetched, in the order of `archives`.
+    """
+
+    folder: str
+    archives: tuple[Archive, ...]
+    inside: str
+    rows: Mapping[str, int | None]
+    headerless: tuple[str, ...] = ()
+    spare: int = 0
+    make: Callable[[list[Path], Path], None] | None = None
+
+    def found(self, root: Path) -> dict[str, int] | None:
+        """Rows of each file under `root`; None where one is missing. Raises SinkdError for a wrong count."""
+        folder = root / self.folder
+        if not all((folder / file).is_file() for file in self.rows):
+            return None
+        counts = {}
+        for file, expected in self.rows.items():
+            counted = sum(1 for _ in lines(folder / file))
+            counted -= file.endswith(".tsv") and file not in self.headerless
+            if expected is not None and not expected <= counted <= expected + self.spare:
+                raise SinkdError(
+                    f"{folder / file} has {counted:,} rows, expected {expected:,}; delete {folder} and fetch it again"
+                )
+            counts[file] = counted
+        return counts
+
+    def get(self, root: Path, host: str = HOST) -> dict[str, int]:
+        """Fetch, unpack and count what is not there yet; returns the rows of each file.
+
+        Raises SinkdError as `fetch` and `unpack` do, and for a wrong count.
+        """
+        counts = self.found(root)
+        if counts is not None:
+            return counts
+        fetched = [
+            fetch(f"{host}/{archive.path}", root / archive.name, archive.size, archive.sha256)
+            for archive in self.archives
+        ]
+        if self.make is not None:
+            self.make(fetched, root / self.folder)
+        else:
+            files = {f"{self.inside}/{file}": file for file in self.rows}
+            unpack(fetched[0], root / self.folder, files, limit=max(1 << 26, 40 * self.archives[0].size))
+        counts = self.found(root)
+        assert counts is not None
+        for path in fetched:
+            path.unlink()
+        return counts
+
+
+def _rows(train: int, dev: int, test: int) -> dict[str, int | None]:
+    return {"train.tsv": train, "dev.tsv": dev, "test.tsv": test}
+
+
+def _jsonl(train: int | None, val: int | None, test: int | None) -> dict[str, int | None]:
+    return {"train.jsonl": train, "val.jsonl": val, "test.jsonl": test}
+
+
+def _mrpc(fetched: list[Path], folder: Path) -> None:
+    """GLUE's MRPC out of the corpus as published: dev rows are those whose numbers GLUE lists."""
+    train, test, numbers = fetched
+    chosen = {line for _, line in lines(numbers)}
+    header, *rows = (line for _, line in lines(train))
+    dev = [row for row in rows if b"\t".join(row.split(b"\t")[1:3]) in chosen]
+    rest = [row for row in rows if b"\t".join(row.split(b"\t")[1:3]) not in chosen]
+    asked = [row.split(b"\t", 1)[1] for _, row in lines(test)]
+    numbered = [b"index\t" + asked[0], *(b"%d\t%b" % (i, row) for i, row in enumerate(asked[1:]))]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in {"train.tsv": [header, *rest], "dev.tsv": [header, *dev], "test.tsv": numbered}.items():
+        (folder / name).write_bytes(b"\n".join(content) + b"\n")
+
+
+def _ax(fetched: list[Path], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "diagnostic.tsv").write_bytes(fetched[0].read_bytes())
+
+
+_MNLI_ROWS: dict[str, int | None] = {
+    "train.tsv": 392702,
+    "dev_matched.tsv": 9815,
+    "dev_mismatched.tsv": 9832,
+    "test_matched.tsv": 9796,
+    "test_mismatched.tsv": 9847,
+}
+
+
+def _zip(folder: str, name: str, rows: Mapping[str, int | None], **more: Any) -> Source:
+    """A task of GLUE that is one archive, whose own folder is called as its task."""
+    inside = {"COLA": "CoLA"}.get(folder, folder)
+    return Source(folder, (ARCHIVES[f"glue/data/{name}.zip"],), inside, rows, **more)
+
+
+def _superglue(folder: str, rows: Mapping[str, int | None]) -> Source:
+    return Source(folder, (ARCHIVES[f"glue/superglue/data/v2/{folder}.zip"],), folder, rows)
+
+
+_MRPC_ARCHIVES = (
+    ARCHIVES["senteval/senteval_data/msr_paraphrase_train.txt"],
+    ARCHIVES["senteval/senteval_data/msr_paraphrase_test.txt"],
+    ARCHIVES["glue/data/mrpc_dev_ids.tsv"],
+)
+
+GLUE = {
+    "cola": _zip("COLA", "CoLA", _rows(8551, 1043, 1063), headerless=("train.tsv", "dev.tsv")),
+    "sst-2": _zip("SST-2", "SST-2", _rows(67349, 872, 1821)),
+    "mrpc": Source("MRPC", _MRPC_ARCHIVES, "", _rows(3668, 408, 1725), make=_mrpc),
+    "sts-b": _zip("STS-B", "STS-B", _rows(5749, 1500, 1379)),
+    "qqp": _zip("QQP", "QQP-clean", _rows(363846, 40430, 390965), spare=16),
+    "mnli": _zip("MNLI", "MNLI", _MNLI_ROWS),
+    "qnli": _zip("QNLI", "QNLIv2", _rows(104743, 5463, 5463)),
+    "rte": _zip("RTE", "RTE", _rows(2490, 277, 3000)),
+    "wnli": _zip("WNLI", "WNLI", _rows(635, 71, 146)),
+    "ax": Source("AX", (ARCHIVES["glue/data/AX.tsv"],), "", {"diagnostic.tsv": 1104}, make=_ax),
+}
+
+SUPERGLUE = {
+    "boolq": _superglue("BoolQ", _jsonl(9427, 3270, 3245)),
+    "cb": _superglue("CB", _jsonl(250, 56, 250)),
+    "copa": _superglue("COPA", _jsonl(400, 100, 500)),
+    "multirc": _superglue("MultiRC", _jsonl(None, None, None)),
+    "record": _superglue("ReCoRD", _jsonl(None, None, None)),
+    "rte": _superglue("RTE", _jsonl(2490, 277, 3000)),
+    "wic": _superglue("WiC", _jsonl(5428, 638, 1400)),
+    "wsc": _superglue("WSC", _jsonl(554, 104, 146)),
+    "ax-b": _superglue("AX-b", {"AX-b.jsonl": 1104}),
+    "ax-g": _superglue("AX-g", {"AX-g.jsonl": 356}),
+}
