@@ -19,6 +19,7 @@ LATER = [
     "datasets",
     "pandas",
     "pyarrow",
+    "ray",
     "rich",
     "scipy",
     "sklearn",

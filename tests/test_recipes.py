@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sinkd import SinkdError, recipes
+from sinkd.cli.main import main
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,11 +93,35 @@ def test_a_recipe_begins_with_the_command_that_runs_it(task, role):
     assert head(task, role) == ["sinkd", command, *config, *models, "--data_dir", "datas/glue", "--output_dir", "O"]
 
 
+def texts(content: object) -> list[str]:
+    """All that a YAML reader takes for text in a recipe's values."""
+    if isinstance(content, dict | list):
+        return [text for part in (content.values() if isinstance(content, dict) else content) for text in texts(part)]
+    return [content] if isinstance(content, str) else []
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_numbers_in_recipes_are_numbers_to_any_yaml_reader(name):
-    settings = yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))
-    texts = {"task_name", "distill_loss", "sinkhorn_cost", "sinkhorn_reduction", "bad_rows"}
-    assert {key for key, value in settings.items() if not isinstance(value, int | float)} <= texts
+    for text in texts(yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))):
+        with pytest.raises(ValueError, match=text.replace("+", r"\+")):
+            float(text)
+
+
+def test_the_sweeps_recipe_begins_with_its_command_and_comes_to_its_trials(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    first = recipes.find("sweep/cola-objectives").read_text(encoding="utf-8").splitlines()[0]
+    program, *argv = shlex.split(first.removeprefix("# "))
+    assert program == "sinkd" and main([*argv, "--dry_run"]) == 0
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    trials = [parse_arguments(DistillationArguments, argv, "sinkd distill") for _, _, *argv in commands]
+    assert {(args.distill_loss, args.sinkhorn_cost) for args in trials} == {
+        ("kd", "lorentz"),
+        ("kd+sinkhorn", "l1"),
+        ("kd+sinkhorn", "lorentz"),
+    }
+    assert {args.seed for args in trials} == {0, 1, 2} and len(trials) == 9
+    # what the recipe leaves to the published student's
+    assert {(args.alpha, args.beta, args.temperature, args.task_name) for args in trials} == {(0.9, 0.8, 1.0, "cola")}
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -115,6 +115,8 @@ def test_tracebacks_are_shown_where_they_are_asked_for(raising, capsys, error):
         (["convert", "nowhere"], ["output"]),
         (["download", "gleu"], ["gleu", "glue"]),
         (["demo", "--train_rows", "5"], ["100 training rows"]),
+        (["sweep"], ["--config is missing"]),
+        (["sweep", "--config", "S.yaml"], ["S.yaml", "does not exist"]),
         (["demo", "--trian_rows", "5"], ["--trian_rows"]),
     ],
 )

@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -270,16 +270,40 @@ def _read_recipe(path: Path, parser: _Parser) -> dict[str, Any]:
         raise SinkdError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict):
         raise SinkdError(f"{path} must hold keys and values, as in recipes/glue/; it holds a {type(content).__name__}")
-    recipe = {}
+    return _settings(content, parser, str(path))
+
+
+def _settings(content: Mapping[Any, Any], parser: _Parser, place: str) -> dict[str, Any]:
+    settings = {}
     for key, value in content.items():
         action = parser._option_string_actions.get(f"--{key}")
         if action is None or action.nargs == 0:  # --help, and --no_... of a flag that is on
-            raise SinkdError(f'{path} sets "{key}", which is no flag{parser.nearest(str(key))}')
-        recipe[action.dest] = _typed(action, value, key, path)
-    return recipe
+            raise SinkdError(f'{place} sets "{key}", which is no flag{parser.nearest(str(key))}')
+        settings[action.dest] = _typed(action, value, key, place)
+    return settings
 
 
-def _typed(action: argparse.Action, value: Any, key: str, path: Path) -> Any:
+def check_settings(kind: type[TaskArguments], settings: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    """Flags that a file at `place` sets, each under the name of its field and as its type.
+
+    Raises SinkdError for an unknown key (naming the nearest), and for a value that does not fit.
+    """
+    return _settings(settings, _Parser(kind, allow_abbrev=False), place)
+
+
+def words(settings: Mapping[str, Any]) -> list[str]:
+    """Checked settings as they are typed on a command line; what is None is left out."""
+    line: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            line += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            line += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+    return line
+
+
+def _typed(action: argparse.Action, value: Any, key: str, place: str) -> Any:
     """What YAML read, as the command line would have read it: 5e-5 is text to YAML, [0, 2, 4] is 0,2,4 to a flag."""
     if value is None and action.default is None:
         return None
@@ -295,9 +319,9 @@ def _typed(action: argparse.Action, value: Any, key: str, path: Path) -> Any:
             raise ValueError("the value is missing")
         typed = convert(text)
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-        raise SinkdError(f"{path} sets {key} to {value!r}, which does not fit: {error}") from error
+        raise SinkdError(f"{place} sets {key} to {value!r}, which does not fit: {error}") from error
     if action.choices is not None and typed not in action.choices:
-        raise SinkdError(f"{path} sets {key} to {value!r}; it must be one of {', '.join(map(str, action.choices))}")
+        raise SinkdError(f"{place} sets {key} to {value!r}; it must be one of {', '.join(map(str, action.choices))}")
     return typed
 
 
