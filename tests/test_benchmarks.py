@@ -77,3 +77,10 @@ def test_quality(tmp_path, sentiment, encoder):
 def test_memory(tmp_path):
     assert "tokenize" in run("memory", "--pairs", 2000, "--out", "memory.md", cwd=tmp_path)
     assert (tmp_path / "memory.md").is_file()
+
+
+@pytest.mark.slow
+def test_estimate_is_within_15_per_cent_of_what_a_process_takes(tmp_path):
+    assert "estimated MB" in run("estimate", "--cases", 1, "--out", tmp_path / "estimate.md", cwd=tmp_path)
+    ((_, row),) = json.loads((tmp_path / "estimate.json").read_text())["rows"].items()
+    assert row["estimated"] == pytest.approx(row["measured"], rel=0.15)

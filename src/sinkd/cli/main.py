@@ -26,6 +26,7 @@ COMMANDS = {
     "download": "fetch GLUE, SuperGLUE, BERT, or the published teachers and students",
     "export": "write a trained model for other runtimes (ONNX), and check it there",
     "sweep": "run every combination of tasks, objectives, settings and seeds, on Ray",
+    "estimate": "work out the memory that a teacher and a student need on each device",
 }
 
 

@@ -1,0 +1,226 @@
+"""What `sinkd estimate` says, against the memory that a process takes.
+
+    python -m benchmarks.estimate
+
+Each row is a fresh process on a CPU that trains random encoders through `sinkd.training.run` on generated rows of
+exactly `--max_seq_length` tokens, with embeddings untrimmed, no evaluation and no cache. What is measured:
+
+- before: resident memory (VmRSS) after the same run with a tiny model, which loads every library and starts every
+  thread pool, and after what it freed has been given back to the system.
+- peak: the high-water mark of resident memory (VmHWM) over the updates from the second on, in which the optimiser has
+  its states; the mark is set back before them (5 into /proc/self/clear_refs), so that loading does not count.
+
+Their difference is compared. The allocator is told to give every block of 64 KB or more back at once
+(MALLOC_MMAP_THRESHOLD_), so that resident memory is memory in use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# name -> the student's size and what its run and its plan are told
+CASES: dict[str, dict[str, Any]] = {
+    "22m, labels alone": {"student": "22m"},
+    "22m, labels alone, no dropout": {"student": "22m", "dropout": 0.0},
+    "22m, labels alone, checkpointing": {"student": "22m", "checkpointing": True},
+    "22m, labels alone, bf16": {"student": "22m", "dropout": 0.0, "bf16": True},
+    "22m, labels alone, SGD": {"student": "22m", "dropout": 0.0, "optimizer": "sgd"},
+    "4 x 256 from live 22m, kd+sinkhorn": {"student": "4x256", "teacher": "22m", "dropout": 0.0},
+    "4 x 512 from live 22m, kd+sinkhorn": {"student": "4x512", "teacher": "22m"},
+    "4 x 512, 4 micro-batches of 8": {
+        "student": "4x512",
+        "teacher": "22m",
+        "batch_size": 8,
+        "gradient_accumulation_steps": 4,
+    },
+    "110m, labels alone, 4 rows": {"student": "110m", "batch_size": 4, "dropout": 0.0},
+}
+DEFAULTS: dict[str, Any] = {
+    "teacher": None,
+    "batch_size": 16,
+    "max_seq_length": 128,
+    "gradient_accumulation_steps": 1,
+    "dropout": 0.1,
+    "bf16": False,
+    "checkpointing": False,
+    "optimizer": "adamw_torch_fused",
+}
+
+
+def config(size: str, dropout: float) -> Any:
+    """A BERT config: of a known size, or `4x512`, layers and width."""
+    from transformers import BertConfig
+
+    from sinkd.models.shape import SIZES
+
+    if size in SIZES:
+        kwargs = {name: value for name, value in SIZES[size].items() if name != "model_type"}
+    else:
+        layers, width = map(int, size.split("x"))
+        kwargs = {"vocab_size": 30522, "num_hidden_layers": layers, "hidden_size": width}
+        kwargs |= {"intermediate_size": 4 * width, "num_attention_heads": width // 64}
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    head = {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {0: "a", 1: "b"},
+        "label2id": {"a": 0, "b": 1},
+    }
+    return BertConfig(**kwargs, **rates, **head)
+
+
+def estimated(case: dict[str, Any]) -> float:
+    """What `sinkd estimate` says of a case, in bytes."""
+    from sinkd.models.shape import shape_of
+    from sinkd.training.estimate import Plan, estimate, needed
+
+    names = ("batch_size", "max_seq_length", "gradient_accumulation_steps", "bf16", "checkpointing", "optimizer")
+    teacher = None if case["teacher"] is None else shape_of(config(case["teacher"], case["dropout"]))
+    plan = Plan(device="cpu", live_teacher=True, **{name: case[name] for name in names})
+    return needed(estimate(shape_of(config(case["student"], case["dropout"])), plan, teacher))
+
+
+def status(name: str) -> int:
+    """A figure of this process in bytes, from /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(name)
+
+
+def measure(case: dict[str, Any], folder: Path) -> None:
+    """In the fresh process: train, and print memory before and at the peak."""
+    import torch
+    from transformers import BertForSequenceClassification, TrainerCallback
+
+    from sinkd.cli.command import load_named_task
+    from sinkd.models import train_tokenizer
+    from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
+    from sinkd.training.run import distill, finetune
+
+    torch.manual_seed(0)
+    rows = case["batch_size"] * case["gradient_accumulation_steps"] * 8
+    lines = ["text\tlabel", *(" ".join(["ab cd"] * case["max_seq_length"]) + "\t" + "ab"[i % 2] for i in range(rows))]
+    (folder / "rows.tsv").write_text("\n".join(lines) + "\n")
+    tokenizer = train_tokenizer(lines, 100)
+    peaks: list[int] = []
+
+    class Peak(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                Path("/proc/self/clear_refs").write_text("5")
+
+        def on_step_end(self, args, state, control, **kwargs):
+            peaks.append(status("VmHWM"))
+
+    def train(name: str, student: str, teacher: str | None) -> None:
+        for role, size in {"student": student, "teacher": teacher}.items():
+            if size is not None:
+                BertForSequenceClassification(config(size, case["dropout"])).save_pretrained(folder / f"{name}-{role}")
+                tokenizer.save_pretrained(folder / f"{name}-{role}")
+        gc.collect()
+        flags = ["--train_file", folder / "rows.tsv", "--dev_file", folder / "rows.tsv", "--text_columns", "text"]
+        flags += [
+            "--label_column",
+            "label",
+            "--output_dir",
+            folder / f"{name}-run",
+            "--max_steps",
+            3,
+            "--report_to",
+            "none",
+        ]
+        flags += [
+            "--eval_strategy",
+            "no",
+            "--save_strategy",
+            "no",
+            "--trim_embedding",
+            False,
+            "--optim",
+            case["optimizer"],
+        ]
+        flags += [
+            "--batch_size",
+            case["batch_size"],
+            "--gradient_accumulation_steps",
+            case["gradient_accumulation_steps"],
+        ]
+        flags += ["--max_seq_length", case["max_seq_length"], "--bf16", case["bf16"], "--use_cpu"]
+        flags += ["--gradient_checkpointing"] * case["checkpointing"]
+        if teacher is None:
+            kind, run, paths = FinetuneArguments, finetune, ["--model_path", folder / f"{name}-student"]
+        else:
+            kind, run = DistillationArguments, distill
+            paths = ["--student_path", folder / f"{name}-student", "--teacher_path", folder / f"{name}-teacher"]
+            paths += ["--teacher_cache", "off", "--distill_loss", "kd+sinkhorn"]
+        args = parse_arguments(kind, [str(flag) for flag in (*flags, *paths)], "estimate")
+        run(args, load_named_task(args), [Peak()])
+
+    train("tiny", "1x64", None if case["teacher"] is None else "1x64")
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = status("VmRSS")
+    peaks.clear()
+    train("real", case["student"], case["teacher"])
+    print(json.dumps({"before": before, "peak": max(peaks[1:])}), flush=True)
+
+
+def measured(case: dict[str, Any]) -> float:
+    """What a fresh process takes for a case, in bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "SINKD_CACHE": f"{name}/cache"}
+        command = [sys.executable, "-m", "benchmarks.estimate", "--measure", json.dumps(case), "--folder", name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr)
+        found = json.loads(done.stdout.splitlines()[-1])
+    return found["peak"] - found["before"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
+    parser.add_argument("--out", type=Path, help="write the table there as Markdown, and as JSON beside it")
+    parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure, args.folder)
+        return 0
+
+    import torch
+
+    from sinkd.report import Table, show
+
+    machine = (
+        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+    table = Table(
+        "Memory of a run, 16 rows of 128 tokens where nothing is said", ["run", "estimated MB", "measured MB", "ratio"]
+    )
+    table.note = machine
+    rows = {}
+    for name, given in list(CASES.items())[: args.cases]:
+        case = DEFAULTS | given
+        said, found = estimated(case), measured(case)
+        rows[name] = {"estimated": said, "measured": found}
+        table.add(name, f"{said / 1e6:.0f}", f"{found / 1e6:.0f}", f"{said / found:.2f}")
+    show(table)
+    if args.out:
+        args.out.write_text(f"{table.title}.\n\n{table.markdown()}\n{machine}\n", encoding="utf-8")
+        args.out.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

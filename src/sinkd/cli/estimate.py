@@ -1,0 +1,97 @@
+"""`sinkd estimate`: the memory that a run needs on each device, and a teacher's cache on disk, part by part."""
+
+from collections.abc import Sequence
+
+from sinkd.errors import SinkdError
+from sinkd.losses.objective import Objective
+from sinkd.models.shape import SIZES, Shape, read_shape
+from sinkd.report import Table, show
+from sinkd.training.arguments import ArgumentParser
+from sinkd.training.estimate import DTYPE_BYTES, OPTIMIZERS, SHARDINGS, Plan, cache_bytes, estimate, needed
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a command line and print the estimate."""
+    parser = ArgumentParser(prog="sinkd estimate", description=__doc__)
+    model = f"a size ({', '.join(SIZES)}), a model's folder, or a name on the hub"
+    parser.add_argument("--student", help=f"the model to be trained: {model}")
+    parser.add_argument("--teacher", help="the model that teaches, in the same ways; none: labels alone")
+    parser.add_argument("--teacher_cache", choices=("auto", "off"), default="auto", help="auto: it answers beforehand")
+    parser.add_argument("--teacher_dtype", choices=("float32", "bfloat16"), default="float32", help="of a live teacher")
+    parser.add_argument("--teacher_cache_dtype", choices=tuple(DTYPE_BYTES), default="float32", help="of kept answers")
+    parser.add_argument("--distill_loss", default="kd+sinkhorn", help="the objective")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows a device, in each micro-batch")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens a row")
+    parser.add_argument("--answer_tokens", type=int, default=16, help="tokens a row that a language model answers")
+    parser.add_argument("--num_labels", type=int, default=2, help="labels that an encoder answers with")
+    parser.add_argument("--vocab_size", type=int, help="of both models, in place of their own")
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of an update")
+    parser.add_argument("--gradient_checkpointing", action="store_true", help="layers keep their input alone")
+    parser.add_argument("--bf16", action="store_true", help="mixed precision")
+    parser.add_argument("--optim", choices=tuple(OPTIMIZERS), default="adamw_torch_fused", help="the optimiser")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs, of all machines together")
+    parser.add_argument("--sharding", choices=SHARDINGS, help="how they share the student (default: ddp)")
+    parser.add_argument("--rows", type=int, default=100_000, help="training rows, for the size of the cache")
+    parser.add_argument("--use_cpu", action="store_true", help="train on a CPU, which has fewer fused kernels")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    given = parser.parse_args(argv)
+    if given.student is None:
+        raise SinkdError("--student is missing; name a size (as in 3b), a model's folder, or a name on the hub")
+    student = read_shape(given.student, "--student", given.num_labels, given.vocab_size)
+    teacher = None
+    if given.teacher is not None:
+        teacher = read_shape(given.teacher, "--teacher", given.num_labels, given.vocab_size)
+        if (teacher.kind == "encoder") != (student.kind == "encoder"):
+            raise SinkdError(f"--teacher is an {teacher.kind}, --student an {student.kind}; they must answer alike")
+    objective = Objective.parse(given.distill_loss if teacher is not None else "ce:1")
+    plan = Plan(
+        batch_size=given.batch_size,
+        max_seq_length=given.max_seq_length,
+        answer_tokens=given.answer_tokens,
+        gradient_accumulation_steps=given.gradient_accumulation_steps,
+        devices=given.devices,
+        sharding=given.sharding or ("ddp" if given.devices > 1 else "none"),
+        bf16=given.bf16,
+        optimizer=given.optim,
+        checkpointing=given.gradient_checkpointing,
+        live_teacher=given.teacher_cache == "off" or not objective.cacheable,
+        teacher_dtype=given.teacher_dtype,
+        terms=len(list(objective)),
+        batchwise=bool(objective.batchwise),
+        device="cpu" if given.use_cpu else "cuda",
+    )
+    show(tabulate(student, plan, teacher))
+    if teacher is not None and not plan.live_teacher:
+        kept = cache_bytes(student, plan, given.rows, given.teacher_cache_dtype)
+        what = f"{given.rows:,} rows, {given.teacher_cache_dtype}"
+        print(f"teacher's cache on disk: {_size(kept)} ({what}); filling it takes the teacher alone")
+        print(f"teacher alone, answering: {_size(teacher.parameters * DTYPE_BYTES[plan.teacher_dtype])} of weights")
+
+
+def tabulate(student: Shape, plan: Plan, teacher: Shape | None) -> Table:
+    """A line a part and the total at the two moments that can be the peak, in GiB, or MiB where they are few."""
+    parts = estimate(student, plan, teacher)
+    unit, name, digits = _unit(needed(parts))
+    where = f"each of {plan.devices} devices" if plan.devices > 1 else "the device"
+    table = Table(f"Memory on {where}, {name}", ["", "passes", "update"])
+    for part in parts:
+        table.add(part.name, *(f"{size / unit:.{digits}f}" if size else "" for size in (part.passes, part.update)))
+    totals = (sum(getattr(part, moment) for part in parts) for moment in ("passes", "update"))
+    table.add("total", *(f"{total / unit:.{digits}f}" for total in totals))
+    models = [f"student {_described(student)}", *([f"teacher {_described(teacher)}"] if teacher else [])]
+    table.note = f"needed: {_size(needed(parts))}; {', '.join(models)}"
+    return table
+
+
+def _unit(size: float) -> tuple[int, str, int]:
+    """In what a size is shown: the unit's bytes, its name, and decimals."""
+    return (2**30, "GiB", 2) if size >= 4 * 2**30 else (2**20, "MiB", 1)
+
+
+def _size(size: float) -> str:
+    unit, name, digits = _unit(size)
+    return f"{size / unit:,.{digits}f} {name}"
+
+
+def _described(shape: Shape) -> str:
+    return f"{shape.parameters / 1e6:,.0f}M parameters ({shape.kind})"

@@ -1,0 +1,59 @@
+"""What a model is made of is known from its config alone, and agrees with the model that transformers builds."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, LlamaConfig, T5Config
+
+from sinkd import SinkdError
+from sinkd.models.shape import SIZES, read_shape, shape_of
+
+# As the papers and the checkpoints' own pages give them, in millions
+PUBLISHED = {
+    "22m": 22.7, "110m": 109.5, "340m": 335.1, "77m": 77.0, "250m": 247.6, "780m": 783.2, "3b": 2849.8, "11b": 11135.3,
+    "125m": 125.2, "1.3b": 1315.6, "2.7b": 2651.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_has_the_published_number_of_parameters(size):
+    assert read_shape(size, "--student").parameters / 1e6 == pytest.approx(PUBLISHED[size], rel=1e-3)
+
+
+def test_a_folder_has_the_shape_of_the_model_in_it(world):
+    shape = read_shape(str(world.teacher), "--teacher", labels=3)
+    model = AutoModelForSequenceClassification.from_pretrained(world.teacher, num_labels=3)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (shape.kind, shape.layers, shape.width, shape.heads, shape.feed_forward) == ("encoder", 2, 32, 2, 128)
+    assert (shape.outputs, shape.dropout, shape.decoder_layers) == (3, False, 0)
+    layer = sum(parameter.numel() for parameter in model.bert.encoder.layer[0].parameters())
+    assert (shape.largest_layer, shape.outside_layers) == (layer, shape.parameters - 2 * layer)
+
+
+def test_an_encoder_decoder_and_a_decoder_are_told_apart():
+    t5 = shape_of(T5Config(vocab_size=100, d_model=16, num_layers=2, num_decoder_layers=3, num_heads=2, d_kv=4, d_ff=32))
+    assert (t5.kind, t5.layers, t5.decoder_layers, t5.head_width) == ("encoder-decoder", 2, 3, 4)
+    assert (t5.norm_copies, t5.feed_forward_copies, t5.position_bias, t5.outputs) == (2, 1, True, 100)
+    sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    llama = shape_of(LlamaConfig(vocab_size=100, **sizes))
+    assert (llama.kind, llama.feed_forward, llama.feed_forward_copies, llama.norm_copies) == ("decoder", 40, 4, 2)
+
+
+def test_a_vocabulary_can_be_another():
+    more = read_shape("22m", "--student", vocabulary=40000).parameters - read_shape("22m", "--student").parameters
+    assert more == (40000 - 30522) * 384
+
+
+def test_nothing_is_allocated_for_a_large_model():
+    assert read_shape("11b", "--teacher").layers == 24  # 44 GB, were it made
+    assert torch.empty(1).device.type == "cpu"
+
+
+@pytest.mark.parametrize("size", ["7b", "100m", "1.5b"])
+def test_a_size_that_is_not_known_names_those_that_are(size):
+    with pytest.raises(SinkdError, match=f"--student is {size}, a size that no known model has.*110m.*or give a folder"):
+        read_shape(size, "--student")
+
+
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(SinkdError, match=r"^--student names \./none, which does not exist"):
+        read_shape("./none", "--student")

@@ -1,0 +1,223 @@
+"""The estimate counts what autograd really keeps, adds up, and shrinks where a model is shared."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from benchmarks.estimate import CASES, DEFAULTS, estimated, measured
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    RobertaConfig,
+    T5Config,
+)
+
+from sinkd import SinkdError
+from sinkd.cli.estimate import tabulate
+from sinkd.cli.main import main
+from sinkd.models.shape import read_shape, shape_of
+from sinkd.training.estimate import Plan, cache_bytes, estimate, needed
+
+# Activations: against what autograd keeps of a real model
+
+ROWS, TOKENS, ANSWERS = 4, 64, 8
+CLASSES = {
+    "encoder": AutoModelForSequenceClassification,
+    "decoder": AutoModelForCausalLM,
+    "encoder-decoder": AutoModelForSeq2SeqLM,
+}
+
+
+def family(name: str, layers: int, dropout: float) -> PretrainedConfig:
+    """A small config; enough vocabulary for the ids below."""
+    sizes = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": layers}
+    sizes |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    if name in ("bert", "roberta"):
+        return {"bert": BertConfig, "roberta": RobertaConfig}[name](**sizes, **rates, intermediate_size=256)
+    if name == "llama":
+        return LlamaConfig(**sizes, num_key_value_heads=4, intermediate_size=256)
+    if name == "gpt2":
+        return GPT2Config(**sizes, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
+    if name == "gpt_neo":
+        sizes |= {"num_layers": sizes.pop("num_hidden_layers"), "num_heads": sizes.pop("num_attention_heads")}
+        return GPTNeoConfig(**sizes, attention_types=[[["global"], layers]], intermediate_size=256)
+    kind = {"feed_forward_proj": "relu" if name == "t5" else "gated-gelu", "dropout_rate": dropout}
+    shape = {"d_model": 64, "num_heads": 4, "d_kv": 16, "d_ff": 256, "num_layers": layers, "num_decoder_layers": layers}
+    return T5Config(vocab_size=500, **shape, **kind)
+
+
+def kept_bytes(config: PretrainedConfig, bf16: bool) -> int:
+    """Bytes that autograd keeps of a forward pass, beside the model's own weights: each storage once."""
+    shape = shape_of(config)
+    model = CLASSES[shape.kind].from_config(config).train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    storages: dict[int, torch.UntypedStorage] = {}  # which are held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    mask = torch.ones(ROWS, TOKENS, dtype=torch.long)
+    mask[0, -5:] = 0  # a batch with padding
+    batch = {"input_ids": torch.full((ROWS, TOKENS), 7), "attention_mask": mask}
+    if shape.kind == "encoder-decoder":
+        batch["decoder_input_ids"] = torch.full((ROWS, ANSWERS), 7)
+    if shape.kind != "encoder":
+        batch["use_cache"] = False
+    with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = model(**batch).logits
+    assert output.requires_grad
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def activations(config: PretrainedConfig, bf16: bool) -> float:
+    """The estimate of the same, with the copies that autocast makes of matrices."""
+    plan = Plan(batch_size=ROWS, max_seq_length=TOKENS, answer_tokens=ANSWERS, bf16=bf16, device="cpu", batchwise=False)
+    lines = ("activations", "bf16 copies of matrices")
+    return sum(part.passes for part in estimate(shape_of(config), plan) if part.name in lines)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "gpt_neo", "llama", "t5", "t5-gated"])
+def test_a_layer_keeps_what_the_formula_says(name, dropout, bf16):
+    two, four = family(name, 2, dropout), family(name, 4, dropout)
+    kept = kept_bytes(four, bf16) - kept_bytes(two, bf16)
+    said = activations(four, bf16) - activations(two, bf16)
+    assert said == pytest.approx(kept, rel=0.1 if bf16 else 0.02)
+
+
+# What is kept of weights
+
+STUDENT = read_shape("3b", "--student")
+TEACHER = read_shape("11b", "--teacher")
+
+
+def part(name: str, plan: Plan, teacher=None) -> tuple[float, float]:
+    (found,) = [part for part in estimate(STUDENT, plan, teacher) if part.name == name]
+    return found.passes, found.update
+
+
+def test_a_float32_model_under_adam_takes_sixteen_bytes_a_parameter():
+    lines = ("parameters", "gradients", "optimiser states")
+    assert sum(part(name, Plan())[1] for name in lines) == 16 * STUDENT.parameters
+
+
+@pytest.mark.parametrize(("optimizer", "bytes_each"), [("adamw_torch", 8), ("adamw_bnb_8bit", 2), ("sgd", 0)])
+def test_an_optimiser_keeps_its_states(optimizer, bytes_each):
+    assert part("optimiser states", Plan(optimizer=optimizer)) == (bytes_each * STUDENT.parameters,) * 2
+
+
+def test_adafactor_keeps_rows_and_columns():
+    model = torch.nn.Linear(30, 20)
+    shape = replace(STUDENT, matrices=tuple(tuple(p.shape) for p in model.parameters()))
+    (states,) = [p.update for p in estimate(shape, Plan(optimizer="adafactor")) if p.name == "optimiser states"]
+    assert states == 4 * (30 + 20 + 20)
+
+
+def test_zero_takes_what_its_paper_says():
+    # Section 3.1 and figure 1: with K = 12 and N devices, 4 + 12/N, 2 + 14/N and 16/N bytes a parameter.
+    lines = ("parameters", "gradients", "optimiser states")
+    for stage, each in ((1, 4 + 12 / 64), (2, 2 + 14 / 64), (3, 16 / 64)):
+        plan = Plan(sharding=f"zero{stage}", devices=64, bf16=True)
+        assert sum(part(name, plan)[1] for name in lines) / STUDENT.parameters == pytest.approx(each)
+
+
+def test_fsdp_shares_all_but_the_layers_at_work():
+    plan = Plan(sharding="fsdp2", devices=8)
+    assert part("parameters", plan)[0] == 4 * STUDENT.parameters / 8
+    assert part("layers gathered whole", plan) == (4 * (STUDENT.outside_layers + 2 * STUDENT.largest_layer), 0)
+    # and keeps gradients whole from one micro-batch to the next
+    assert part("gradients", plan)[0] == 0
+    assert part("gradients", replace(plan, gradient_accumulation_steps=2))[0] == 4 * STUDENT.parameters
+
+
+def test_ddp_keeps_the_gradients_twice():
+    assert part("DDP's buckets", Plan(sharding="ddp", devices=2)) == (4 * STUDENT.parameters,) * 2
+
+
+def test_checkpointing_keeps_less_and_a_longer_batch_more():
+    plain = part("activations", Plan(max_seq_length=512))[0]
+    assert part("activations", Plan(max_seq_length=512, checkpointing=True))[0] < plain / 10
+    assert part("activations", Plan(max_seq_length=512, batch_size=32))[0] == pytest.approx(2 * plain)
+
+
+def test_a_live_teacher_is_there_and_a_cached_one_is_not():
+    live = Plan(live_teacher=True, teacher_dtype="bfloat16")
+    assert part("teacher's parameters", live, TEACHER) == (2 * TEACHER.parameters,) * 2
+    assert "teacher's parameters" not in {found.name for found in estimate(STUDENT, Plan(), TEACHER)}
+    assert needed(estimate(STUDENT, live, TEACHER)) > needed(estimate(STUDENT, Plan(), TEACHER)) + 20e9
+
+
+def test_the_window_holds_the_points_of_all_micro_batches_and_devices():
+    plan = Plan(batch_size=4, answer_tokens=8, gradient_accumulation_steps=2, devices=3, sharding="fsdp2")
+    points = 4 * 8 * 2 * 3
+    assert part("points of the window", plan, TEACHER) == (4 * (3 * points * 32128 + 3 * points**2), 0)
+    assert "points of the window" not in {p.name for p in estimate(STUDENT, replace(plan, batchwise=False), TEACHER)}
+
+
+def test_the_need_is_the_larger_moment():
+    parts = estimate(STUDENT, Plan(batch_size=1, max_seq_length=8))
+    assert needed(parts) == sum(p.update for p in parts) > sum(p.passes for p in parts)
+
+
+def test_a_cache_holds_a_vector_a_row_or_an_answer_token():
+    encoder = read_shape("110m", "--student", labels=3)
+    assert cache_bytes(encoder, Plan(), 1000) == 1000 * 3 * 4
+    assert cache_bytes(STUDENT, Plan(answer_tokens=5), 1000, "bfloat16") == 1000 * 5 * 32128 * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"batch_size": 0}, "--batch_size is 0"),
+        ({"sharding": "zero3"}, "--devices above 1"),
+        ({"sharding": "zero4", "devices": 2}, "sharding is one of"),
+        ({"optimizer": "lion"}, "optimizer one of"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(wrong, sentence):
+    with pytest.raises(SinkdError, match=sentence):
+        Plan(**wrong)
+
+
+# The command
+
+
+def test_the_command_prints_a_line_a_part_and_their_totals(capsys):
+    flags = ["--devices", "8", "--sharding", "fsdp2", "--bf16", "--gradient_checkpointing"]
+    assert main(["estimate", "--teacher", "11b", "--student", "3b", *flags]) == 0
+    title, head, *rows, total, note, disk, alone = capsys.readouterr().out.splitlines()
+    assert (title, head.split()) == ("Memory on each of 8 devices, GiB", ["passes", "update"])
+    names = [part.name for part in estimate(STUDENT, PLAN, TEACHER)]
+    assert [row[: len(name)] for row, name in zip(rows, names, strict=True)] == names
+    passes, update = map(float, total.split()[1:])
+    assert note.startswith(f"needed: {max(passes, update):.2f} GiB; student 2,850M parameters")
+    assert disk.startswith("teacher's cache on disk: ") and alone.startswith("teacher alone, answering: 41.48 GiB")
+
+
+PLAN = Plan(devices=8, sharding="fsdp2", bf16=True, checkpointing=True)
+
+
+def test_the_table_adds_up():
+    *rows, total = tabulate(STUDENT, PLAN, TEACHER).rows
+    for moment in (1, 2):
+        assert sum(float(row[moment] or 0) for row in rows) == pytest.approx(float(total[moment]), abs=0.05)
+
+
+# Against a process
+
+
+@pytest.mark.slow
+def test_a_live_teacher_and_its_student_take_what_the_estimate_says():
+    case = DEFAULTS | CASES["4 x 256 from live 22m, kd+sinkhorn"]
+    assert estimated(case) == pytest.approx(measured(case), rel=0.15)
