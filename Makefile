@@ -43,6 +43,9 @@ bench: $(TESTABLE) $(ENCODER) ## every benchmark: each prints a table and writes
 	$(RUN) benchmarks.loss
 	$(RUN) benchmarks.pipeline
 	$(RUN) benchmarks.quality
+	$(RUN) benchmarks.features
+	$(RUN) benchmarks.study matching
+	$(RUN) benchmarks.study objectives
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

@@ -120,3 +120,79 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     got, expected = got.detach().double(), expected.detach().double()
     gap = float((got - expected).norm())
     return gap if gap == 0 else gap / max(float(expected.norm()), 1e-300)
+
+
+# Features
+
+
+def attribution(embeddings: Tensor, gradient: Tensor, norm: int, topk: int | None = None) -> Tensor:
+    """AD-KD's map (B, L) of one scalar: a token's length of gradient times embedding, each row divided by its norm."""
+    product = (embeddings * gradient).abs()
+    if topk is not None:
+        product = product.topk(topk, -1).values
+    tokens = product.square().sum(-1).sqrt()
+    return tokens / tokens.pow(norm).sum(-1, keepdim=True).pow(1 / norm)
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(..., n, D) -> (..., heads, n, D / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def mgskd_sample(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
+    """(B, D) pooled sentences: smooth L1 between all angles (heads, B, B, B)."""
+
+    def angles(x: Tensor) -> Tensor:
+        x = _heads(x, heads)
+        e = _unit(x.unsqueeze(-2) - x.unsqueeze(-3))
+        return e @ e.mT
+
+    return torch.nn.functional.smooth_l1_loss(angles(student), angles(teacher))
+
+
+def mgskd_token(student: Tensor, teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> Tensor:
+    """(B, L, D) tokens: pair scores of all tokens, and angles of the triplets that the teacher attends to."""
+    mask = mask.to(student.dtype)
+    pairs = (mask.unsqueeze(-1) * mask.unsqueeze(-2)).unsqueeze(1).expand(-1, heads, -1, -1)
+
+    def scores(x: Tensor) -> Tensor:
+        x = _heads(x, heads)
+        return x @ x.mT / x.shape[-1] ** 0.5
+
+    s, t = scores(student), scores(teacher)
+    loss = ((s - t).square() * pairs).sum() / pairs.sum()
+
+    length = mask.shape[-1]
+    k1, k2 = min(k1, length), min(k2, length)
+    attention = torch.softmax(t * pairs - 10000 * (1 - pairs), -1) * pairs
+    first = attention.sum((1, 2)).topk(k1, -1).indices  # (B, k1)
+    local = attention.sum(1) * (1 - torch.eye(length, dtype=student.dtype))
+    rows = torch.arange(len(mask)).unsqueeze(-1)
+    second = local[rows, first].topk(k2, -1).indices  # (B, k1, k2)
+
+    def angles(x: Tensor) -> Tensor:
+        chosen = x[rows.unsqueeze(-1), second]
+        e = _unit(x[rows, first].unsqueeze(2) - chosen)
+        return e @ e.mT  # (B, k1, k2, k2)
+
+    a, b = angles(student), angles(teacher)
+    real = mask[rows.unsqueeze(-1), second]
+    counts = mask[rows, first][..., None, None] * real.unsqueeze(-1) * real.unsqueeze(-2)
+    counts = counts * (1 - torch.eye(k2, dtype=student.dtype)) * (b != 0)
+    return loss + torch.nn.functional.smooth_l1_loss(a * counts, b * counts, reduction="sum") / counts.sum()
+
+
+def mgskd(student: Tensor, teacher: Tensor, mask: Tensor, heads: int = 64, k1: int = 20, k2: int = 20) -> Tensor:
+    """(B, layers, L, D), layers paired: the first two by tokens, the rest by sentences."""
+
+    def pooled(x: Tensor) -> Tensor:
+        weights = mask.to(x.dtype).unsqueeze(-1)
+        return (x * weights).sum(1) / weights.sum(1)
+
+    tokens = [mgskd_token(student[:, i], teacher[:, i], mask, heads, k1, k2) for i in range(min(2, student.shape[1]))]
+    samples = [mgskd_sample(pooled(student[:, i]), pooled(teacher[:, i]), heads) for i in range(2, student.shape[1])]
+    return 4.0 * sum(samples, torch.zeros((), dtype=student.dtype)) + sum(tokens)

@@ -84,3 +84,27 @@ def test_estimate_is_within_15_per_cent_of_what_a_process_takes(tmp_path):
     assert "estimated MB" in run("estimate", "--cases", 1, "--out", tmp_path / "estimate.md", cwd=tmp_path)
     ((_, row),) = json.loads((tmp_path / "estimate.json").read_text())["rows"].items()
     assert row["estimated"] == pytest.approx(row["measured"], rel=0.15)
+
+
+@pytest.mark.slow
+def test_features(tmp_path):
+    sizes = ["--batch", 4, "--length", 24, "--width", 128, "--layers", 2, "--rounds", 1]
+    printed = run("features", *sizes, "--only", "pairs,saliency", "--out", "features.json", cwd=tmp_path)
+    rows = json.loads((tmp_path / "features.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["pairs", "saliency"]
+    assert "plain MB" in printed
+
+
+@pytest.mark.slow
+def test_study(tmp_path, world, tmp_path_factory):
+    from sinkd.models import load_tokenizer, write_encoder
+
+    tokenizer = load_tokenizer(str(world.teacher), "--model_path")
+    encoder = write_encoder(tmp_path_factory.mktemp("wide"), tokenizer, layers=6, width=64, heads=2)
+    flags = ["--encoder", encoder, "--data_dir", world.data, "--tasks", "cola", "--rows", 32, "--seeds", 0]
+    command = ["study", "objectives", *flags, "--out", "objectives.jsonl"]
+    assert "to kd" in run(*command, cwd=tmp_path)
+    lines = (tmp_path / "objectives.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["objective"] for line in lines}) == len(lines) == 9
+    assert "to kd" in run(*command, cwd=tmp_path)
+    assert (tmp_path / "objectives.jsonl").read_text().splitlines() == lines, "what is done is not done again"

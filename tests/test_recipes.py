@@ -35,8 +35,8 @@ STUDENTS = {
     "sst-2": ("kd+sinkhorn", 32, 2, 4e-5, 0.9, 2.0, 0.8, 0),
 }
 TASKS = [*TEACHERS, "sts-b"]
-KINDS = {"teacher": FinetuneArguments, "student": DistillationArguments}
-ALL = [(task, role) for task in TASKS for role in KINDS]
+KINDS = {"teacher": FinetuneArguments, "student": DistillationArguments, "matching": DistillationArguments}
+ALL = [(task, role) for task in TASKS for role in ("teacher", "student")]
 
 
 def head(task: str, role: str) -> list[str]:
@@ -85,10 +85,10 @@ def test_every_recipe_holds_the_settings_that_all_tasks_share(task, role):
         assert (options["cost"], options["curvature"], options["learnable_curvature"]) == ("lorentz", 1.0, False)
 
 
-@pytest.mark.parametrize(("task", "role"), ALL)
+@pytest.mark.parametrize(("task", "role"), [*ALL, *((task, "matching") for task in TASKS)])
 def test_a_recipe_begins_with_the_command_that_runs_it(task, role):
-    command = {"teacher": "finetune", "student": "distill"}[role]
-    models = {"teacher": ["--model_path", "M"], "student": ["--teacher_path", "T", "--student_path", "S"]}[role]
+    command = "finetune" if role == "teacher" else "distill"
+    models = ["--model_path", "M"] if role == "teacher" else ["--teacher_path", "T", "--student_path", "S"]
     config = ["--config", f"recipes/glue/{task}-{role}.yaml"]
     assert head(task, role) == ["sinkd", command, *config, *models, "--data_dir", "datas/glue", "--output_dir", "O"]
 
@@ -122,6 +122,16 @@ def test_the_sweeps_recipe_begins_with_its_command_and_comes_to_its_trials(monke
     assert {args.seed for args in trials} == {0, 1, 2} and len(trials) == 9
     # what the recipe leaves to the published student's
     assert {(args.alpha, args.beta, args.temperature, args.task_name) for args in trials} == {(0.9, 0.8, 1.0, "cola")}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_matching_has_a_recipe_for_every_task_that_trains_as_the_students(task):
+    args, published = read(task, "matching"), read(task, "student")
+    names = ("num_train_epochs", "learning_rate", "per_device_train_batch_size", "alpha", "temperature", "seed")
+    assert [getattr(args, name) for name in names] == [getattr(published, name) for name in names]
+    assert args.task_name == task and args.distill_loss == published.distill_loss + "_hidden"
+    weights = args.parse_objective().weights
+    assert weights["sinkhorn_hidden"] == 1 and (args.hidden_value, args.hidden_weight) == ("matching", 0.3)
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -167,7 +167,7 @@ PUBLISHED = {
     "normalization_type": 1,
     "loss_func": "smoothL1",
     "mgskd_w": 0.5,
-    "matching_strategy": "emb+last",
+    "matching_strategy": "emb+final",
     "max_seq_length": 64,
     "per_gpu_batch_size": 2,
     "gradient_accumulation_steps": 2,

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class Stack(NamedTuple):
+    """A model's layers, as a term must know them before training: how many beside the embedding, and how wide."""
+
+    layers: int
+    width: int
 
 
 @dataclass(frozen=True)

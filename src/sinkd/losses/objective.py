@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from sinkd.errors import SinkdError
 from sinkd.losses import divergence
-from sinkd.losses.feature import Feature
+from sinkd.losses.attribution import AttributionLoss
+from sinkd.losses.feature import Feature, Stack
+from sinkd.losses.hidden import HiddenTransport
+from sinkd.losses.relation_term import relations
 from sinkd.losses.sinkhorn import SinkhornLoss
 from sinkd.losses.term import Progress, Term, View
 
@@ -119,6 +122,10 @@ TERMS: dict[str, Callable[..., Term | list[Term]]] = {
     "js": lambda temperature, options: Divergence("js", temperature, **options),
     "tvd": lambda temperature, options: Divergence("tvd", temperature, **options),
     "sinkhorn": lambda temperature, options: Transport(**options),
+    "sinkhorn_hidden": lambda temperature, options: HiddenTransport(**options),
+    "saliency": lambda temperature, options: AttributionLoss("saliency", **options),
+    "integrated_saliency": lambda temperature, options: AttributionLoss("integrated_saliency", **options),
+    "mgskd": lambda temperature, options: relations(**options),
 }
 
 
@@ -149,12 +156,19 @@ class Objective(nn.Module):
 
     @classmethod
     def parse(
-        cls, text: str, *, alpha: float = 0.8, beta: float = 1.0, temperature: float = 2.0, **options: Mapping[str, Any]
+        cls,
+        text: str,
+        *,
+        alpha: float = 0.8,
+        beta: float = 1.0,
+        temperature: float = 2.0,
+        mgskd_w: float = 1.0,
+        **options: Mapping[str, Any],
     ) -> "Objective":
         """Read `"kd+sinkhorn"` or `"ce:1+kl:0.1+sinkhorn:1"`.
 
-        alpha (0 to 1) and beta (>= 0) weigh terms that carry no weight of their own; temperature (> 0) softens the
-        row-by-row terms. `options` are a term's own keywords under its name: `sinkhorn={"cost": "l1"}`.
+        alpha (0 to 1), beta and mgskd_w (>= 0) weigh terms that carry no weight of their own; temperature (> 0) softens
+        the row-by-row terms. `options` are a term's own keywords under its name: `sinkhorn={"cost": "l1"}`.
         Raises SinkdError for an unknown or repeated name, and for a sum whose weights are not determined.
         """
         written = [_read_part(part, text) for part in text.replace(" ", "").split("+")]
@@ -175,11 +189,19 @@ class Objective(nn.Module):
             missing = ", ".join(name for name, weight in written if weight is None)
             raise SinkdError(f'in the objective "{text}" {missing} has no weight; write all weights or none')
         else:
-            given = _published_weights([term for name in names for term in make(name)], make, alpha, beta, text)
+            terms = [term for name in names for term in make(name)]
+            given = _published_weights(terms, make, alpha, beta, mgskd_w, text)
         kept = [(term, weight) for term, weight in given if weight != 0]
         if not kept:
             raise SinkdError(f'the objective "{text}" weighs every term with 0; nothing would be learned')
         return cls(*zip(*kept, strict=True))
+
+    def meet(self, student: Stack, teacher: Stack) -> None:
+        """Tell the terms of both models; those that then have nothing to compare are left out. See `Term.meet`."""
+        for term in list(self):
+            term.meet(student, teacher)
+            if not term.student_needs:
+                del self.terms[term.name], self.weights[term.name]
 
     @property
     def student_needs(self) -> frozenset[Feature]:
@@ -190,6 +212,16 @@ class Objective(nn.Module):
     def teacher_needs(self) -> frozenset[Feature]:
         """What the terms need of the teacher; empty when it teaches nothing."""
         return frozenset().union(*(term.teacher_needs for term in self))
+
+    @property
+    def compares_layers(self) -> bool:
+        """Must it `meet` both models before its needs are known?"""
+        return any(term.compares_layers for term in self)
+
+    @property
+    def kept(self) -> list[Feature]:
+        """What of the teacher's needs can be computed once."""
+        return [feature for feature in self.teacher_needs if feature.keepable]
 
     @property
     def cacheable(self) -> bool:
@@ -248,13 +280,14 @@ def _make_terms(name: str, temperature: float, options: Mapping[str, Mapping[str
 
 
 def _published_weights(
-    terms: list[Term], make: Callable[[str], list[Term]], alpha: float, beta: float, text: str
+    terms: list[Term], make: Callable[[str], list[Term]], alpha: float, beta: float, mgskd_w: float, text: str
 ) -> list[tuple[Term, float]]:
     """Hard labels, alpha against 1 - alpha with a row-by-row term, and beta on the others, as in SinKD."""
     if not 0 <= alpha <= 1:
         raise SinkdError(f"alpha is {alpha}; it must lie between 0 (labels alone) and 1 (no labels)")
-    if not 0 <= beta < float("inf"):
-        raise SinkdError(f"beta is {beta}; it must be a number from 0 up")
+    for name, weight in (("beta", beta), ("mgskd_w", mgskd_w)):
+        if not 0 <= weight < float("inf"):
+            raise SinkdError(f"{name} is {weight}; it must be a number from 0 up")
     paired = [term.name for term in terms if term.family == "paired"]
     if len(paired) > 1:
         raise SinkdError(
@@ -262,7 +295,7 @@ def _published_weights(
             "write the weights out, as in ce:0.1+kd:0.5+js:0.4"
         )
     label_weight = 1 - alpha if paired else 1.0
-    weights = {"label": label_weight, "paired": alpha, "added": beta}
+    weights = {"label": label_weight, "paired": alpha, "added": beta, "relation": mgskd_w}
     terms = [*make("ce"), *(term for term in terms if term.family != "label")]
     # 1 - 0.9 is 0.09999999999999998: rounding keeps what the user wrote legible in logs and manifests
     return [(term, round(weights[term.family], 12)) for term in terms]

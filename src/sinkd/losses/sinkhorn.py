@@ -19,7 +19,7 @@ from ..transport.solver import GRADIENTS, Gradient, Transport, sinkhorn
 from .logits import check_shapes, guard, log_odds, probabilities
 from .vocabulary import fold
 
-Representation = Literal["probability", "log_odds"]
+Representation = Literal["probability", "log_odds", "vector"]
 Reduction = Literal["mean", "sum"]
 Value = Literal["distance", "matching"]
 Group = Literal["batch", "sequence"]
@@ -63,7 +63,8 @@ class SinkhornLoss(nn.Module):
         curvature, learnable_curvature: c > 0 of lorentz and poincare (curvature -c), and whether its logarithm is a
             parameter, clamped to [c / 10, 10 c]. Alone it runs to a bound; see `Curvature`.
         representation: what is compared. "probability" (published); or "log_odds", log p minus its mean over
-            classes, where hyperbolic distance differs from a flat one. Not for fisher_rao and hellinger.
+            classes, where hyperbolic distance differs from a flat one; or "vector", the rows / T themselves, which
+            need be no logits. The last two are not for fisher_rao and hellinger.
         representation_scale: factor of the log-odds, > 0. None: 1 / sqrt(C), and where `learnable_curvature` a
             parameter that starts there, clamped within a factor of ten.
         reduction: "mean" over rows, or "sum" (published: it grows with the batch).
@@ -206,7 +207,7 @@ class SinkhornLoss(nn.Module):
     def _points(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """What is compared, float64: differences of nearly equal rows would be rounding in float32."""
         with island(rows.student.device):
-            if rows.student.shape[-1] == 1:
+            if rows.student.shape[-1] == 1 or self.representation == "vector":
                 return rows.student.double() / self.temperature, rows.teacher.double() / self.temperature
             if self.scale is not None:
                 scale = self.scale()
@@ -291,7 +292,7 @@ class SinkhornLoss(nn.Module):
         for name, least in (("n_iters", 1), ("pairing", 0), ("top_k", 1)):
             if getattr(self, name) is not None and not getattr(self, name) >= least:
                 raise SinkdError(f"SinkhornLoss: {name} is {getattr(self, name)}; it must be at least {least}")
-        if self.representation == "log_odds" and (COSTS[self.cost].simplex or self.top_k is not None):
+        if self.representation != "probability" and (COSTS[self.cost].simplex or self.top_k is not None):
             what = f"cost {self.cost!r}" if COSTS[self.cost].simplex else "top_k"
             raise SinkdError(f"SinkhornLoss: {what} is for probabilities; it needs representation 'probability'")
         if self.value == "matching" and (self.debias or self.gradient == "envelope"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sinkd.losses.feature import LOGITS, Feature
+from sinkd.losses.feature import LOGITS, Feature, Stack
 
 
 class View:
@@ -49,7 +49,7 @@ class Term(nn.Module):
 
     `name` is how objectives spell it. `student_needs` and `teacher_needs` are sets of features, and `needs_labels` says
     that the batch must carry hard labels; an instance may narrow them to its settings. `family` says how the published
-    alpha and beta weigh the term: "label" (1 - alpha), "paired" (alpha) or "added" (beta).
+    weights apply: "label" (1 - alpha), "paired" (alpha), "added" (beta) or "relation" (mgskd_w).
     Parameters of a term's own (a curvature, a projector) are trained, checkpointed and left out of the exported model.
     """
 
@@ -60,6 +60,14 @@ class Term(nn.Module):
     family: str = "added"
     batchwise: bool = False
     counts_by_teacher: bool = False  # does `count` look at the teacher's view?
+    compares_layers: bool = False  # does `meet` decide what is needed?
+
+    def meet(self, student: Stack, teacher: Stack) -> None:
+        """Told of both models before training: what is needed of them may depend on their depth and width.
+
+        A term that needs nothing of the student afterwards has nothing to compare, and is left out.
+        Raises SinkdError where the two cannot be compared.
+        """
 
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
         """Over how many rows (tokens, entries) of this micro-batch the value is a mean.

@@ -3,7 +3,7 @@
 from sinkd.models.convert import convert
 from sinkd.models.encoder import find_checkpoint, load_encoder, load_tokenizer, shared_tokenizer
 from sinkd.models.fresh import train_tokenizer, write_encoder
-from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers
+from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers, stack
 
 __all__ = [
     "choose_layers",
@@ -15,6 +15,7 @@ __all__ = [
     "load_encoder",
     "load_tokenizer",
     "shared_tokenizer",
+    "stack",
     "train_tokenizer",
     "write_encoder",
 ]

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from sinkd.errors import SinkdError
+from sinkd.losses.feature import Stack
 
 
 def choose_layers(text: str, available: int, flag: str, wanted: int | None = None) -> list[int]:
@@ -76,6 +77,16 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
 def depth(model: PreTrainedModel) -> int:
     """How many layers an encoder has."""
     return len(_stack(model)[2])
+
+
+def stack(config: PretrainedConfig) -> Stack:
+    """A model's depth and width, as terms that compare hidden states must know them.
+
+    Raises SinkdError for an encoder-decoder, which has two stacks.
+    """
+    if config.is_encoder_decoder:
+        raise SinkdError(f"a {config.model_type} has two stacks of layers; hidden states are compared where there is one")
+    return Stack(config.num_hidden_layers, config.hidden_size)
 
 
 def _spaced(wanted: int, available: int) -> list[int]:

@@ -149,7 +149,7 @@ class DistillationArguments(TaskArguments):
 
     distill_loss: str = _flag("kd", "The objective: terms joined by +, each with its weight after a colon or none.")
     alpha: float = _flag(0.8, "Weight of the row-by-row term; hard labels get the rest.")
-    beta: float = _flag(1.0, "Weight of the sinkhorn term.")
+    beta: float = _flag(1.0, "Weight of each term that is added: sinkhorn, sinkhorn_hidden, saliency.")
     temperature: float = _flag(2.0, "Temperature of the row-by-row term.")
 
     sinkhorn_cost: str = _flag("lorentz", "Ground cost of the transport.")
@@ -174,33 +174,59 @@ class DistillationArguments(TaskArguments):
     representation: Literal["probability", "log_odds"] = _flag("probability", "What is transported.")
     representation_scale: float | None = _flag(None, "Scale of log_odds; with a learnable curvature it learns too.")
 
-    # Flags of the published student script that belong to its attribution and relation losses
-    topk: int = _flag(768, "Entries of the teacher's attribution that count.")
-    ig_steps: int = _flag(1, "Steps of the integrated attribution.")
+    # Transport of hidden states: sinkhorn_hidden
+    hidden_pooling: Literal["mean", "cls"] = _flag("mean", "A sentence is the mean of its tokens, or its first token.")
+    hidden_layers: str = _flag("uniform", "Which layers are transported, a strategy as of --matching_strategy.")
+    hidden_value: Literal["matching", "distance"] = _flag("matching", "The plan as the answer, or its cost.")
+    hidden_weight: float = _flag(0.3, "Inner weight of the sinkhorn_hidden loss, beside beta.")
+    hidden_cost: str = _flag("cosine", "Ground cost between hidden states.")
+    hidden_epsilon: float = _flag(0.1, "Entropic regularisation, in units of that cost.")
+    hidden_n_iters: int = _flag(20, "Sinkhorn iterations.")
+    hidden_pairing: float = _flag(0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.")
+
+    # Attributions: saliency and integrated_saliency. The student's are never cached: they change with every step
+    topk: int = _flag(768, "Entries of a token's width that count in the teacher's attribution.")
+    ig_steps: int = _flag(1, "Steps of integrated_saliency: so many passes of the student a batch.")
     normalization_type: int = _flag(2, "The norm, 1 or 2, that attributions are divided by.")
     loss_func: Literal["L1", "L2", "smoothL1"] = _flag("L2", "Loss between two attributions.")
-    only_mgskd: bool = _flag(False, "Train with the relation loss alone.")
+
+    # Relations between layers: mgskd. Its token states are too large to be cached: the teacher answers live
+    only_mgskd: bool = _flag(False, "Train with the relation loss alone (the classifier is left as it is).")
     mgskd_w: float = _flag(1.0, "Weight of the relation loss.")
-    matching_strategy: str = _flag("emb+uniform", "Which layers the relation loss pairs.")
+    mgskd_heads: int = _flag(64, "Heads of the relation loss; both models' widths must be multiples.")
+    matching_strategy: str = _flag(
+        "emb+uniform", "Which layers mgskd pairs: emb, uniform, emb+uniform, last, final, emb+final, triple."
+    )
 
     def parse_objective(self, text: str | None = None) -> Objective:
         """The objective that `text`, or `distill_loss`, names, with these arguments' weights and options."""
-        if self.only_mgskd:
-            raise SinkdError("--only_mgskd asks for the relation loss (mgskd), which this version does not have")
+        text = "mgskd:1" if self.only_mgskd else text or self.distill_loss
+        maps = {name: getattr(self, name) for name in ("normalization_type", "topk", "loss_func")}
         return Objective.parse(
-            text or self.distill_loss,
+            text,
             alpha=self.alpha,
             beta=self.beta,
             temperature=self.temperature,
+            mgskd_w=self.mgskd_w,
             sinkhorn=self.sinkhorn_options,
+            sinkhorn_hidden=self._options("hidden_") | self._curvature,
+            saliency=maps,
+            integrated_saliency=maps | {"ig_steps": self.ig_steps},
+            mgskd={"matching_strategy": self.matching_strategy, "heads": self.mgskd_heads},
         )
 
     @property
     def sinkhorn_options(self) -> dict[str, Any]:
         """The keywords of `SinkhornLoss`: `sinkhorn_cost` gives `cost`, `pairing` gives `pairing`."""
-        options = {f.name[9:]: getattr(self, f.name) for f in fields(self) if f.name.startswith("sinkhorn_")}
-        shared = ("pairing", "curvature", "learnable_curvature", "representation", "representation_scale")
-        return options | {name: getattr(self, name) for name in shared}
+        shared = ("pairing", "representation", "representation_scale")
+        return self._options("sinkhorn_") | self._curvature | {name: getattr(self, name) for name in shared}
+
+    @property
+    def _curvature(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("curvature", "learnable_curvature")}
+
+    def _options(self, prefix: str) -> dict[str, Any]:
+        return {f.name.removeprefix(prefix): getattr(self, f.name) for f in fields(self) if f.name.startswith(prefix)}
 
 
 ArgumentsT = TypeVar("ArgumentsT", bound=TaskArguments)

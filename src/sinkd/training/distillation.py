@@ -12,8 +12,11 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from sinkd.errors import SinkdError
+from sinkd.losses.feature import Stack
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import View
+from sinkd.models import stack
+from sinkd.models.encoder import load_config
 from sinkd.tasks.cache import cache_dir
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
@@ -49,7 +52,7 @@ def ask_once(
     """
     return cached_answers(
         teacher,
-        objective.teacher_needs,
+        objective.kept,
         rows,
         collator,
         Path(args.teacher_cache_dir or cache_dir() / "teachers"),
@@ -81,6 +84,10 @@ class DistillationTrainer(TaskTrainer):
         **kwargs: Any,
     ):
         objective = args.parse_objective(objective) if isinstance(objective, str) else objective
+        if objective.compares_layers:
+            objective.meet(_stack(kwargs.get("model"), "student"), _stack(teacher, "teacher"))
+        if any("embeddings" in feature.captures for feature in objective.student_needs):
+            _make_twice_differentiable(kwargs["model"], args)
         super().__init__(args=args, objective=objective, **kwargs)
         self.teacher = freeze(teacher) if isinstance(teacher, nn.Module) else teacher
         self.on_teacher_rows = on_teacher_rows
@@ -109,7 +116,7 @@ class DistillationTrainer(TaskTrainer):
             return
         # A fingerprint describes a model of transformers, and not what another module does beside its weights.
         known = isinstance(self.teacher, PreTrainedModel | SavedTeacher) and row_lengths(self.train_dataset) is not None
-        if self.args.teacher_cache == "off" or not self.objective.cacheable or not known:
+        if self.args.teacher_cache == "off" or not self.objective.kept or not known:
             self.live_teacher.to(self.args.device)
             return
         answers = ask_once(
@@ -122,7 +129,9 @@ class DistillationTrainer(TaskTrainer):
             self.on_teacher_rows,
         )
         self.train_dataset = TaughtRows(self.train_dataset, answers)
-        if isinstance(self.teacher, nn.Module):
+        if not self.objective.cacheable:
+            self.live_teacher.to(self.args.device)
+        elif isinstance(self.teacher, nn.Module):
             self.teacher.to("cpu")
 
     @property
@@ -141,11 +150,12 @@ class DistillationTrainer(TaskTrainer):
         features = self.objective.teacher_needs
         if not features:
             return View()
-        kept = taught_view(inputs, features)
-        if kept is not None:
-            return kept
-        with torch.no_grad():
-            return observe(self.live_teacher, inputs, features)
+        view = taught_view(inputs, features)
+        missing = [feature for feature in features if feature.name not in view.features]
+        if missing:
+            with torch.no_grad():
+                view.features |= observe(self.live_teacher, inputs, missing).features
+        return view
 
     def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
         """Keep the parts for the log, and at the steps that are logged each term's own figures."""
@@ -218,3 +228,23 @@ class _FreshGradients(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.objective.zero_grad()
+
+
+def _stack(model: nn.Module | SavedTeacher | None, side: str) -> Stack:
+    if isinstance(model, SavedTeacher):
+        return stack(load_config(str(model.folder), f"--{side}_path"))
+    if not isinstance(model, PreTrainedModel):
+        raise SinkdError(f"hidden states are compared of models of transformers, which the {side} is not")
+    return stack(model.config)
+
+
+def _make_twice_differentiable(model: PreTrainedModel, args: DistillationArguments) -> None:
+    """Give the student an attention that can be differentiated twice, as a loss on its own gradient needs it to be."""
+    if args.torch_compile:
+        raise SinkdError("saliency trains on the student's own gradient, which --torch_compile cannot differentiate")
+    if args.gradient_checkpointing:
+        raise SinkdError("saliency trains on the student's own gradient; leave out --gradient_checkpointing")
+    used = model.config._attn_implementation
+    if used != "eager":
+        logger.warning("the student's attention %r has no second derivative: saliency trains it with 'eager'", used)
+        model.set_attn_implementation("eager")

@@ -17,8 +17,17 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from sinkd.errors import SinkdError, Terminated
-from sinkd.models import choose_layers, copy_layers, depth, keep_layers, load_encoder, load_tokenizer, shared_tokenizer
-from sinkd.models.encoder import find_checkpoint, fitting_config
+from sinkd.models import (
+    choose_layers,
+    copy_layers,
+    depth,
+    keep_layers,
+    load_encoder,
+    load_tokenizer,
+    shared_tokenizer,
+    stack,
+)
+from sinkd.models.encoder import find_checkpoint, fitting_config, load_config
 from sinkd.tasks import Task
 from sinkd.tasks.cache import file_hash
 from sinkd.tasks.encode import tokenizer_hash
@@ -103,7 +112,17 @@ def cache_teacher(
     Any number of processes may do it at once. Raises SinkdError where the objective's needs cannot be kept.
     """
     objective = args.parse_objective()
-    if not objective.teacher_needs or not objective.cacheable:
+    if objective.compares_layers:
+        # The student's depth decides which of the teacher's layers are asked for.
+        student, teacher = (
+            stack(load_config(_given(given, flag), flag))
+            for given, flag in ((args.student_path, "--student_path"), (args.teacher_path, "--teacher_path"))
+        )
+        if args.keep_layers is not None:
+            kept = choose_layers(args.keep_layers, student.layers, "--keep_layers")
+            student = student._replace(layers=len(kept))
+        objective.meet(student, teacher)
+    if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
     path = _given(args.teacher_path, "--teacher_path")
     rows = Rows(task, shared_tokenizer(path, args.student_path or path, args.do_lower_case), args)

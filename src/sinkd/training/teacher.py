@@ -7,6 +7,7 @@ and length alike. In it lies each feature that some objective needed, once for a
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from sinkd.errors import SinkdError
+from sinkd.losses.embedding import watched
 from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.term import View
 from sinkd.tasks.cache import file_hash
@@ -37,8 +39,10 @@ def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Featu
     captures = frozenset().union(*(feature.captures for feature in features))
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     # Models keep their own default where nothing is asked of them: some refuse an explicit False.
-    outputs = model(**inputs, **({"output_hidden_states": True} if "hidden_states" in captures else {}))
-    seen = Forward(model, inputs, outputs.logits, outputs.hidden_states if "hidden_states" in captures else None)
+    hidden = "hidden_states" in captures
+    with watched(model) if "embeddings" in captures else nullcontext([None]) as embeddings:
+        outputs = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
+    seen = Forward(model, inputs, outputs.logits, outputs.hidden_states if hidden else None, embeddings[0])
     return View(features={feature: feature.read(seen, batch) for feature in features})
 
 
@@ -116,12 +120,9 @@ class TaughtCollator:
         return batch | taught
 
 
-def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View | None:
-    """The teacher's side of a batch as it was kept; None where the batch lacks a feature."""
-    features = list(features)
-    if any(TAUGHT + feature.name not in batch for feature in features):
-        return None
-    return View(features={feature: batch[TAUGHT + feature.name] for feature in features})
+def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+    """The teacher's side of a batch as far as it was kept: those of the features that the batch carries."""
+    return View(features={f: batch[TAUGHT + f.name] for f in features if TAUGHT + f.name in batch})
 
 
 def cached_answers(

@@ -1,0 +1,69 @@
+"""The embedding module of any model: what its layers read of a text, seen by a hook and not by a model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SinkdError
+
+
+def embedding_module(model: nn.Module) -> nn.Module:
+    """The largest part of a model that holds its input embedding and none of its layers.
+
+    Its output (B, L, D) is what the first layer reads: for BERT the sum of three embeddings, normalised.
+    Raises SinkdError where the model does not tell its input embedding.
+    """
+    body = _unwrapped(model)
+    if not hasattr(body, "get_input_embeddings"):
+        raise SinkdError(f"{type(body).__name__} does not tell its input embedding, so it has no attribution")
+    embedding: nn.Module = body.get_input_embeddings()  # type: ignore[operator]
+    stacks = [module for module in body.modules() if isinstance(module, nn.ModuleList)]
+    layers = set() if not stacks else set(max(stacks, key=len).modules())
+    for module in body.modules():  # from the outside in
+        parts = set(module.modules())
+        if embedding in parts and not parts & layers:
+            return module
+    return embedding
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within it, forward passes append the output of the embedding module, from which they can be differentiated."""
+    seen: list[Tensor] = []
+
+    def watch(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        # a frozen embedding gives no graph: it begins here
+        output = output if output.requires_grad else output.detach().requires_grad_()
+        seen.append(output)
+        return output
+
+    with _hooked(model, watch):
+        yield seen
+
+
+@contextmanager
+def replaced(model: nn.Module, embeddings: Tensor) -> Iterator[None]:
+    """Within it, the model's layers read these embeddings (B, L, D), whatever the text."""
+    with _hooked(model, lambda module, args, output: embeddings.to(output.dtype)):
+        yield
+
+
+@contextmanager
+def _hooked(model: nn.Module, hook) -> Iterator[None]:
+    handle = embedding_module(model).register_forward_hook(hook)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        handle.remove()
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside engines' wrappers (DDP's)."""
+    while not hasattr(model, "get_input_embeddings") and isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module  # type: ignore[assignment]
+    return model

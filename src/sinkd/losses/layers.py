@@ -1,0 +1,113 @@
+"""Which layers of teacher and student are compared, and their sentences: one vector a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import gcd
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import SinkdError
+from ..transport.precision import result_type
+from .feature import Feature, Forward
+from .term import View
+
+STRATEGIES = ("emb", "uniform", "emb+uniform", "last", "final", "emb+final", "triple")
+Pooling = Literal["mean", "cls"]
+
+
+class Pair(NamedTuple):
+    """A layer of each side, counted from 1; 0 is the embedding."""
+
+    teacher: int
+    student: int
+
+
+def pair_layers(strategy: str, teacher: int, student: int) -> list[Pair]:
+    """The pairs of layers that a strategy compares, from the embedding up.
+
+    emb: the embeddings. uniform: every (N / gcd)-th layer of either side, so as many pairs as the depths' greatest
+    common divisor. last: all of the student with the teacher's last. final: the two last layers. triple: embedding,
+    layer N // 2, and final. emb+uniform, emb+final: the embeddings in front.
+    teacher, student: layers of either side, without the embedding.
+    Raises SinkdError for an unknown strategy, and where these depths have no such pairs.
+
+    >>> [tuple(pair) for pair in pair_layers("emb+uniform", 12, 4)]
+    [(0, 0), (3, 1), (6, 2), (9, 3), (12, 4)]
+    """
+    check_strategy(strategy)
+    if min(teacher, student) < 1:
+        raise SinkdError(f"layers cannot be paired: the teacher has {teacher}, the student {student}")
+    if strategy.startswith("emb"):
+        rest = strategy.partition("+")[2]
+        return [Pair(0, 0), *(pair_layers(rest, teacher, student) if rest else ())]
+    if strategy == "uniform":
+        share = gcd(teacher, student)
+        return [Pair(i * teacher // share, i * student // share) for i in range(1, share + 1)]
+    if strategy == "last":
+        if teacher < student:
+            raise SinkdError(
+                f'the strategy "last" pairs every layer of the student with one of the teacher, which has {teacher} '
+                f"and the student {student}; choose uniform or final"
+            )
+        return [Pair(teacher - student + i, i) for i in range(1, student + 1)]
+    if strategy == "final":
+        return [Pair(teacher, student)]
+    if min(teacher, student) < 2:
+        raise SinkdError(
+            f'the strategy "triple" needs a middle layer on both sides; the teacher has {teacher} layers, the student '
+            f"{student}; choose emb+final"
+        )
+    return [Pair(0, 0), Pair(teacher // 2, student // 2), Pair(teacher, student)]
+
+
+def check_strategy(strategy: str) -> None:
+    """Raise SinkdError unless it is one of STRATEGIES."""
+    if strategy not in STRATEGIES:
+        raise SinkdError(f'the strategy of pairing layers is "{strategy}"; it must be one of {", ".join(STRATEGIES)}')
+
+
+def pool(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the tokens that the mask (B, L) keeps: (B, L, D) -> (B, D); 0 where it keeps none."""
+    weights = mask.to(result_type(states)).unsqueeze(-1)
+    return (states * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
+
+
+@dataclass(frozen=True)
+class Sentences(Feature):
+    """One vector of an example a layer, (B, layers, D): the mean of its tokens, or its first token."""
+
+    side: Literal["student", "teacher"]
+    pooling: Pooling
+    layers: tuple[int, ...]
+    captures = frozenset({"hidden_states"})
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.side}-{self.pooling}-{'.'.join(map(str, self.layers))}"
+
+    def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
+        assert seen.hidden_states is not None
+        states, mask = seen.hidden_states, attention_mask(seen.inputs)
+        if self.pooling == "mean":
+            return torch.stack([pool(states[layer], mask) for layer in self.layers], 1)
+        first = mask.long().argmax(-1)  # which is 0 unless rows are padded on the left
+        rows = torch.arange(len(first), device=first.device)
+        return torch.stack([states[layer][rows, first] for layer in self.layers], 1)
+
+
+def sentences_of(view: View, features: Iterable[Feature], name: str) -> Tensor:
+    """The sentences (B, layers, D) that a view shows of one side. Raises SinkdError where it shows none of them."""
+    for feature in features:
+        if isinstance(feature, Sentences) and feature.name in view.features:
+            return view[feature]
+    raise SinkdError(f"{name} was shown no hidden states; call Objective.meet, and then give what its terms need")
+
+
+def attention_mask(inputs: Mapping[str, Any]) -> Tensor:
+    """Which tokens of the inputs are no padding, (B, L)."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask

@@ -1,0 +1,209 @@
+"""MGSKD: relations between hidden states, at the grain of sentences and of tokens (Liu et al., ACL 2022).
+
+    mgskd = 4 * sum of sentence_angles (the later pairs of layers)
+          + 1 * sum of pair_scores + triplet_angles (the first two pairs of layers)
+
+Relations are numbers between the rows of one model, so teacher and student may differ in width. None of the tensors
+that the formulas range over is ever whole: sentence triples (heads, B, B, B) and token pairs (B, heads, L, L) go
+piece by piece (`pieces`), and the pair scores need only products of width by width. Beyond the inputs a loss holds
+one gradient of the student's size and some megabytes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import SinkdError
+from ..transport.precision import island, result_type
+from .layers import pool
+from .pieces import piecewise, spans
+
+TOKEN_LAYERS = 2
+"""How many pairs of layers, from the first, are compared by tokens; the others by sentences."""
+SAMPLE_WEIGHT, TOKEN_WEIGHT = 4.0, 1.0
+
+
+def mgskd(student: Tensor, teacher: Tensor, mask: Tensor, heads: int = 64, k1: int = 20, k2: int = 20) -> Tensor:
+    """The whole loss for layers that are paired already.
+
+    Args:
+        student, teacher: (B, layers, L, D), layer i of one with layer i of the other; the widths may differ.
+        mask: (B, L), tokens that are not padding.
+        heads: relation heads; both widths must be multiples of it.
+        k1, k2: triplets join each of k1 tokens that the teacher attends to with its k2 neighbours, at most L.
+
+    Returns:
+        A scalar >= 0, float32 (float64 if a side is); 0 for a student that is its teacher.
+
+    Raises:
+        SinkdError: for shapes that do not pair, and widths that do not divide.
+
+    >>> x = torch.arange(48.0).reshape(2, 3, 4, 2).sin()
+    >>> mgskd(x, x, torch.ones(2, 4), heads=2)
+    tensor(0.)
+    """
+    if (
+        student.dim() != 4
+        or student.shape[:3] != teacher.shape[:3]
+        or mask.shape != (student.shape[0], student.shape[2])
+    ):
+        raise SinkdError(
+            f"mgskd: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, mask {tuple(mask.shape)}; "
+            "expected (B, layers, L, D) twice, of one B, layers and L, and (B, L)"
+        )
+    total = student.new_zeros((), dtype=result_type(student, teacher))
+    for layer, (s, t) in enumerate(zip(student.unbind(1), teacher.unbind(1), strict=True)):
+        if layer < TOKEN_LAYERS:
+            token = pair_scores(s, t, mask, heads) + triplet_angles(s, t, mask, heads, k1, k2)[0]
+            total = total + TOKEN_WEIGHT * token
+        else:
+            total = total + SAMPLE_WEIGHT * sentence_angles(pool(s, mask), pool(t, mask), heads)
+    return total
+
+
+def sentence_angles(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
+    """Smooth L1 between the angles of all triples of sentences, mean over (heads, B, B, B).
+
+    Of sentences i, j, k the angle at i is e_ij . e_ik, with e_ij the unit vector of x_i - x_j (0 for equal ones).
+    student (B, D), teacher (B, another D): the sentences of a whole update -> a scalar.
+    """
+    dtype, rows = result_type(student, teacher), student.shape[0]
+    if rows == 0:
+        return student.sum().to(dtype)
+    s, t = (_split(x, heads, dtype).transpose(0, 1).contiguous() for x in (student, teacher))  # (heads, B, d)
+    t = t.detach()
+    size = heads * rows**3
+
+    def piece(head: slice, anchor: slice):
+        def value(x: Tensor) -> Tensor:
+            return F.smooth_l1_loss(_angles(x[:, anchor], x), _angles(t[head, anchor], t[head]), reduction="sum") / size
+
+        return head, value
+
+    anchors = spans(rows, rows * rows)
+    return piecewise(s, (piece(head, anchor) for head in spans(heads, rows**3) for anchor in anchors))
+
+
+def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Squared difference of all scores x_i . x_j / sqrt(D / heads) of real tokens of one row, a mean over heads too.
+
+    With X the (L, d) tokens of a head, divided by the fourth root of d, that is norm(S S^T - T T^T)^2, which equals
+    norm(S^T S)^2 + norm(T^T T)^2 - 2 norm(S^T T)^2: d x d products in place of L x L ones. They cancel as student
+    nears teacher, so they are taken in float64.
+    student (B, L, D), teacher (B, L, another D), mask (B, L) -> a scalar, the mean of `count_pairs` numbers a head.
+    """
+    dtype = result_type(student, teacher)
+    mask = mask.to(torch.bool).unsqueeze(-1)
+    pairs = count_pairs(mask[..., 0]).to(dtype).clamp_min(1.0) * heads
+    s, t = student.to(dtype), teacher.detach().to(dtype)
+    widths = max(s.shape[-1], t.shape[-1])
+
+    def piece(rows: slice):
+        def gram(x: Tensor) -> Tensor:
+            x = _split(x.masked_fill(~mask[rows], 0.0).double(), heads, torch.float64).transpose(1, 2)
+            return x * x.shape[-1] ** -0.25  # (rows, heads, L, d)
+
+        def value(x: Tensor) -> Tensor:
+            x, y = gram(x), gram(t[rows])
+            xx, yy, xy = x.mT @ x, y.mT @ y, x.mT @ y
+            return ((xx.square().sum() + yy.square().sum() - 2 * xy.square().sum()) / pairs).to(dtype)
+
+        return rows, value
+
+    return piecewise(s, map(piece, spans(len(s), widths * max(widths // heads, s.shape[1]))))
+
+
+def count_pairs(mask: Tensor) -> Tensor:
+    """How many pairs of real tokens the rows of a mask (B, L) have, a token with itself included."""
+    return mask.bool().sum(-1).square().sum()
+
+
+def triplet_angles(
+    student: Tensor, teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int
+) -> tuple[Tensor, Tensor]:
+    """Smooth L1 between the angles of the triplets that the teacher attends to, and how many triplets there are.
+
+    The k1 tokens of a row that its teacher's attention (softmax of its pair scores, over all heads and queries) names
+    are anchors; each with two of its own k2 makes a triplet, whose angle is as in `sentence_angles`, one head. It
+    counts where its three tokens are real, the two differ, and the teacher's angle is not 0.
+    student (B, L, D), teacher (B, L, another D), mask (B, L) -> two scalars: the mean over the triplets, their number.
+    """
+    dtype = result_type(student, teacher)
+    mask = mask.to(torch.bool)
+    s, t = student.to(dtype), teacher.detach().to(dtype)
+    k1, k2 = min(k1, s.shape[1]), min(k2, s.shape[1])
+    length, width = s.shape[1], max(s.shape[-1], t.shape[-1])
+    parts = spans(len(s), max(heads * length * length, k1 * k2 * width))
+    with torch.no_grad(), island(t.device):
+        chosen = [_attended(t[rows], mask[rows], heads, k1, k2) for rows in parts]
+        goals = [_triplets(t[rows], *tokens) for rows, tokens in zip(parts, chosen, strict=True)]
+        counts = [
+            _real(mask[rows], *tokens) & (goal != 0) for rows, tokens, goal in zip(parts, chosen, goals, strict=True)
+        ]
+        total = sum((count.sum() for count in counts), t.new_zeros((), dtype=torch.long))
+    scale = 1 / total.to(dtype).clamp_min(1.0)
+
+    def piece(number: int):
+        goal, count = goals[number], counts[number]
+
+        def value(x: Tensor) -> Tensor:
+            angles = _triplets(x, *chosen[number])
+            return (F.smooth_l1_loss(angles, goal, reduction="none") * count).sum() * scale
+
+        return parts[number], value
+
+    return piecewise(s, map(piece, range(len(parts)))), total
+
+
+def _attended(teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> tuple[Tensor, Tensor]:
+    """Anchors (B, k1) and their neighbours (B, k1, k2) of tokens (B, L, D)."""
+    x = _split(teacher, heads, teacher.dtype).transpose(1, 2)
+    pairs = mask.unsqueeze(-1) & mask.unsqueeze(-2)  # (B, L, L)
+    scores = (x @ x.mT * x.shape[-1] ** -0.5).masked_fill_(~pairs.unsqueeze(1), -10000.0)
+    attention = torch.softmax(scores, -1).sum(1).masked_fill_(~pairs, 0.0)
+    # ties at 0 (few tokens, or an attention that underflows) go to real tokens first, so that padding changes nothing
+    anchors = attention.sum(1).masked_fill_(~mask, -1.0).topk(k1, -1).indices
+    local = attention.masked_fill_(~mask.unsqueeze(1), -2.0)
+    local.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
+    rows = local.gather(1, anchors.unsqueeze(-1).expand(-1, -1, local.shape[-1]))
+    return anchors, rows.topk(k2, -1).indices
+
+
+def _triplets(x: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
+    """Angles (B, k1, k2, k2) at the anchors."""
+    rows = torch.arange(len(x), device=x.device)
+    e = _unit(x[rows[:, None], anchors].unsqueeze(2) - x[rows[:, None, None], neighbours])
+    return e @ e.mT
+
+
+def _real(mask: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
+    """Triplets (B, k1, k2, k2) whose tokens are no padding, and whose neighbours are two."""
+    rows = torch.arange(len(mask), device=mask.device)
+    near = mask[rows[:, None, None], neighbours] & mask[rows[:, None], anchors].unsqueeze(-1)
+    two = ~torch.eye(neighbours.shape[-1], dtype=torch.bool, device=mask.device)
+    return near.unsqueeze(-1) & near.unsqueeze(-2) & two
+
+
+def _angles(anchors: Tensor, others: Tensor) -> Tensor:
+    """(heads, n, d) and (heads, m, d) -> (heads, n, m, m): what angle each two others make at each anchor."""
+    e = _unit(anchors.unsqueeze(2) - others.unsqueeze(1))
+    return e @ e.mT
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of length 1; a row of length 0 stays, with no gradient."""
+    square = x.square().sum(-1, keepdim=True)
+    return x * torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).rsqrt())
+
+
+def _split(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """(..., D) -> (..., heads, D / heads)."""
+    need_divisor(x.shape[-1], heads)
+    return x.to(dtype).unflatten(-1, (heads, -1))
+
+
+def need_divisor(width: int, heads: int) -> None:
+    if heads < 1 or width % heads:
+        raise SinkdError(f"mgskd: a width of {width} cannot be split into {heads} heads; give a number that divides it")

@@ -1,0 +1,240 @@
+"""Attributions, relations and hidden states under the same trainer: cached or live, however a batch is cut, resumed."""
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from sinkd import SinkdError
+from sinkd.cli.main import main
+from sinkd.training.arguments import DistillationArguments, parse_arguments
+from small_tokenizer import WORDS, small_tokenizer
+from training.test_window import BOUND, cut, distance, models  # noqa: F401
+
+STILL = ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0"]
+OBJECTIVES = {
+    "saliency": ["kd+saliency"],
+    "integrated_saliency": ["kd_anneal+integrated_saliency", "--ig_steps", "3", "--normalization_type", "1"],
+    "mgskd": ["kd+mgskd", "--mgskd_heads", "4", "--matching_strategy", "emb+final"],
+    "only_mgskd": ["kd", "--only_mgskd", "--mgskd_heads", "4"],
+    "sinkhorn_hidden": ["kd+sinkhorn_hidden", "--hidden_layers", "final"],
+    "all": ["kd+sinkhorn+saliency+mgskd+sinkhorn_hidden", "--mgskd_heads", "4", "--hidden_pooling", "cls"],
+}
+
+
+def distill(world, taught, folder, *more) -> dict:
+    """Train for an epoch; what the log says."""
+    paths = ["--teacher_path", taught, "--student_path", world.student]
+    argv = world.flags(folder, *paths, "--logging_steps", 5, "--max_train_rows", 64, "--distill_loss", *more)
+    assert main(["distill", *argv]) == 0
+    state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
+    return state["log_history"]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_with_the_cache_and_without_it_is_one_run(world, taught, tmp_path, name):
+    flags = [*OBJECTIVES[name], *STILL, "--teacher_cache_dir", tmp_path / "kept", "--logging_steps", 1]
+    runs = []
+    for cache in ("auto", "off"):
+        distill(world, taught, tmp_path / cache, *flags, "--teacher_cache", cache)
+        history = json.loads((tmp_path / cache / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+        runs.append([log["loss"] for log in history if "loss" in log])
+    assert len(runs[0]) == 4 and runs[0] == pytest.approx(runs[1], rel=1e-5)
+    weights = [load_file(tmp_path / cache / "model.safetensors") for cache in ("auto", "off")]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_every_part_of_a_sum_is_logged_and_learned_from(world, taught, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "sinkd")
+    history = distill(world, taught, tmp_path / "run", *OBJECTIVES["all"], "--logging_steps", 1)
+    log = history[0]
+    parts = {"ce", "kd", "sinkhorn", "saliency", "mgskd/pairs", "mgskd/triplets-1", "mgskd/triplets-2"}
+    assert {f"parts/{part}" for part in parts | {"sinkhorn_hidden"}} <= log.keys()
+    assert all(log[f"parts/{part}"] > 0 for part in parts)
+    assert 0 < log["sinkhorn_hidden/matched"] < 1
+    assert "parts/mgskd/sentences" not in log, "two pairs of layers leave none for sentences"
+    said = [record.message for record in caplog.records if "second derivative" in record.message]
+    assert said == ["the student's attention 'sdpa' has no second derivative: saliency trains it with 'eager'"]
+
+
+def test_the_cache_keeps_what_is_small_and_the_teacher_answers_the_rest(world, taught, tmp_path):
+    flags = [*OBJECTIVES["all"], "--teacher_cache_dir", tmp_path, "--teacher_cache_dtype", "float16"]
+    distill(world, taught, tmp_path / "run", *flags)
+    (store,) = (folder for folder in tmp_path.iterdir() if (folder / "00000.lock").exists())
+    names = {folder.name for folder in store.iterdir() if folder.is_dir()}
+    assert names == {f"{name}.float16" for name in ("logits", "attribution-1-2-768", "teacher-cls-2")}
+
+
+def test_projectors_resume_with_the_run_and_stay_out_of_the_model(world, taught, tmp_path):
+    flags = [*OBJECTIVES["sinkhorn_hidden"], "--save_steps", "2"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    distill(world, taught, whole, *flags)
+    shutil.copytree(whole, again)
+    for name in ("checkpoint-4", "metrics.json", "model.safetensors"):
+        path = again / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    distill(world, taught, again, *flags)
+    files = ["model.safetensors", "checkpoint-4/objective.safetensors"]
+    assert all((whole / file).read_bytes() == (again / file).read_bytes() for file in files)
+    early, late = (load_file(whole / f"checkpoint-{step}" / "objective.safetensors") for step in (2, 4))
+    assert {tuple(weight.shape) for weight in late.values()} == {(32, 16)}
+    assert all((early[name] - late[name]).norm() > 0 for name in late)
+    assert not any("projector" in name for name in load_file(whole / "model.safetensors"))
+
+
+# Ten steps through gradients of gradients: what rounding grows to, and far below any wrong cut.
+LOOSER = 10 * BOUND
+FEATURES = "ce:0.3+kd:0.7+saliency:1+mgskd:0.1+sinkhorn_hidden:1"
+
+
+@pytest.mark.parametrize(
+    ("objective", "deep"), [(FEATURES, True), ("kd:1+integrated_saliency:1+sinkhorn_hidden:1", False)]
+)
+def test_micro_batches_give_the_loss_of_the_whole(cut, models, objective, deep):  # noqa: F811
+    more = ["--distill_loss", objective, "--mgskd_heads", 4, "--ig_steps", 2, "--max_train_rows", 129]
+    # two layers on both sides: embeddings and first layers by tokens, the last by sentences
+    more += ["--student_path", models[1], "--curvature_lr", 0.02] if deep else ["--curvature_lr", 0.02]
+    whole = cut(32, 1, 1, *more)
+    if deep:
+        assert "parts/mgskd/sentences" in whole["losses"][0]
+    parts = cut(8, 4, 1, *more)
+    assert parts["losses"][0]["loss"] == pytest.approx(whole["losses"][0]["loss"], rel=1e-6)
+    assert distance(parts, whole) < LOOSER
+    assert distance(cut(8, 4, 1, *more, "--transport_scope", "micro"), whole) > 30 * LOOSER
+
+
+@pytest.mark.slow
+def test_processes_give_the_loss_of_one(cut, models):  # noqa: F811
+    more = ["--distill_loss", FEATURES, "--mgskd_heads", 4, "--student_path", models[1], "--max_train_rows", 129]
+    whole = cut(32, 1, 1, *more)
+    assert distance(cut(8, 2, 2, *more), whole) < LOOSER
+
+
+FAMILIES = ["Bert", "DistilBert", "Roberta", "ModernBert"]
+
+
+def write_model(folder, family: str, seed: int, **changes):
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0, **changes}
+    if family == "DistilBert":
+        sizes |= {"dim": sizes["hidden_size"], "n_layers": sizes["num_hidden_layers"], "n_heads": 2, "hidden_dim": 24}
+    if family == "ModernBert":
+        sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    getattr(transformers, f"{family}ForSequenceClassification")(config).save_pretrained(folder)
+    small_tokenizer(segments=family == "Bert").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A table of three classes, and one of scores."""
+    folder = tmp_path_factory.mktemp("tables")
+    texts = [" ".join(WORDS[4 + (i * k) % 11] for k in range(1, 3 + i % 6)) for i in range(24)]
+    for name, label in (("classes", lambda i: "abc"[i % 3]), ("scores", lambda i: f"{i % 7 / 2 + 0.1}")):
+        lines = [f"{text},{label(i)}" for i, text in enumerate(texts)]
+        (folder / f"{name}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    return folder
+
+
+def on_table(folder, kind: str, family: str, tmp_path, *more) -> list[str]:
+    labels = {"num_labels": 3} if kind == "classes" else {"num_labels": 1}
+    teacher = write_model(tmp_path / "teacher", family, 0, **labels)
+    student = write_model(tmp_path / "student", family, 1, hidden_size=8, num_hidden_layers=2, **labels)
+    argv = ["distill", "--teacher_path", teacher, "--student_path", student, "--output_dir", tmp_path / "run"]
+    argv += ["--train_file", folder / f"{kind}.csv", "--dev_file", folder / f"{kind}.csv", "--text_columns", "text"]
+    argv += ["--label_column", "label", "--num_train_epochs", 1, "--batch_size", 8, "--mgskd_heads", 4]
+    return [str(part) for part in (*argv, *more)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "kind"), [*((family, "classes") for family in FAMILIES), ("Bert", "scores")])
+def test_every_objective_trains_encoders_of_every_family(tables, tmp_path, family, kind):
+    terms = "kd+sinkhorn+integrated_saliency+mgskd+sinkhorn_hidden"
+    argv = on_table(tables, kind, family, tmp_path, "--distill_loss", terms, "--ig_steps", 2, "--logging_steps", 1)
+    assert main(argv) == 0
+    state = json.loads((tmp_path / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    logs = [log for log in state["log_history"] if "loss" in log]
+    parts = [key for key in logs[0] if key.startswith("parts/")]
+    assert len(parts) == 9 and all(log[part] > 0 for log in logs for part in parts)
+
+
+@pytest.mark.slow
+def test_mixed_precision_trains_every_objective(tables, tmp_path):
+    terms = "kd+saliency+mgskd+sinkhorn_hidden"
+    assert main(on_table(tables, "classes", "Bert", tmp_path, "--distill_loss", terms, "--bf16", "--use_cpu")) == 0
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_what_is_cached_beforehand_is_what_training_asks_for(world, taught, tmp_path, capsys):
+    flags = ["--teacher_path", taught, "--student_path", world.student, "--teacher_cache_dir", tmp_path / "kept"]
+    flags += ["--distill_loss", *OBJECTIVES["all"]]
+    assert main(["cache-teacher", *world.flags(tmp_path / "unused", *flags)]) == 0
+    assert "attribution-1-2-768, logits, teacher-cls-2" in capsys.readouterr().out
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("index.json")}
+    assert len(times) == 3
+    assert main(["distill", *world.flags(tmp_path / "run", *flags)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("index.json")} == times
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["kd+saliency", "--torch_compile"], "the student's own gradient, which --torch_compile cannot differentiate"),
+        (["kd+saliency", "--gradient_checkpointing"], "leave out --gradient_checkpointing"),
+        (["kd+mgskd"], "a width of 16 cannot be split into 64 heads"),
+        (["mgskd", "--mgskd_heads", "4", "--matching_strategy", "triple"], "the teacher has 2 layers, the student 1"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(world, taught, tmp_path, capsys, flags, message):
+    paths = ["--teacher_path", str(taught), "--student_path", str(world.student), "--distill_loss"]
+    assert main(["distill", *world.flags(tmp_path / "run", *paths, *flags)]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "meaning"),
+    [
+        ("kd+saliency", "ce:0.1+kd:0.9+saliency:0.8"),
+        ("kd_anneal+saliency", "ce:0.1+kd_anneal:0.9+saliency:0.8"),
+        ("kd+integrated_saliency", "ce:0.1+kd:0.9+integrated_saliency:0.8"),
+        ("kd+mgskd --mgskd_w 2", "ce:0.1+kd:0.9+mgskd:2"),
+        ("mgskd", "ce:1+mgskd:1"),
+        ("kd --only_mgskd --mgskd_w 2", "mgskd:1"),
+        ("kd+sinkhorn+saliency+mgskd", "ce:0.1+kd:0.9+sinkhorn:0.8+saliency:0.8+mgskd:1"),
+        ("kd+sinkhorn_hidden", "ce:0.1+kd:0.9+sinkhorn_hidden:0.8"),
+    ],
+)
+def test_flags_weigh_terms_as_published(flags, meaning):
+    argv = ["--alpha", "0.9", "--beta", "0.8", "--distill_loss", *flags.split()]
+    assert str(parse_arguments(DistillationArguments, argv, "test").parse_objective()) == meaning
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["mgskd", "--matching_strategy", "emb+last"], '"emb+last"; it must be one of emb, uniform'),
+        (["mgskd", "--mgskd_heads", "0"], "heads is 0; it must be at least 1"),
+        (["mgskd", "--mgskd_w", "-1"], "mgskd_w is -1.0; it must be a number from 0 up"),
+        (["saliency", "--ig_steps", "0"], None),
+        (["integrated_saliency", "--ig_steps", "0"], "ig_steps is 0"),
+        (["sinkhorn_hidden", "--hidden_cost", "l3"], "cost is 'l3'"),
+        (["sinkhorn_hidden", "--hidden_layers", "emb+last"], '"emb+last"'),
+    ],
+)
+def test_flags_out_of_range_are_refused_when_they_are_read(flags, message):
+    args = parse_arguments(DistillationArguments, ["--distill_loss", *flags], "test")
+    if message is None:
+        assert "saliency" in str(args.parse_objective()), "one step is what saliency means, whatever ig_steps says"
+        return
+    with pytest.raises(SinkdError) as caught:
+        args.parse_objective()
+    assert message in str(caught.value)
