@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import SinkdError
+from . import chord
 from .iteration import times
 from .pairwise import FEW, polar, pull, reciprocal, row_blocks, tiny
 from .precision import is_static, island, result_type
@@ -103,9 +104,14 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, reach: float | None 
         # few pairs are a matter of calls, and conversions are calls
         single = near and (is_static(x) or x.shape[-2] * y.shape[-2] > _FEW_PAIRS)
         dtype = torch.float32 if near else dtype
-        if isinstance(root, float) and root == 1.0:
-            return _Distance.apply(x, y, near, single).to(dtype)
-        return (_Distance.apply(x * root, y * root, near, single) / root).to(dtype)
+        plain = isinstance(root, float) and root == 1.0
+        if not plain:
+            x, y = x * root, y * root
+        if reach is not None and reach <= chord.REACH and x.shape[-1] <= FEW:
+            result = chord.distance(x, y)
+        else:
+            result = _Distance.apply(x, y, near, single)
+        return (result if plain else result / root).to(dtype)
 
 
 class _Distance(torch.autograd.Function):
