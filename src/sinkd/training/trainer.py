@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
@@ -26,8 +27,10 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective, Value, hard_label_loss
 from sinkd.losses.term import Progress, View
+from sinkd.training import dropout
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside
+from sinkd.training.clipping import clip
 from sinkd.training.embedding import UsedRows, restore, trim, used_ids
 from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.schedule import Schedule
@@ -79,6 +82,7 @@ class TaskTrainer(Trainer):
         self.schedule = Schedule(lambda: self.steps_per_epoch, interval)
         self.add_callback(self.schedule)
         self._saving_aside: Path | None = None
+        self._operations_a_token: int | None = None
         self._update_batches: UpdateBatches | None = None
         self._micro_batches: list[dict[str, Any]] = []
         self._window: Window | None = None
@@ -219,13 +223,31 @@ class TaskTrainer(Trainer):
         if self.args.should_save:
             sweep(Path(self.args.output_dir))
         trimmed = self._trim_embedding()
+        quick = dropout.quicken(self.model) if self.args.device.type == "cpu" else []
+        self._operations_a_token = None
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
+            dropout.restore(quick)
             if trimmed is not None:
                 restore(trimmed)
                 # The optimiser holds the rows that are gone: training again begins with a new one.
                 self.optimizer = self.lr_scheduler = None
+
+    def floating_point_ops(self, inputs):
+        """The Trainer's count, for which it walks through all modules at every step; here the walk is done once."""
+        tokens = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if tokens is None or tokens.numel() == 0:
+            return super().floating_point_ops(inputs)
+        if self._operations_a_token is None:
+            self._operations_a_token = super().floating_point_ops(inputs) // tokens.numel()
+        return self._operations_a_token * tokens.numel()
+
+    def _clip_grad_norm(self, model):
+        plain = self.accelerator.distributed_type == DistributedType.NO and self.accelerator.scaler is None
+        if plain and self.args.device.type == "cpu":
+            return clip(model, self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)
 
     def _trim_embedding(self) -> UsedRows | None:
         """Leave unused rows of the embedding out of training, where the result is the same without them."""
