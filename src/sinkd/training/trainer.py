@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
@@ -244,8 +243,8 @@ class TaskTrainer(Trainer):
         return self._operations_a_token * tokens.numel()
 
     def _clip_grad_norm(self, model):
-        plain = self.accelerator.distributed_type == DistributedType.NO and self.accelerator.scaler is None
-        if plain and self.args.device.type == "cpu":
+        engine = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.accelerator.scaler is not None
+        if self.args.world_size == 1 and self.args.device.type == "cpu" and not engine:
             return clip(model, self.args.max_grad_norm)
         return super()._clip_grad_norm(model)
 

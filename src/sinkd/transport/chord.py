@@ -26,6 +26,8 @@ from .precision import is_static
 
 REACH = 4.0
 """Up to this sum of both lengths: exp(4) of float32's 6e-8 is below 1e-5."""
+# Distances below this are 0, and so are their gradients.
+_EQUAL = 1e-12
 # Up to this many pairs float64 costs no more than float32: conversions are calls.
 _FEW_PAIRS = 2**12
 
@@ -34,7 +36,8 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     """Distances (..., n, m) at c = 1 of float64 rows x (..., n, d), y (..., m, d) with norm(x_i) + norm(y_j) <= REACH.
 
     Differences are float64, what follows float32 where there are many pairs. Right to 1e-5 relative, value and
-    gradient, unless rows are closer than 1e-10, which is where rows of float64 end; equal rows: 0, gradient 0.
+    gradient, unless rows are closer than 1e-10, where float64 rows themselves end; rows closer than 1e-12 are equal.
+    Equal rows are at 0, gradient 0.
     """
     return _Chord.apply(x, y)
 
@@ -116,7 +119,8 @@ def _above_in_turn(x: Tensor, y: Tensor) -> Tensor:
 def _values(above: Tensor) -> tuple[Tensor, Tensor]:
     """The distance, in place of cosh(distance) - 1, and sqrt 2 / sinh(distance)."""
     half_square = torch.addcmul(above, above, above, value=0.5)  # sinh(distance)^2 / 2
-    by_sinh = half_square.clamp_min(1e-30).rsqrt_()
+    # what is nearer counts as equal: the sums of `_pull` carry 1e-16 times what is infinite there
+    by_sinh = torch.threshold(half_square, _EQUAL**2 / 2, math.inf).rsqrt_()
     return above.add_(half_square.mul_(by_sinh), alpha=math.sqrt(2)).log1p_(), by_sinh
 
 

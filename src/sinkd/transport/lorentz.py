@@ -81,8 +81,9 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, reach: float | None 
         x, y: (..., n, d) and (..., m, d), tangent rows at the origin, finite, same leading dimensions.
         c: > 0, a number or a tensor of one element, which then has a gradient.
         reach: a known bound of sqrt(c) (norm(x_i) + norm(y_j)), if any. Up to 20, differences are taken in float64
-            as ever, but what follows in float32, several times faster and still right to 1e-5 unless rows are
-            closer than 1e-15 (whose squares float32 does not hold); the result is float32 then.
+            as ever, but what follows in float32, several times faster, and the result is float32. It is still right to
+            1e-5 unless rows are closer than 1e-15 (whose squares float32 does not hold); for few classes and a reach
+            up to 4, where `chord` takes over, unless they are closer than 1e-10.
 
     Returns:
         (..., n, m) distances >= 0, float32, or float64 if x or y is.

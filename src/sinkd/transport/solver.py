@@ -161,7 +161,7 @@ class _Solve(torch.autograd.Function):
             return plan * each, *(None,) * 7
         with island(paid.device):
             steps = iteration.Steps(*saved[:3]) if gradient == "unroll" else None
-            if plan is None and d_plan is not None:
+            if plan is None and steps is not None and d_plan is not None:
                 plan = _plan(steps)
             d_log_plan = paid * each
             if d_plan is not None:
