@@ -82,6 +82,7 @@ class TaskTrainer(Trainer):
         self.add_callback(self.schedule)
         self._saving_aside: Path | None = None
         self._operations_a_token: int | None = None
+        self.seconds_beside = 0.0  # spent on evaluating and saving since somebody set it to 0
         self._update_batches: UpdateBatches | None = None
         self._micro_batches: list[dict[str, Any]] = []
         self._window: Window | None = None
@@ -185,6 +186,7 @@ class TaskTrainer(Trainer):
             )
         metrics = self.combine(by_split)
         seconds = time.perf_counter() - started
+        self.seconds_beside += seconds
         metrics |= {"runtime": seconds, "samples_per_second": sum(map(len, splits.values())) / seconds}
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
         self.log(dict(metrics))  # which adds the epoch
@@ -262,6 +264,7 @@ class TaskTrainer(Trainer):
         return super()._get_output_dir(trial) if self._saving_aside is None else str(self._saving_aside)
 
     def _save_checkpoint(self, model, trial):
+        started = time.perf_counter()
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with written_aside(folder / name, writer=self.args.should_save) as aside:
@@ -283,6 +286,7 @@ class TaskTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+        self.seconds_beside += time.perf_counter() - started
 
     def save_extras(self, folder: Path) -> None:
         """Write what a resumed run needs beside the Trainer's own files."""
