@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,7 @@ from sinkd.training.arguments import FinetuneArguments, parse_arguments
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Summary, read_outcome
-from sinkd.training.run import distill, finetune
+from sinkd.training.run import LOCK, distill, finetune
 from sinkd.training.trainer import TaskTrainer
 
 
@@ -386,3 +389,40 @@ def test_a_student_may_be_of_another_family_with_the_teachers_vocabulary(name, s
     assert trained.config.model_type == name
     # And it may teach in turn.
     start(tmp_path / "next", "--teacher_path", tmp_path / "run", "--distill_loss", "kd")
+
+
+def test_a_second_command_in_one_folder_is_refused_and_leaves_the_first_alone(start, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    holder = [sys.executable, "-c", HOLD, str(folder / LOCK)]
+    with subprocess.Popen(holder, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(SinkdError, match=r"another command works in .*run; wait for its end"):
+            start(folder, "--max_steps", "1")
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+        other.kill()
+    # a lock's file without its process keeps nobody out
+    assert (folder / LOCK).exists()
+    start(folder, "--max_steps", "1")
+    assert (folder / "metrics.json").exists() and not (folder / LOCK).exists()
+
+
+HOLD = """
+import sys
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_shorter_than_its_logging_steps_logs_its_parts_and_evaluation_slows_no_rows(start, tmp_path, monkeypatch):
+    evaluate = TaskTrainer.answers
+    monkeypatch.setattr(TaskTrainer, "answers", lambda self, rows: time.sleep(3) or evaluate(self, rows))
+    flags = ["--distill_loss", "kd+sinkhorn", "--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "2"]
+    start(tmp_path / "run", *flags, "--logging_steps", "500")
+    events = EventAccumulator(str(next((tmp_path / "run" / "runs").rglob("events*")).parent)).Reload()
+    scalars = {name: events.Scalars(name)[-1].value for name in events.Tags()["scalars"]}
+    assert {"train/parts/ce", "train/parts/kd", "train/parts/sinkhorn"} <= set(scalars)
+    assert scalars["train/rows_per_second"] > 6 * 16 / 6  # six of the nine seconds that evaluations waited

@@ -147,7 +147,7 @@ def test_curvature_must_be_positive(c: float) -> None:
 
 
 @pytest.mark.parametrize("c", [0.25, 1.0, 30.0])
-@pytest.mark.parametrize("gap", [1.0, 1e-2, 1e-6, 1e-12])
+@pytest.mark.parametrize("gap", [1.0, 1e-2, 1e-6, 1e-10])
 def test_a_known_reach_changes_digits_below_the_bound_only(c: float, gap: float) -> None:
     x = torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(-1).requires_grad_()
     y = x.detach() + gap * torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).softmax(

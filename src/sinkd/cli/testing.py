@@ -17,4 +17,5 @@ def predict_after(args: TaskArguments, task: Task, summary: Summary) -> None:
         if args.test_output_dir and len(summary.outcomes) > 1:
             folder /= f"seed-{outcome.seed}"
         for path in Model.load(outcome.folder, task, args).write_submissions(folder):
-            print(f"wrote {path}")
+            if args.should_save:  # one line, however many processes there are
+                print(f"wrote {path}")

@@ -225,8 +225,9 @@ class SinkhornLoss(nn.Module):
         if cost.curved and self.hyperbolic is not None:
             # probability rows are no longer than 1, so float32 suffices after the differences
             short = dtype == torch.float32 and self.representation == "probability"
-            reach = 2 * self.hyperbolic.largest**0.5 if short else None
-            w = cost.function(x, y, self.hyperbolic(), reach)
+            c = self.hyperbolic()
+            most = self.hyperbolic.largest if isinstance(c, float) or is_static(x) else float(c.detach())
+            w = cost.function(x, y, c, 2 * most**0.5 if short else None)
         else:
             w = cost.function(x, y)
         if self.pairing > 0:

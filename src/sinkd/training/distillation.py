@@ -107,7 +107,7 @@ class DistillationTrainer(TaskTrainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._ask_teacher()
-        self._rows_since_log, self._last_log = 0, time.perf_counter()
+        self._rows_since_log, self._last_log, self.seconds_beside = 0, time.perf_counter(), 0.0
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _ask_teacher(self) -> None:
@@ -195,15 +195,19 @@ class DistillationTrainer(TaskTrainer):
         return self.optimizer
 
     def log(self, logs, start_time=None):
-        """Add each part of the loss, the terms' own figures and rows per second to the Trainer's log line."""
-        if "loss" in logs:
+        """Add each part of the loss, the terms' own figures and rows per second to the Trainer's log line.
+
+        Of the steps since the last such line; what a run's end finds unlogged goes with its closing line.
+        """
+        if "loss" in logs or ("train_loss" in logs and self._parts_summed):
             # Each process holds its share of a part: their mean is the part of the whole update.
             means = torch.stack(list(self._parts.values())) / self._parts_summed
             means = self.accelerator.reduce(means, "mean").tolist()
             logs |= {f"parts/{name}": mean for name, mean in zip(self._parts, means, strict=True)}
             logs |= self._figures
             now = time.perf_counter()
-            logs["rows_per_second"] = self._rows_since_log / max(now - self._last_log, 1e-9)
+            logs["rows_per_second"] = self._rows_since_log / max(now - self._last_log - self.seconds_beside, 1e-9)
+            self.seconds_beside = 0.0
             self._parts, self._parts_summed = {}, 0
             self._rows_since_log, self._last_log = 0, now
         super().log(logs, start_time)

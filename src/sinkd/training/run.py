@@ -9,11 +9,13 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from sinkd.errors import SinkdError, Terminated
@@ -45,6 +47,8 @@ from sinkd.training.teacher import SavedTeacher, fingerprint
 from sinkd.training.trainer import BEST, TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
 
 
 def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
@@ -153,6 +157,30 @@ def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer], tea
 
 
 def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
+    with _alone(Path(args.output_dir), args.should_save):
+        return _run_alone(args, rows, make_trainer, teacher)
+
+
+@contextmanager
+def _alone(folder: Path, writer: bool) -> Iterator[None]:
+    """Keep other commands out of the folder. A process that is killed holds nothing: its lock goes with it."""
+    if not writer:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SinkdError(f"another command works in {folder}; wait for its end, or choose another folder") from None
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # while it is held: nobody can have locked it and find it gone
+        lock.release()
+
+
+def _run_alone(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
     folder = Path(args.output_dir)
     trainer = make_trainer(args)
     trainer.remove_callback(PrinterCallback)
@@ -235,7 +263,7 @@ def _claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome
         return None
     if earlier is not None:
         _clear(folder)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         several = "runs of several seeds" if any(folder.glob("seed-*/manifest.json")) else "no run"
         raise SinkdError(f"{folder} is not empty and holds {several}; choose another folder")
     manifest.write(folder)

@@ -26,8 +26,10 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective, Value, hard_label_loss
 from sinkd.losses.term import Progress, View
+from sinkd.training import dropout
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside
+from sinkd.training.clipping import clip
 from sinkd.training.embedding import UsedRows, restore, trim, used_ids
 from sinkd.training.hub import open_repository, push_checkpoint
 from sinkd.training.sampler import SeededSampler, UpdateBatches
@@ -82,6 +84,8 @@ class TaskTrainer(Trainer):
         self.schedule = Schedule(lambda: self.steps_per_epoch, interval)
         self.add_callback(self.schedule)
         self._saving_aside: Path | None = None
+        self._operations_a_token: int | None = None
+        self.seconds_beside = 0.0  # spent on evaluating and saving since somebody set it to 0
         self._update_batches: UpdateBatches | None = None
         self._micro_batches: list[dict[str, Any]] = []
         self._window: Window | None = None
@@ -185,6 +189,7 @@ class TaskTrainer(Trainer):
             )
         metrics = self.combine(by_split)
         seconds = time.perf_counter() - started
+        self.seconds_beside += seconds
         metrics |= {"runtime": seconds, "samples_per_second": sum(map(len, splits.values())) / seconds}
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
         self.log(dict(metrics))  # which adds the epoch
@@ -222,13 +227,31 @@ class TaskTrainer(Trainer):
         if self.args.should_save:
             sweep(Path(self.args.output_dir))
         trimmed = self._trim_embedding()
+        quick = dropout.quicken(self.model) if self.args.device.type == "cpu" else []
+        self._operations_a_token = None
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
+            dropout.restore(quick)
             if trimmed is not None:
                 restore(trimmed)
                 # The optimiser holds the rows that are gone: training again begins with a new one.
                 self.optimizer = self.lr_scheduler = None
+
+    def floating_point_ops(self, inputs):
+        """The Trainer's count, for which it walks through all modules at every step; here the walk is done once."""
+        tokens = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        if tokens is None or tokens.numel() == 0:
+            return super().floating_point_ops(inputs)
+        if self._operations_a_token is None:
+            self._operations_a_token = super().floating_point_ops(inputs) // tokens.numel()
+        return self._operations_a_token * tokens.numel()
+
+    def _clip_grad_norm(self, model):
+        engine = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.accelerator.scaler is not None
+        if self.args.world_size == 1 and self.args.device.type == "cpu" and not engine:
+            return clip(model, self.args.max_grad_norm)
+        return super()._clip_grad_norm(model)
 
     def _trim_embedding(self) -> UsedRows | None:
         """Leave unused rows of the embedding out of training, where the result is the same without them."""
@@ -244,6 +267,7 @@ class TaskTrainer(Trainer):
         return super()._get_output_dir(trial) if self._saving_aside is None else str(self._saving_aside)
 
     def _save_checkpoint(self, model, trial):
+        started = time.perf_counter()
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with written_aside(folder / name, writer=self.args.should_save) as aside:
@@ -266,6 +290,7 @@ class TaskTrainer(Trainer):
         push_checkpoint(self, folder / name)
         if self.args.should_save:
             rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+        self.seconds_beside += time.perf_counter() - started
 
     def init_hf_repo(self, token=None, private=None):
         if self.is_world_process_zero():

@@ -82,8 +82,11 @@ def products(
     return Steps(kernel, torch.stack(us), torch.stack(vs))
 
 
-def products_reverse(steps: Steps, a: Tensor | float, b: Tensor | float, df: Tensor, dg: Tensor) -> Tensor:
-    """What the iteration itself adds to dL/dM, for cotangents df, dg of the last log-scalings.
+def products_reverse(
+    steps: Steps, a: Tensor | float, b: Tensor | float, df: Tensor, dg: Tensor, d_plan: Tensor | None = None
+) -> Tensor:
+    """What the iteration itself adds to dL/dM, for cotangents df, dg of the last log-scalings; plus d_plan (...)
+    times the plan, where that is given, which costs nothing here.
 
     One product and one multiplication per half-iteration, as in the forward pass; the sum over iterations of
     outer products is then a single product of two stacks, in float64 where float32 might be TF32.
@@ -91,29 +94,27 @@ def products_reverse(steps: Steps, a: Tensor | float, b: Tensor | float, df: Ten
     kernel, us, vs = steps
     transposed, product = kernel.mT, multiplier(kernel)
     # d(sums) = -d(scaling) * scaling^2 / weight; the weight of a masked row is 0, and so is its scaling
-    us_slope = us * us * -_inverse(a)
-    vs_slope = vs * vs * -_inverse(b)
-    u_slopes, v_slopes = us_slope.unbind(0), vs_slope.unbind(0)
-    d_row_sums: list[Tensor] = []
-    d_col_sums: list[Tensor] = []
+    u_slopes = (us * us).mul_(-_inverse(a)).unbind(0)
+    v_slopes = (vs * vs).mul_(-_inverse(b)).unbind(0)
     d_col = dg * vs[-1] * -_inverse(b)
-    d_u: Tensor | None = df * _reciprocal(us[-1])
-    for t in range(len(u_slopes) - 1, -1, -1):
-        d_col_sums.append(d_col)
-        d_row = product(kernel, d_col)
-        if d_u is not None:  # the last iteration's alone
-            d_row, d_u = d_row.add_(d_u), None
-        d_row.mul_(u_slopes[t])
-        d_row_sums.append(d_row)
-        if t:
-            d_col = product(transposed, d_row).mul_(v_slopes[t - 1])
-    first = torch.ones_like(vs[:1]) if isinstance(b, float) else _present(b, kernel).expand_as(vs[:1])
-    left = torch.cat([us, torch.stack(d_row_sums[::-1])])  # (2t, ..., n)
-    right = torch.cat([torch.stack(d_col_sums[::-1]), first, vs[:-1]])  # (2t, ..., m)
+    d_row = product(kernel, d_col).add_(df * _reciprocal(us[-1])).mul_(u_slopes[-1])
+    d_rows, d_cols = [d_row], [d_col]  # of the sums, last iteration first
+    for t in range(len(u_slopes) - 2, -1, -1):
+        d_col = product(transposed, d_row).mul_(v_slopes[t])
+        d_row = product(kernel, d_col).mul_(u_slopes[t])
+        d_cols.append(d_col)
+        d_rows.append(d_row)
+    start = vs.new_ones(vs[0].shape) if isinstance(b, float) else _present(b, kernel).expand_as(vs[0])
+    u, v = us.unbind(0), vs.unbind(0)
+    left, right = [*reversed(u), *d_rows], [*d_cols, *reversed(v[:-1]), start]
+    if d_plan is not None:
+        left.append(u[-1] * d_plan.unsqueeze(-1))
+        right.append(v[-1])
+    # (..., 2t, n) and (..., 2t, m)
+    lefts, rights = torch.stack(left, -2), torch.stack(right, -2)
     if is_static(kernel) or torch.get_float32_matmul_precision() != "highest":
-        left, right = left.double(), right.double()
-    outer = torch.matmul(left.movedim(0, -1), right.movedim(0, -2))
-    return outer.to(kernel.dtype).mul_(kernel)
+        lefts, rights = lefts.double(), rights.double()
+    return torch.matmul(lefts.mT, rights).to(kernel.dtype).mul_(kernel)
 
 
 def _inverse(weights: Tensor | float) -> Tensor | float:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import SinkdError
+from . import chord
 from .iteration import times
 from .pairwise import FEW, polar, pull, reciprocal, row_blocks, tiny
 from .precision import is_static, island, result_type
@@ -80,8 +81,9 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, reach: float | None 
         x, y: (..., n, d) and (..., m, d), tangent rows at the origin, finite, same leading dimensions.
         c: > 0, a number or a tensor of one element, which then has a gradient.
         reach: a known bound of sqrt(c) (norm(x_i) + norm(y_j)), if any. Up to 20, differences are taken in float64
-            as ever, but what follows in float32, several times faster and still right to 1e-5 unless rows are
-            closer than 1e-15 (whose squares float32 does not hold); the result is float32 then.
+            as ever, but what follows in float32, several times faster, and the result is float32. It is still right to
+            1e-5 unless rows are closer than 1e-15 (whose squares float32 does not hold); for few classes and a reach
+            up to 4, where `chord` takes over, unless they are closer than 1e-10.
 
     Returns:
         (..., n, m) distances >= 0, float32, or float64 if x or y is.
@@ -103,9 +105,14 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, reach: float | None 
         # few pairs are a matter of calls, and conversions are calls
         single = near and (is_static(x) or x.shape[-2] * y.shape[-2] > _FEW_PAIRS)
         dtype = torch.float32 if near else dtype
-        if isinstance(root, float) and root == 1.0:
-            return _Distance.apply(x, y, near, single).to(dtype)
-        return (_Distance.apply(x * root, y * root, near, single) / root).to(dtype)
+        plain = isinstance(root, float) and root == 1.0
+        if not plain:
+            x, y = x * root, y * root
+        if reach is not None and reach <= chord.REACH and x.shape[-1] <= FEW:
+            result = chord.distance(x, y)
+        else:
+            result = _Distance.apply(x, y, near, single)
+        return (result if plain else result / root).to(dtype)
 
 
 class _Distance(torch.autograd.Function):

@@ -116,21 +116,28 @@ class _Solve(torch.autograd.Function):
         gradient: str,
         use_products: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        log_kernel = cost * (-1.0 / epsilon)
+        kernel = cost * (-1.0 / epsilon)
         if use_products:
-            steps = iteration.products(log_kernel.exp_(), a, b, n_iters, tolerance)
-            u, v = steps.rows[-1], steps.cols[-1]
-            plan = (steps.kernel * u.unsqueeze(-1)).mul_(v.unsqueeze(-2))
-            f, g = u.log(), v.log()
+            steps = iteration.products(kernel.exp_(), a, b, n_iters, tolerance)
+            plan = _plan(steps)
+            f, g = steps.rows[-1].log(), steps.cols[-1].log()
         else:
-            steps = iteration.logs(log_kernel, a, b, n_iters, tolerance)
+            steps = iteration.logs(kernel, a, b, n_iters, tolerance)
             f, g = steps.rows[-1].clone(), steps.cols[-1].clone()
-            plan = (log_kernel + f.unsqueeze(-1)).add_(g.unsqueeze(-2)).exp_()
-        distance = (plan * cost).sum((-2, -1))
+            plan = (kernel + f.unsqueeze(-1)).add_(g.unsqueeze(-2)).exp_()
+        paid = plan * cost
+        distance = paid.sum((-2, -1))
         ctx.set_materialize_grads(False)  # most uses ask for the distance alone
         weights = [w for w in (a, b) if isinstance(w, Tensor)]
-        keep = steps if gradient == "unroll" else ()
-        ctx.save_for_backward(cost, plan, *keep, *weights)
+        unrolled = gradient == "unroll"
+        # what is kept is what memory goes into; the plan can be had again from its scalings
+        ctx.save_for_backward(
+            None if unrolled and use_products else plan,
+            paid if gradient != "envelope" else None,
+            *(steps if unrolled else ()),
+            *weights,
+        )
+        ctx.batch = cost.shape[:-2]
         ctx.scalars = (
             epsilon,
             gradient,
@@ -146,27 +153,38 @@ class _Solve(torch.autograd.Function):
         ctx: Any, d_plan: Tensor | None, d_distance: Tensor | None, df: Tensor | None, dg: Tensor | None, _: None
     ) -> tuple:
         epsilon, gradient, use_products, a, b = ctx.scalars
-        cost, plan, *saved = ctx.saved_tensors
-        d_cost = torch.zeros_like(plan) if d_distance is None else plan * d_distance.unsqueeze(-1).unsqueeze(-1)
+        plan, paid, *saved = ctx.saved_tensors
+        if d_distance is None:
+            d_distance = (paid if plan is None else plan).new_zeros(()).expand(ctx.batch)
+        each = d_distance.unsqueeze(-1).unsqueeze(-1)
         if gradient == "envelope":
-            return d_cost, *(None,) * 7
-        with island(cost.device):
-            d_log_plan = d_cost * cost
+            return plan * each, *(None,) * 7
+        with island(paid.device):
+            steps = iteration.Steps(*saved[:3]) if gradient == "unroll" else None
+            if plan is None and steps is not None and d_plan is not None:
+                plan = _plan(steps)
+            d_log_plan = paid * each
             if d_plan is not None:
                 d_log_plan.addcmul_(d_plan, plan)
             rows, cols = d_log_plan.sum(-1), d_log_plan.sum(-2)
-            rows = rows if df is None else rows + df
-            cols = cols if dg is None else cols + dg
-            if gradient == "implicit":
-                d_kernel = iteration.fixed_point_reverse(plan, rows, cols)
+            rows = rows if df is None else rows.add_(df)
+            cols = cols if dg is None else cols.add_(dg)
+            if steps is None:
+                d_kernel = iteration.fixed_point_reverse(plan, rows, cols).addcmul_(plan, each, value=-epsilon)
             else:
-                steps, weights = iteration.Steps(*saved[:3]), saved[3:]
+                weights = saved[3:]
                 a = weights.pop(0) if a is None else a
                 b = weights.pop(0) if b is None else b
-                reverse = iteration.products_reverse if use_products else iteration.logs_reverse
-                d_kernel = reverse(steps, a, b, rows, cols)
-            d_cost = d_cost.sub_(d_kernel.add_(d_log_plan), alpha=1 / epsilon)
-        return d_cost, *(None,) * 7
+                if use_products:
+                    d_kernel = iteration.products_reverse(steps, a, b, rows, cols, -epsilon * d_distance)
+                else:
+                    d_kernel = iteration.logs_reverse(steps, a, b, rows, cols).addcmul_(plan, each, value=-epsilon)
+        return d_kernel.add_(d_log_plan).mul_(-1 / epsilon), *(None,) * 7
+
+
+def _plan(steps: iteration.Steps) -> Tensor:
+    """u K v of the product form."""
+    return (steps.kernel * steps.rows[-1].unsqueeze(-1)).mul_(steps.cols[-1].unsqueeze(-2))
 
 
 def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, gradient: str) -> None:
