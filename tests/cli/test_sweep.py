@@ -91,3 +91,15 @@ def test_a_trial_that_no_machine_has_room_for_is_refused(world, taught, tmp_path
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
     assert main(["sweep", "--config", "sweep.yaml"]) == 2
     assert "a trial asks for 9999 CPU, which this machine does not have" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_address_where_nobody_listens_is_told_at_once(world, taught, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = {"teacher_path": str(taught), "student_path": str(world.student), "data_dir": str(world.data)}
+    content = {"tasks": ["cola"], "objectives": ["kd"], "seeds": [0], "flags": flags}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    started = time.monotonic()
+    assert main(["sweep", "--config", "sweep.yaml", "--address", "127.0.0.1:1"]) == 2
+    assert "Connection refused; is a cluster there (ray start --head)" in capsys.readouterr().err
+    assert time.monotonic() - started < 30

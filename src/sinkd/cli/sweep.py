@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -170,12 +171,14 @@ def _start_ray(address: str | None, resources: Mapping[str, float]) -> Any:
     try:
         if address is None:
             # Trials give back a few numbers: Ray's store for large objects stays as small as it can be.
-            ray.init(include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
+            # "local": without it Ray joins whatever cluster it finds running on this machine.
+            ray.init("local", include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
         else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "start one with: ray start --head" if address else "is another one running here?"
-        raise SinkdError(f"Ray does not start: {str(error).strip().splitlines()[0]}; {hint}") from error
+            _need_listener(address)
+            ray.init(address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        hint = "; is a cluster there (ray start --head), and is its token ours?" if address else ""
+        raise SinkdError(f"Ray does not start: {str(error).strip().splitlines()[0]}{hint}") from error
     wanted = {"CPU": resources.get("num_cpus", 0), "GPU": resources.get("num_gpus", 0)}
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(machine.get(name, 0) >= number for name, number in wanted.items()) for machine in machines):
@@ -185,6 +188,14 @@ def _start_ray(address: str | None, resources: Mapping[str, float]) -> Any:
             raise SinkdError(f"a trial asks for {asked}, which this machine does not have; lower the sweep's resources")
         logger.warning("a trial asks for %s, which no machine of the cluster has yet; Ray waits for one", asked)
     return ray
+
+
+def _need_listener(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would look for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
 
 
 def _reason(error: Exception) -> str:
