@@ -25,10 +25,10 @@ demo: $(INSTALLED) ## watch a teacher being trained and students being distilled
 	$(RUN) sinkd demo $(ARGS)
 
 test: $(TESTABLE) ## the fast tests (ARGS="-k sinkhorn")
-	$(RUN) pytest -m "not slow" $(ARGS)
+	$(RUN) pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: $(TESTABLE) ## the slow tests
-	$(RUN) pytest -m slow $(ARGS)
+	$(RUN) pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 lint: $(TESTABLE) ## formatting, lint and types
 	$(RUN) ruff format --check .
