@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from small_language_models import word_tokenizer, write_copa
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -77,3 +79,23 @@ def test_quality(tmp_path, sentiment, encoder):
 def test_memory(tmp_path):
     assert "tokenize" in run("memory", "--pairs", 2000, "--out", "memory.md", cwd=tmp_path)
     assert (tmp_path / "memory.md").is_file()
+
+
+@pytest.mark.slow
+def test_generative(tmp_path):
+    printed = run("generative", "--rounds", 1, "--sizes", 1, "--out", "generative.json", cwd=tmp_path)
+    rows = json.loads((tmp_path / "generative.json").read_text())["rows"]
+    assert {row["loss"] for row in rows} == {"published", "lorentz", "l1, top 50"}
+    assert "from one prefix a row" in printed
+
+
+@pytest.mark.slow
+def test_following(tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    word_tokenizer().save_pretrained(tokenizer)
+    write_copa(tmp_path / "superglue")
+    flags = ["--kind", "gpt2", "--tokenizer", tokenizer, "--data_dir", tmp_path / "superglue", "--epochs", 1]
+    printed = run("following", *flags, "--tasks", "copa=by letter", "--seeds", "0", "--out", "f.json", cwd=tmp_path)
+    scores = json.loads((tmp_path / "f.json").read_text())["tasks"]["copa"]
+    assert set(scores) == {"teacher", "labels alone", "published", "teacher alone"}
+    assert "agreement" in printed

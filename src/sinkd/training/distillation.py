@@ -6,17 +6,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from sinkd.errors import SinkdError
+from sinkd.losses.feature import LOGITS, Feature
+from sinkd.losses.likeliest import LikeliestIds, LikeliestLogs, restore
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import View
+from sinkd.models.language import head_width, vocabulary
 from sinkd.tasks.cache import cache_dir
+from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
+from sinkd.training.generation import sampled_batch
 from sinkd.training.teacher import (
     SavedTeacher,
     TaughtCollator,
@@ -24,6 +30,7 @@ from sinkd.training.teacher import (
     cached_answers,
     freeze,
     observe,
+    on_device,
     taught_view,
 )
 from sinkd.training.trainer import TaskTrainer, row_lengths
@@ -49,7 +56,7 @@ def ask_once(
     """
     return cached_answers(
         teacher,
-        objective.teacher_needs,
+        kept_features(objective, args),
         rows,
         collator,
         Path(args.teacher_cache_dir or cache_dir() / "teachers"),
@@ -59,6 +66,18 @@ def ask_once(
         args.teacher_cache_dtype,
         on_rows,
     )
+
+
+def likeliest_features(args: DistillationArguments) -> tuple[LikeliestIds, LikeliestLogs] | None:
+    """What is kept in place of whole predictions, where `--teacher_cache_top_k` says so."""
+    k = args.teacher_cache_top_k
+    return None if k is None else (LikeliestIds(k), LikeliestLogs(k))
+
+
+def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
+    """What the objective needs of the teacher, as it is kept."""
+    needs, likeliest = objective.teacher_needs, likeliest_features(args)
+    return needs if likeliest is None or LOGITS not in needs else needs - {LOGITS} | {*likeliest}
 
 
 class DistillationTrainer(TaskTrainer):
@@ -85,6 +104,12 @@ class DistillationTrainer(TaskTrainer):
         self.teacher = freeze(teacher) if isinstance(teacher, nn.Module) else teacher
         self.on_teacher_rows = on_teacher_rows
         self.add_callback(_FreshGradients(self.objective))
+        answers = isinstance(self.data_collator, AnswerCollator)
+        for flag in ("on_policy", "teacher_cache_top_k"):
+            if getattr(args, flag) and not answers:
+                raise SinkdError(f"--{flag} is for language models, and this task is not answered by one; leave it out")
+        if args.on_policy and not self.objective.teacher_needs:
+            raise SinkdError(f"--on_policy has the teacher score answers, and {self.objective} needs none")
         self._parts: dict[str, torch.Tensor] = {}
         self._parts_summed = 0
         self._figures: dict[str, float] = {}
@@ -110,7 +135,7 @@ class DistillationTrainer(TaskTrainer):
         # A fingerprint describes a model of transformers, and not what another module does beside its weights.
         known = isinstance(self.teacher, PreTrainedModel | SavedTeacher) and row_lengths(self.train_dataset) is not None
         if self.args.teacher_cache == "off" or not self.objective.cacheable or not known:
-            self.live_teacher.to(self.args.device)
+            on_device(self.live_teacher, self.args.device)
             return
         answers = ask_once(
             self.teacher,
@@ -122,8 +147,10 @@ class DistillationTrainer(TaskTrainer):
             self.on_teacher_rows,
         )
         self.train_dataset = TaughtRows(self.train_dataset, answers)
-        if isinstance(self.teacher, nn.Module):
-            self.teacher.to("cpu")
+        if self.args.on_policy:
+            on_device(self.live_teacher, self.args.device)
+        elif isinstance(self.teacher, nn.Module):
+            on_device(self.teacher, torch.device("cpu"))
 
     @property
     def live_teacher(self) -> Any:
@@ -141,11 +168,37 @@ class DistillationTrainer(TaskTrainer):
         features = self.objective.teacher_needs
         if not features:
             return View()
-        kept = taught_view(inputs, features)
+        kept = taught_view(inputs, kept_features(self.objective, self.args))
         if kept is not None:
-            return kept
+            return self._restored(kept)
         with torch.no_grad():
             return observe(self.live_teacher, inputs, features)
+
+    def _restored(self, kept: View) -> View:
+        likeliest = likeliest_features(self.args)
+        if likeliest is None:
+            return kept
+        ids, logs = (kept[feature] for feature in likeliest)
+        width = head_width(self.model)  # which is the teacher's, too
+        others = {feature: kept[feature] for feature in self.objective.teacher_needs - {LOGITS}}
+        return View(restore(ids, logs, width), others)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.on_policy:
+            batches = [self._own_answers(batch, place) for place, batch in enumerate(batches)]
+            self._micro_batches = batches
+        return batches, items
+
+    def _own_answers(self, batch: dict[str, Any], place: int) -> dict[str, Any]:
+        """The batch, or as often as `--on_policy` says one with the student's own answers; step and seed decide."""
+        coin = np.random.default_rng([self.args.seed, self.state.global_step, place, self.args.process_index])
+        if coin.random() >= self.args.on_policy:
+            return batch
+        tokenizer = self.processing_class
+        seed = int(coin.integers(2**62))
+        ends = (tokenizer.eos_token_id, vocabulary(tokenizer))
+        return sampled_batch(self.model, batch, self.data_collator, *ends, seed)
 
     def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
         """Keep the parts for the log, and at the steps that are logged each term's own figures."""
