@@ -4,7 +4,7 @@
 
 Loss: (B, T, V) logits of B answers of T tokens, forward and backward.
 
-- published: as formulas of the published T0 code have it: softmax over the sequence axis, l1 between positions of each
+- published: as the formulas of the published T0 code have it: softmax over the sequence axis, l1 between positions of each
   row, 20 times axes divided by their sums, autograd through all of it. It compares the T positions of each row alone.
 - sinkd: `SinkhornLoss` over all B T answer tokens at once: Lorentz over the whole vocabulary, l1 over the union of both
   sides' 50 likeliest entries.
@@ -13,8 +13,8 @@ Logits are Zipf's law over the vocabulary, what a position adds (deviation 1.5),
 
 A step is a forward and backward pass of a decoder with a head of that width, prompts of 32 tokens, and the loss.
 Evaluation: four choices to each of 8 prompts of 256 tokens, scored from one prefix and each from a sequence of its own.
-Times are of the processor, on one thread: medians over rounds in which all take turns. Memory is the largest sum of tensor bytes alive beyond those
-alive before, from PyTorch's allocator events.
+Times are of the processor, on one thread: medians over rounds in which all take turns. Memory is the largest sum of
+tensor bytes alive beyond those alive before, from PyTorch's allocator events.
 """
 
 from __future__ import annotations
