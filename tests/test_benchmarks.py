@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from small_language_models import word_tokenizer, write_copa
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -108,3 +110,23 @@ def test_study(tmp_path, world, tmp_path_factory):
     assert len({json.loads(line)["objective"] for line in lines}) == len(lines) == 9
     assert "to kd" in run(*command, cwd=tmp_path)
     assert (tmp_path / "objectives.jsonl").read_text().splitlines() == lines, "what is done is not done again"
+
+
+@pytest.mark.slow
+def test_generative(tmp_path):
+    printed = run("generative", "--rounds", 1, "--sizes", 1, "--out", "generative.json", cwd=tmp_path)
+    rows = json.loads((tmp_path / "generative.json").read_text())["rows"]
+    assert {row["loss"] for row in rows} == {"published", "lorentz", "l1, top 50"}
+    assert "from one prefix a row" in printed
+
+
+@pytest.mark.slow
+def test_following(tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    word_tokenizer().save_pretrained(tokenizer)
+    write_copa(tmp_path / "superglue")
+    flags = ["--kind", "gpt2", "--tokenizer", tokenizer, "--data_dir", tmp_path / "superglue", "--epochs", 1]
+    printed = run("following", *flags, "--tasks", "copa=by letter", "--seeds", "0", "--out", "f.json", cwd=tmp_path)
+    scores = json.loads((tmp_path / "f.json").read_text())["tasks"]["copa"]
+    assert set(scores) == {"teacher", "labels alone", "published", "teacher alone"}
+    assert "agreement" in printed

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from small_language_models import write_copa, write_language_model
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What .ci/run runs itself, as typed: the environment that these tests run in, and the demo.
@@ -64,6 +66,10 @@ def checkout(tmp_path, world, taught, google) -> Path:
         lines = [f'"title {i}","a body, quoted {i % 7}",{i % 2 + 1}' for i in range(rows)]
         (folder / name).write_text("\n".join(["title,body,stars", *lines]) + "\n")
     (folder / "M2").symlink_to(taught)
+    write_copa(folder / "datas" / "superglue")
+    for name, kind in {"t5": "t5", "gpt": "gpt_neo"}.items():
+        write_language_model(folder / "models" / f"{name}-teacher", kind, width=32, positions=512)
+        write_language_model(folder / "models" / f"{name}-student", kind, width=16, positions=512)
     (folder / "more.txt").write_text("".join(f"more text {i}\n" for i in range(10)))
     return folder
 

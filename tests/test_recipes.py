@@ -100,6 +100,32 @@ def texts(content: object) -> list[str]:
     return [content] if isinstance(content, str) else []
 
 
+SUPERGLUE = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
+
+
+@pytest.mark.parametrize(
+    "name", [f"{kind}/{task}-{role}" for kind in ("t0", "gpt") for task in SUPERGLUE for role in KINDS]
+)
+def test_generative_recipes_hold_the_published_numbers(name):
+    words = shlex.split(recipes.find(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))
+    role = name.rpartition("-")[2]
+    assert words[:4] == [
+        "sinkd",
+        {"teacher": "finetune", "student": "distill"}[role],
+        "--config",
+        f"recipes/{name}.yaml",
+    ]
+    words[3] = str(ROOT / words[3])
+    args = parse_arguments(KINDS[role], words[2:], " ".join(words[:2]))
+    gpt = name.startswith("gpt")
+    assert (args.learning_rate, args.weight_decay, args.max_length, args.target_max_length) == (1e-4, 0.01, 1024, 256)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == ((1, 4) if gpt else (4, 1))
+    assert args.num_train_epochs == (300 if gpt else {"teacher": 30, "student": 10}[role])
+    assert args.seed == (32 if gpt else 42)
+    if role == "student":
+        assert (args.distill_loss, args.sinkhorn_weight) == ("ce:1+kl:0.1+sinkhorn:1", 0.0008)
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_numbers_in_recipes_are_numbers_to_any_yaml_reader(name):
     for text in texts(yaml.safe_load(recipes.find(name).read_text(encoding="utf-8"))):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+from sinkd.cli import generative
 from sinkd.cli.command import load_named_task, show_plan
 from sinkd.report import RunProgress
 from sinkd.training.arguments import DistillationArguments, parse_arguments
@@ -11,7 +12,8 @@ from sinkd.training.run import cache_teacher
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line of a `distill`, keep what it will need of the teacher, and say where."""
-    args = parse_arguments(DistillationArguments, argv, "sinkd cache-teacher", output_dir="")
+    published = generative.settings(argv, generative.STUDENT)
+    args = parse_arguments(DistillationArguments, argv, "sinkd cache-teacher", output_dir="", **published)
     if show_plan(args):
         return
     task = load_named_task(args)

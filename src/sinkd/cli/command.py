@@ -10,20 +10,29 @@ from transformers.utils import logging as transformers_logging
 
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
-from sinkd.tasks import Task, load_task, table_task
+from sinkd.tasks import load_superglue, load_task, names_superglue, table_task
 from sinkd.tasks.glue import task_name
+from sinkd.tasks.superglue import superglue_name
 from sinkd.training.arguments import DistillationArguments, TaskArguments
+from sinkd.training.kind import AnyTask
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Summary
 
+# How the run that made a model read its task.
+READING = ("max_seq_length", "max_length", "target_max_length", "input_eos", "template_name", "length_normalize")
 
-def load_named_task(args: TaskArguments) -> Task:
+
+def load_named_task(args: TaskArguments) -> AnyTask:
     """The task that `--task_name` or the user's own table names."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     own = {"--train_file": args.train_file, "--dev_file": args.dev_file}
     own |= {"--text_columns": args.text_columns, "--label_column": args.label_column}
     if not any([*own.values(), args.test_file]):
+        chosen = choice_task_name(args)
+        if chosen is not None:
+            ours = None if args.data_dir == TaskArguments.data_dir else args.data_dir
+            return load_superglue(chosen, ours, bad_rows=args.bad_rows)
         if args.task_name is None:
             raise SinkdError("--task_name is missing; name a task, or your own table by --train_file and --dev_file")
         return load_task(args.task_name, args.data_dir, bad_rows=args.bad_rows)
@@ -44,6 +53,19 @@ def load_named_task(args: TaskArguments) -> Task:
     )
 
 
+def choice_task_name(args: TaskArguments) -> str | None:
+    """The task of chosen answers that the flags name, as in super_glue/copa; None where they name another, or none."""
+    if args.dataset_name is None:
+        return args.task_name if args.task_name is not None and names_superglue(args.task_name) else None
+    if args.task_name is not None:
+        raise SinkdError(
+            f"--task_name {args.task_name} and --dataset_name {args.dataset_name} name two tasks; give one"
+        )
+    if args.dataset_config_name is None:
+        return args.dataset_name
+    return f"{args.dataset_name}/{args.dataset_config_name}"
+
+
 def typed_value(argv: Sequence[str], flag: str) -> str | None:
     """What a command line gives for a flag, before it is parsed; None where it does not."""
     values = [value for name, value in pairwise(argv) if name == flag]
@@ -52,21 +74,23 @@ def typed_value(argv: Sequence[str], flag: str) -> str | None:
 
 
 def trained_settings(argv: Sequence[str]) -> dict[str, Any]:
-    """The settings of the run that made `--model_path` on which its scores depend: where inputs were cut."""
+    """The settings of the run that made `--model_path` on which its scores depend: lengths, and the wording."""
     path = typed_value(argv, "--model_path")
     manifest = None if path is None else read_manifest(Path(path))
-    return {} if manifest is None else {"max_seq_length": manifest.settings["max_seq_length"]}
+    return {} if manifest is None else {name: manifest.settings[name] for name in READING if name in manifest.settings}
 
 
 def settle_output(args: TaskArguments, name: str) -> None:
     """Where no `--output_dir` is given, results land as in the published system; `name`: where no `--exp_name` is."""
     if args.output_dir:
         return
-    if args.task_name is None and args.train_file is None:
+    chosen = choice_task_name(args)
+    if chosen is None and args.task_name is None and args.train_file is None:
         raise SinkdError("--task_name is missing; name a task, or your own table by --train_file and --dev_file")
-    if args.task_name is None:
+    if chosen is None and args.task_name is None:
         raise SinkdError("--output_dir is missing; name a folder for the results")
-    args.output_dir = str(Path("experiments", f"exp_distill_{task_name(args.task_name)}", args.exp_name or name))
+    task = superglue_name(chosen).replace("/", "-") if chosen else task_name(args.task_name or "")
+    args.output_dir = str(Path("experiments", f"exp_distill_{task}", args.exp_name or name))
 
 
 def show_summary(title: str, summary: Summary) -> None:

@@ -17,7 +17,7 @@ from sinkd.errors import SinkdError
 from sinkd.models import find_checkpoint, load_encoder, load_tokenizer
 from sinkd.models.export import OnnxModel, export_onnx, need_packages, quantize_onnx
 from sinkd.report import Table, show
-from sinkd.tasks import Collator, Task
+from sinkd.tasks import ChoiceTask, Collator, Task
 from sinkd.training.arguments import FinetuneArguments, parse_arguments
 from sinkd.training.inference import megabytes
 from sinkd.training.manifest import read_manifest
@@ -120,12 +120,14 @@ def _task(args: ExportArguments) -> Task | None:
     named = args.task_name is not None or args.train_file is not None
     try:
         task = load_named_task(args) if named else None
-        if task is not None and not all(task.files[split].is_file() for split in task.dev_splits):
+        if isinstance(task, Task) and not all(task.files[split].is_file() for split in task.dev_splits):
             raise SinkdError(f"{task.name} lacks a dev file; looked for {task.files[task.dev_splits[0]]}")
     except SinkdError:
         if args.quantize != "none":
             raise
         return None
+    if isinstance(task, ChoiceTask):
+        raise SinkdError(f"{task.name} is answered by a language model, and sinkd export writes encoders alone")
     if args.quantize != "none" and (task is None or not task.dev_splits):
         raise SinkdError("--quantize int8 is scored before and after; name a task with a dev set by --task_name")
     return task if task is not None and task.dev_splits else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sinkd.cli import generative
 from sinkd.cli.command import load_named_task, settle_output, show_plan, show_summary
 from sinkd.cli.testing import predict_after
 from sinkd.report import RunProgress
@@ -12,7 +13,9 @@ from sinkd.training.run import finetune
 
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
-    args = parse_arguments(FinetuneArguments, argv, "sinkd finetune", output_dir="")
+    args = parse_arguments(
+        FinetuneArguments, argv, "sinkd finetune", output_dir="", **generative.settings(argv, generative.TEACHER)
+    )
     settle_output(args, "teacher")
     if not show_plan(args):
         run(args)

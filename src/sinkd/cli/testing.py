@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.inference import Model
+from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Summary
 
 
-def predict_after(args: TaskArguments, task: Task, summary: Summary) -> None:
+def predict_after(args: TaskArguments, task: AnyTask, summary: Summary) -> None:
     """Write the test set's answers of each run, where `--do_test` asks for them."""
     if not (args.do_test or args.do_predict):
         return

@@ -63,6 +63,11 @@ class Feature:
         """What `split` took apart, for the examples of another batch."""
         return torch.stack(list(rows))
 
+    def token_bytes(self, width: int, size: int) -> int:
+        """Bytes kept of one answer token of a language model with a head of `width`, `size` bytes a number; 0 where
+        there is one entry an example."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Logits(Feature):
@@ -72,6 +77,15 @@ class Logits(Feature):
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
         return seen.logits
+
+    def split(self, value: Tensor, batch: Mapping[str, Any]) -> Sequence[Tensor]:
+        return split_tokens(value, batch)
+
+    def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
+        return join_tokens(rows, batch)
+
+    def token_bytes(self, width: int, size: int) -> int:
+        return width * size
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,16 @@ class HiddenStates(Feature):
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
         assert seen.hidden_states is not None
         return seen.hidden_states
+
+
+def split_tokens(value: Tensor, batch: Mapping[str, Any]) -> Sequence[Tensor]:
+    """One entry an example: its rows of (N, ...) where the batch `counts` answer tokens, else one of (B, ...)."""
+    return value.split(batch["counts"].tolist()) if "counts" in batch else value.unbind(0)
+
+
+def join_tokens(rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
+    """What `split_tokens` took apart."""
+    return torch.cat(list(rows)) if "counts" in batch else torch.stack(list(rows))
 
 
 LOGITS = Logits()

@@ -88,23 +88,39 @@ class AnnealedKD(Term):
 
 
 class Transport(Term):
-    """`sinkhorn`: the cost of transporting the batch of the student's predictions onto the teacher's."""
+    """`sinkhorn`: the cost of transporting the batch of the student's predictions onto the teacher's.
+
+    With group "sequence" each example's answer tokens are transported for themselves, so that the term is row by row:
+    a mean over the examples that have any.
+    """
 
     name = "sinkhorn"
-    batchwise = True
 
     def __init__(self, **options: Any):
         super().__init__()
         self.loss = SinkhornLoss(**{"weight": 0.001, "reduction": "sum", **options})
+        self.batchwise = self.loss.group == "batch"
+
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
+        return (batch["counts"] > 0).sum() if "counts" in batch else super().count(teacher, batch)
 
     def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
         return view.logits
 
-    def forward(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        return self.loss(student, teacher)
+    def forward(self, student: Any, teacher: Any, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        if self.batchwise:
+            return self.loss(student, teacher)
+        if "counts" not in batch:
+            return self.loss(student.logits, teacher.logits)
+        counts = batch["counts"].tolist()
+        pairs = zip(student.logits.split(counts), teacher.logits.split(counts), strict=True)
+        values = [self.loss(one, other) for one, other in pairs if len(one)]
+        return torch.stack(values).mean() if values else student.logits.sum() * 0.0
 
     @torch.no_grad()
-    def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
+    def diagnostics(self, student: Any, teacher: Any) -> dict[str, float]:
+        if not self.batchwise:
+            student, teacher = student.logits, teacher.logits
         figures = {"marginal_error": float(self.loss.transport(student, teacher).marginal_error())}
         if self.loss.curvature is not None:
             figures["curvature"] = float(self.loss.curvature)

@@ -17,7 +17,7 @@ from ..transport.lorentz import Clamped, Curvature
 from ..transport.precision import is_static, island, result_type
 from ..transport.solver import GRADIENTS, Gradient, Transport, sinkhorn
 from .logits import check_shapes, guard, log_odds, probabilities
-from .vocabulary import fold
+from .vocabulary import fold, fold_logits, is_wide, wide_lorentz
 
 Representation = Literal["probability", "log_odds", "vector"]
 Reduction = Literal["mean", "sum"]
@@ -31,6 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "value": get_args(Value),
     "gradient": GRADIENTS,
     "group": get_args(Group),
+    "top_k_of": ("both", "teacher"),
 }
 """The keywords that name one of several things, and what they may name."""
 
@@ -75,6 +76,7 @@ class SinkhornLoss(nn.Module):
         debias: S(x, y) - (S(x, x) + S(y, y)) / 2, which is 0 for equal sides (Feydy et al., 2019).
         group: for logits (B, L, V), "batch": one transport of all positions; "sequence": one per sequence, averaged.
         top_k: compare only the union of both sides' k most probable classes, and the rest as one.
+        top_k_of: "both" sides, or the "teacher" alone, for a teacher of whom no more than those are known.
 
     Raises:
         SinkdError: for a keyword out of range.
@@ -103,12 +105,14 @@ class SinkhornLoss(nn.Module):
         gradient: Gradient = "unroll",
         group: Group = "batch",
         top_k: int | None = None,
+        top_k_of: Literal["both", "teacher"] = "both",
     ):
         super().__init__()
         self.cost, self.temperature, self.epsilon = cost, temperature, epsilon
         self.n_iters, self.tolerance, self.gradient = n_iters, tolerance, gradient
         self.representation, self.reduction, self.weight = representation, reduction, weight
         self.value, self.pairing, self.debias, self.group, self.top_k = value, pairing, debias, group, top_k
+        self.top_k_of = top_k_of
         self._check()
         curved = COSTS[cost].curved
         self.hyperbolic = Curvature(curvature, learnable_curvature and curved) if curved else None
@@ -151,8 +155,12 @@ class SinkhornLoss(nn.Module):
         rows = self._rows(student_logits, teacher_logits, mask, ids)
         if 0 in rows.student.shape or 0 in rows.teacher.shape:
             return ((rows.student.sum() + rows.teacher.sum()) * 0.0).to(result_type(*rows[:2]))
-        x, y = self._points(rows)
-        cost = self._cost(x, y, rows)
+        if self._is_sliced(rows):
+            x = y = rows.student  # which nothing reads
+            cost = self._sliced_cost(rows)
+        else:
+            x, y = self._points(rows)
+            cost = self._cost(x, y, rows)
         transport = self._solve(cost, rows)
         if self.value == "matching":
             value = self._matching(cost, transport, rows)
@@ -171,7 +179,8 @@ class SinkhornLoss(nn.Module):
 
         In eager mode on a CPU, with group "batch", masked rows are left out of the plan; else they are rows of 0."""
         rows = self._rows(student_logits, teacher_logits, mask, ids)
-        return self._solve(self._cost(*self._points(rows), rows), rows)
+        cost = self._sliced_cost(rows) if self._is_sliced(rows) else self._cost(*self._points(rows), rows)
+        return self._solve(cost, rows)
 
     def extra_repr(self) -> str:
         names = ("cost", "temperature", "epsilon", "n_iters", "reduction", "weight", "value", "pairing")
@@ -215,8 +224,10 @@ class SinkhornLoss(nn.Module):
                     scale = scale * rows.student.shape[-1] ** 0.5
                 x, y = log_odds(rows.student, self.temperature), log_odds(rows.teacher, self.temperature)
                 return x * scale, y * scale
+            if self.top_k is not None and rows.mask is None and is_wide(rows.student, rows.teacher):
+                return fold_logits(rows.student, rows.teacher, self.temperature, self.top_k, self.top_k_of)
             x, y = probabilities(rows.student, self.temperature), probabilities(rows.teacher, self.temperature)
-            return (x, y) if self.top_k is None else fold(x, y, self.top_k, rows.mask)
+            return (x, y) if self.top_k is None else fold(x, y, self.top_k, rows.mask, self.top_k_of)
 
     def _cost(self, x: Tensor, y: Tensor, rows: Rows) -> Tensor:
         """W (..., n, m), in the type that the transport is solved in."""
@@ -230,9 +241,22 @@ class SinkhornLoss(nn.Module):
             w = cost.function(x, y, c, 2 * most**0.5 if short else None)
         else:
             w = cost.function(x, y)
-        if self.pairing > 0:
-            w = w + self.pairing * (~self._same(rows)).to(w.dtype)
-        return w.to(dtype)
+        return self._paired(w, rows).to(dtype)
+
+    def _is_sliced(self, rows: Rows) -> bool:
+        """Is the cost computed from the logits, a slice of the vocabulary at a time?"""
+        whole = self.representation == "probability" and self.top_k is None and not self.debias
+        near = self.hyperbolic is not None and self.hyperbolic.largest <= 100
+        return whole and near and rows.mask is None and is_wide(rows.student, rows.teacher)
+
+    def _sliced_cost(self, rows: Rows) -> Tensor:
+        assert self.hyperbolic is not None
+        with island(rows.student.device):
+            w = wide_lorentz(rows.student, rows.teacher, self.temperature, self.hyperbolic())
+        return self._paired(w, rows).to(result_type(rows.student, rows.teacher))
+
+    def _paired(self, w: Tensor, rows: Rows) -> Tensor:
+        return w + self.pairing * (~self._same(rows)).to(w.dtype) if self.pairing > 0 else w
 
     def _same(self, rows: Rows) -> Tensor:
         """Which pairs of rows are the same example, (..., n, n)."""

@@ -60,7 +60,7 @@ def load_config(path: str, flag: str) -> PretrainedConfig:
     try:
         return _untyped_bert(Path(folder)) or AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise SinkdError(f"{flag} {path} cannot be loaded: {_first_sentence(error)}") from error
+        raise SinkdError(f"{flag} {path} cannot be loaded: {first_sentence(error)}") from error
 
 
 def _untyped_bert(folder: Path) -> BertConfig | None:
@@ -96,7 +96,7 @@ def load_encoder(
             folder, config=config, dtype="float32", output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SinkdError(f"{flag} {path} cannot be loaded: {_first_sentence(error)}") from error
+        raise SinkdError(f"{flag} {path} cannot be loaded: {first_sentence(error)}") from error
     except (pickle.UnpicklingError, EOFError) as error:
         # What torch says here advises to load the file all the same.
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -175,7 +175,7 @@ def load_tokenizer(path: str, flag: str, do_lower_case: bool = False) -> PreTrai
         if wanted is not None and wanted != _lowers(tokenizer):
             tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=wanted, **known)
     except (OSError, ValueError) as error:
-        raise SinkdError(f"the tokenizer of {flag} {path} cannot be loaded: {_first_sentence(error)}") from error
+        raise SinkdError(f"the tokenizer of {flag} {path} cannot be loaded: {first_sentence(error)}") from error
     return tokenizer
 
 
@@ -247,5 +247,6 @@ def _lower_case(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool | None
     return False if only_vocabulary and not said else None
 
 
-def _first_sentence(error: Exception) -> str:
+def first_sentence(error: Exception) -> str:
+    """What an error says first."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

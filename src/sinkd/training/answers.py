@@ -32,14 +32,17 @@ class Answers:
     """The kept features of the `n_rows` rows of a data set, in the order of the rows.
 
     home: the store's folder, which must belong to this teacher and these rows alone. dtype: of DTYPES, what floating
-    point features are kept as; they are read as float32.
+    point features are kept as; they are read as float32. shard: rows of a shard.
     """
 
-    def __init__(self, home: Path, features: Sequence[Feature], n_rows: int, dtype: str = "float32"):
+    def __init__(
+        self, home: Path, features: Sequence[Feature], n_rows: int, dtype: str = "float32", shard: int = SHARD
+    ):
         self.home = home
         self.features = sorted(features, key=lambda feature: feature.name)
         self.n_rows = n_rows
         self.dtype = dtype
+        self.shard = shard
         self._shards: dict[tuple[str, int], _Shard] = {}
 
     def __len__(self) -> int:
@@ -47,7 +50,7 @@ class Answers:
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         """What is kept of one row: {feature's name: tensor}."""
-        shard, place = divmod(int(row), SHARD)
+        shard, place = divmod(int(row), self.shard)
         return {feature.name: self._shard(feature, shard)[place] for feature in self.features}
 
     def fill(self, answer: Callable[[range, list[Feature]], Mapping[str, Sequence[Tensor]]]) -> None:
@@ -56,7 +59,7 @@ class Answers:
         Returns when all shards are there, whoever computed them. Raises SinkdError where one cannot be read back.
         """
         self.home.mkdir(parents=True, exist_ok=True)
-        waiting = list(range(-(-self.n_rows // SHARD)))
+        waiting = list(range(-(-self.n_rows // self.shard)))
         patience = 0.0  # first what is free; then wait for the others
         while waiting:
             held = [shard for shard in waiting if not self._fill_shard(shard, patience, answer)]
@@ -71,7 +74,7 @@ class Answers:
             with FileLock(self.home / f"{shard:05d}.lock", timeout=patience):
                 missing = [feature for feature in self.features if not self._present(feature, shard)]
                 if missing:
-                    rows = range(shard * SHARD, min((shard + 1) * SHARD, self.n_rows))
+                    rows = range(shard * self.shard, min((shard + 1) * self.shard, self.n_rows))
                     answers = answer(rows, missing)
                     for feature in missing:
                         self._write(feature, shard, answers[feature.name])
@@ -109,7 +112,7 @@ class Answers:
     def _present(self, feature: Feature, shard: int) -> bool:
         if (feature.name, shard) not in self._shards:
             folder = self._folder(feature, shard)
-            found = _read(folder, self._name(folder), min(SHARD, self.n_rows - shard * SHARD))
+            found = _read(folder, self._name(folder), min(self.shard, self.n_rows - shard * self.shard))
             if found is None:
                 return False
             self._shards[feature.name, shard] = found
@@ -117,7 +120,7 @@ class Answers:
 
     def _shard(self, feature: Feature, shard: int) -> _Shard:
         if not self._present(feature, shard):
-            raise SinkdError(f"the teacher's cache in {self.home} lacks rows from {shard * SHARD}; run it again")
+            raise SinkdError(f"the teacher's cache in {self.home} lacks rows from {shard * self.shard}; run it again")
         return self._shards[feature.name, shard]
 
 

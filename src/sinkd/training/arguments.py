@@ -17,21 +17,18 @@ from typing import Any, Literal, TypeVar
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import HfArg
 
 from sinkd.errors import SinkdError
 from sinkd.losses.objective import Objective
+from sinkd.training.flag import flag as _flag
+from sinkd.training.generative_arguments import GenerativeArguments
 
 # What per_gpu_batch_size sets.
 SIZES = {"per_device_train_batch_size", "per_device_eval_batch_size"}
 
 
-def _flag(default: Any, text: str, *aliases: str, **kwargs: Any) -> Any:
-    return HfArg(default=default, help=text, aliases=list(aliases) or None, **kwargs)
-
-
 @dataclass
-class TaskArguments(TrainingArguments):
+class TaskArguments(GenerativeArguments, TrainingArguments):
     """The data, the model being trained and the manner of evaluation, shared by every command."""
 
     ddp_backend: str | None = field(default=None, metadata={"help": "Backend of distributed training."})
@@ -56,8 +53,12 @@ class TaskArguments(TrainingArguments):
     dry_run: bool = _flag(False, "Read the flags and the recipe, print what would run, and stop.")
     traceback: bool = _flag(False, "Show where in the code an error arose.")
 
-    task_name: str | None = _flag(None, "A task: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, ax.")
-    data_dir: str = _flag("datas/glue", "The folder that holds the tasks' folders.")
+    task_name: str | None = _flag(
+        None, "A task: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, ax; superglue/copa, ..., anli/r1."
+    )
+    data_dir: str = _flag(
+        "datas/glue", "The folder that holds the tasks' folders (SuperGLUE: datas/superglue, or the hub)."
+    )
     train_file: str | None = _flag(None, "Your own table to train on (csv, tsv or jsonl), in place of a task.")
     dev_file: str | None = _flag(None, "Your own table to evaluate on.")
     test_file: str | None = _flag(None, "Your own table to predict.")
@@ -90,6 +91,7 @@ class TaskArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         _refuse_impossible(self)
+        self.refuse_impossible_generation()
         if self.per_gpu_batch_size is not None:
             self.per_device_train_batch_size = self.per_device_eval_batch_size = self.per_gpu_batch_size
         if self.protocol == "published":
@@ -102,6 +104,9 @@ class TaskArguments(TrainingArguments):
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 # Without these the processes that torchrun starts would not find each other.
                 self.use_cpu, self.ddp_backend = True, self.ddp_backend or "gloo"
+        if self.wandb_proj is not None:
+            reports = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
+            self.report_to = self.loggers(reports)
         asked = self.do_eval
         super().__post_init__()
         self.do_eval = asked  # which the Trainer's arguments turn on for every run that evaluates
@@ -146,6 +151,12 @@ class DistillationArguments(TaskArguments):
     teacher_cache_dir: str | None = _flag(None, "Where the teacher's answers are kept (default: the user's cache).")
 
     teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = _flag("float32", "How those answers are kept.")
+    teacher_cache_top_k: int | None = _flag(
+        None, "Keep only so many of a language model's likeliest entries for each answer token, and what remains."
+    )
+    on_policy: float = _flag(
+        0.0, "How often (0 to 1) the student's own answers are compared, which the teacher scores."
+    )
 
     distill_loss: str = _flag("kd", "The objective: terms joined by +, each with its weight after a colon or none.")
     alpha: float = _flag(0.8, "Weight of the row-by-row term; hard labels get the rest.")
@@ -198,6 +209,15 @@ class DistillationArguments(TaskArguments):
         "emb+uniform", "Which layers mgskd pairs: emb, uniform, emb+uniform, last, final, emb+final, triple."
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.on_policy <= 1:
+            raise SinkdError(f"--on_policy is {self.on_policy}; it must be from 0 (never) to 1 (always)")
+        top_k = self.teacher_cache_top_k
+        if top_k is not None and top_k < max(1, self.sinkhorn_top_k or 1):
+            least = "1" if not self.sinkhorn_top_k else f"--sinkhorn_top_k, {self.sinkhorn_top_k}"
+            raise SinkdError(f"--teacher_cache_top_k is {top_k}; it must be at least {least}")
+
     def parse_objective(self, text: str | None = None) -> Objective:
         """The objective that `text`, or `distill_loss`, names, with these arguments' weights and options."""
         text = "mgskd:1" if self.only_mgskd else text or self.distill_loss
@@ -219,7 +239,9 @@ class DistillationArguments(TaskArguments):
     def sinkhorn_options(self) -> dict[str, Any]:
         """The keywords of `SinkhornLoss`: `sinkhorn_cost` gives `cost`, `pairing` gives `pairing`."""
         shared = ("pairing", "representation", "representation_scale")
-        return self._options("sinkhorn_") | self._curvature | {name: getattr(self, name) for name in shared}
+        options = self._options("sinkhorn_") | self._curvature | {name: getattr(self, name) for name in shared}
+        # Of the student's own entries a cache of the teacher's likeliest knows nothing.
+        return options | {"top_k_of": "both" if self.teacher_cache_top_k is None else "teacher"}
 
     @property
     def _curvature(self) -> dict[str, Any]:

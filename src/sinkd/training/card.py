@@ -21,9 +21,9 @@ from sinkd.tasks import Task
 from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, make_evaluator, megabytes, parameters
+from sinkd.training.kind import AnyRows, AnyTask
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome, read_outcome
-from sinkd.training.rows import Rows
 from sinkd.training.teacher import SavedTeacher
 from sinkd.training.trainer import TaskTrainer
 
@@ -63,7 +63,7 @@ class TeacherScores:
     source: str
 
 
-def teacher_scores(args: DistillationArguments, rows: Rows, teacher: SavedTeacher | None) -> TeacherScores | None:
+def teacher_scores(args: DistillationArguments, rows: AnyRows, teacher: SavedTeacher | None) -> TeacherScores | None:
     """The teacher's dev scores, as its own run reported on this very file, or measured now; None without a teacher.
 
     Only a teacher that this run has loaded is measured: one that was asked elsewhere may not fit beside a student.
@@ -88,7 +88,7 @@ def teacher_scores(args: DistillationArguments, rows: Rows, teacher: SavedTeache
 
 
 def write_card(
-    trainer: TaskTrainer, args: TaskArguments, task: Task, outcome: Outcome, teacher: TeacherScores | None
+    trainer: TaskTrainer, args: TaskArguments, task: AnyTask, outcome: Outcome, teacher: TeacherScores | None
 ) -> ModelCard:
     """Write README.md beside a finished run's model, whose manifest lies there already; return the card."""
     folder = Path(args.output_dir)
@@ -125,7 +125,7 @@ def licence_of(path: str) -> str | None:
 
 
 def _metadata(
-    trainer: TaskTrainer, args: TaskArguments, task: Task, outcome: Outcome, start: str, licence: str | None
+    trainer: TaskTrainer, args: TaskArguments, task: AnyTask, outcome: Outcome, start: str, licence: str | None
 ) -> ModelCardData:
     classifier = type(trainer.model).__name__.endswith("ForSequenceClassification")
     kind = "text-classification" if classifier else "text-generation"
@@ -163,9 +163,10 @@ def _auto_class(model: Any) -> str:
     return "AutoModelForSeq2SeqLM" if model.config.is_encoder_decoder else "AutoModelForCausalLM"
 
 
-def _summary(args: TaskArguments, task: Task, start: str) -> str:
-    kind = "scores" if task.regression else f"{', '.join(task.labels)}"
-    answers = f"It answers with {kind}." if task.labels or task.regression else ""
+def _summary(args: TaskArguments, task: AnyTask, start: str) -> str:
+    scores = isinstance(task, Task) and task.regression
+    kind = "scores" if scores else f"{', '.join(task.labels)}"
+    answers = f"It answers with {kind}." if task.labels or scores else ""
     if isinstance(args, DistillationArguments):
         taught = f", taught by `{args.teacher_path}`" if args.teacher_path else ""
         return f"A student for {task.name}: `{start}`{taught}, trained with sinkd {sinkd.__version__}. {answers}"
@@ -192,7 +193,7 @@ def _results_note(outcome: Outcome, teacher: TeacherScores | None) -> str:
     return note if teacher is None else f"{note} The teacher's scores: {teacher.source}."
 
 
-def _training(args: TaskArguments, task: Task) -> str:
+def _training(args: TaskArguments, task: AnyTask) -> str:
     shown: dict[str, Any] = {
         "data": f"{task.name} ({', '.join(path.name for path in task.files.values() if path.is_file())})"
     }

@@ -6,20 +6,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from sinkd.errors import SinkdError
-from sinkd.losses.feature import Stack
+from sinkd.losses.feature import LOGITS, Feature, Stack
+from sinkd.losses.likeliest import LikeliestIds, LikeliestLogs, restore
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import View
 from sinkd.models import stack
 from sinkd.models.encoder import load_config
+from sinkd.models.language import head_width, vocabulary
 from sinkd.tasks.cache import cache_dir
+from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
+from sinkd.training.generation import sampled_batch
 from sinkd.training.teacher import (
     SavedTeacher,
     TaughtCollator,
@@ -27,6 +32,7 @@ from sinkd.training.teacher import (
     cached_answers,
     freeze,
     observe,
+    on_device,
     taught_view,
 )
 from sinkd.training.trainer import TaskTrainer, row_lengths
@@ -52,7 +58,7 @@ def ask_once(
     """
     return cached_answers(
         teacher,
-        objective.kept,
+        kept_features(objective, args),
         rows,
         collator,
         Path(args.teacher_cache_dir or cache_dir() / "teachers"),
@@ -62,6 +68,18 @@ def ask_once(
         args.teacher_cache_dtype,
         on_rows,
     )
+
+
+def likeliest_features(args: DistillationArguments) -> tuple[LikeliestIds, LikeliestLogs] | None:
+    """What is kept in place of whole predictions, where `--teacher_cache_top_k` says so."""
+    k = args.teacher_cache_top_k
+    return None if k is None else (LikeliestIds(k), LikeliestLogs(k))
+
+
+def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
+    """What the objective needs of the teacher, as it is kept."""
+    kept, likeliest = frozenset(objective.kept), likeliest_features(args)
+    return kept if likeliest is None or LOGITS not in kept else kept - {LOGITS} | {*likeliest}
 
 
 class DistillationTrainer(TaskTrainer):
@@ -92,6 +110,12 @@ class DistillationTrainer(TaskTrainer):
         self.teacher = freeze(teacher) if isinstance(teacher, nn.Module) else teacher
         self.on_teacher_rows = on_teacher_rows
         self.add_callback(_FreshGradients(self.objective))
+        answers = isinstance(self.data_collator, AnswerCollator)
+        for flag in ("on_policy", "teacher_cache_top_k"):
+            if getattr(args, flag) and not answers:
+                raise SinkdError(f"--{flag} is for language models, and this task is not answered by one; leave it out")
+        if args.on_policy and not self.objective.teacher_needs:
+            raise SinkdError(f"--on_policy has the teacher score answers, and {self.objective} needs none")
         self._parts: dict[str, torch.Tensor] = {}
         self._parts_summed = 0
         self._figures: dict[str, float] = {}
@@ -117,7 +141,7 @@ class DistillationTrainer(TaskTrainer):
         # A fingerprint describes a model of transformers, and not what another module does beside its weights.
         known = isinstance(self.teacher, PreTrainedModel | SavedTeacher) and row_lengths(self.train_dataset) is not None
         if self.args.teacher_cache == "off" or not self.objective.kept or not known:
-            self.live_teacher.to(self.args.device)
+            on_device(self.live_teacher, self.args.device)
             return
         answers = ask_once(
             self.teacher,
@@ -129,10 +153,10 @@ class DistillationTrainer(TaskTrainer):
             self.on_teacher_rows,
         )
         self.train_dataset = TaughtRows(self.train_dataset, answers)
-        if not self.objective.cacheable:
-            self.live_teacher.to(self.args.device)
+        if self.args.on_policy or not self.objective.cacheable:
+            on_device(self.live_teacher, self.args.device)
         elif isinstance(self.teacher, nn.Module):
-            self.teacher.to("cpu")
+            on_device(self.teacher, torch.device("cpu"))
 
     @property
     def live_teacher(self) -> Any:
@@ -150,12 +174,37 @@ class DistillationTrainer(TaskTrainer):
         features = self.objective.teacher_needs
         if not features:
             return View()
-        view = taught_view(inputs, features)
+        view = self._restored(taught_view(inputs, kept_features(self.objective, self.args)))
         missing = [feature for feature in features if feature.name not in view.features]
         if missing:
             with torch.no_grad():
                 view.features |= observe(self.live_teacher, inputs, missing).features
         return view
+
+    def _restored(self, kept: View) -> View:
+        likeliest = likeliest_features(self.args)
+        if likeliest is None or any(feature.name not in kept.features for feature in likeliest):
+            return kept
+        ids, logs = (kept.features.pop(feature.name) for feature in likeliest)
+        kept.features[LOGITS.name] = restore(ids, logs, head_width(self.model))  # which is the teacher's, too
+        return kept
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.on_policy:
+            batches = [self._own_answers(batch, place) for place, batch in enumerate(batches)]
+            self._micro_batches = batches
+        return batches, items
+
+    def _own_answers(self, batch: dict[str, Any], place: int) -> dict[str, Any]:
+        """The batch, or as often as `--on_policy` says one with the student's own answers; step and seed decide."""
+        coin = np.random.default_rng([self.args.seed, self.state.global_step, place, self.args.process_index])
+        if coin.random() >= self.args.on_policy:
+            return batch
+        tokenizer = self.processing_class
+        seed = int(coin.integers(2**62))
+        ends = (tokenizer.eos_token_id, vocabulary(tokenizer))
+        return sampled_batch(self.model, batch, self.data_collator, *ends, seed)
 
     def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
         """Keep the parts for the log, and at the steps that are logged each term's own figures."""

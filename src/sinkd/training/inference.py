@@ -10,10 +10,8 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback
 
 from sinkd.losses.feature import LOGITS
-from sinkd.models import load_encoder, load_tokenizer
-from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
-from sinkd.training.rows import Rows
+from sinkd.training.kind import AnyRows, AnyTask, load_model, read_rows, read_tokenizer
 from sinkd.training.teacher import observe
 from sinkd.training.trainer import TaskTrainer
 
@@ -23,13 +21,13 @@ class Model:
     """A trained model with what it needs to answer a task's rows."""
 
     trainer: TaskTrainer
-    rows: Rows
+    rows: AnyRows
 
     @classmethod
-    def load(cls, path: str, task: Task, args: TaskArguments, flag: str = "--model_path") -> "Model":
+    def load(cls, path: str, task: AnyTask, args: TaskArguments, flag: str = "--model_path") -> "Model":
         """The model in `path`, whose head must fit the task."""
-        rows = Rows(task, load_tokenizer(path, flag, args.do_lower_case), args)
-        model = load_encoder(path, task, flag, must_have_head=True)
+        rows = read_rows(task, read_tokenizer(path, flag, args), args, path, flag)
+        model = load_model(path, flag, task, args)
         return cls(make_evaluator(model, rows, args), rows)
 
     def scores(self) -> dict[str, float]:
@@ -41,12 +39,12 @@ class Model:
         """Write the answers for every test split."""
         task = self.rows.task
         return [
-            task.write_submission(split, self.trainer.answers(self.rows.test(split)), folder)
+            task.write_submission(split, self.rows.decide(self.trainer.answers(self.rows.test(split))), folder)
             for split in task.test_splits
         ]
 
 
-def make_evaluator(model: PreTrainedModel, rows: Rows, args: TaskArguments) -> TaskTrainer:
+def make_evaluator(model: PreTrainedModel, rows: AnyRows, args: TaskArguments) -> TaskTrainer:
     """A trainer that only evaluates; a Trainer makes its output folder, so this one is given one that is there."""
     args.disable_tqdm, args.eval_strategy, args.report_to = True, "no", []
     args.output_dir = tempfile.gettempdir()

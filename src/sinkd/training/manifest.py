@@ -24,7 +24,7 @@ INCIDENTAL = {
     "push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision",
     "metric_for_best_model", "greater_is_better", "save_steps", "save_strategy", "logging_steps",
     "per_device_eval_batch_size", "per_gpu_batch_size", "dataloader_pin_memory", "dataloader_num_workers",
-    "model_path", "teacher_path", "student_path",
+    "model_path", "teacher_path", "student_path", "parallelize", "wandb_proj", "tokenizer_name", "config_name",
 }  # fmt: skip
 
 

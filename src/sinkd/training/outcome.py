@@ -1,9 +1,14 @@
 """What runs came to: `metrics.json`, and the seeds of a command together."""
 
+import csv
+import io
 import json
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sinkd.training.checkpoint import write_text
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,13 @@ def read_outcome(folder: Path) -> Outcome | None:
         return Outcome(**json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder=str(folder))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def write_results(path: Path, names: Mapping[str, str], outcome: Outcome) -> None:
+    """One line an evaluation, as the published system writes results.csv: step, `names`, and the scores."""
+    text = io.StringIO()
+    scores = list(outcome.scores)
+    table = csv.DictWriter(text, ["step", *names, *scores], extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows({**names, **entry} for entry in outcome.history)
+    write_text(path, text.getvalue())

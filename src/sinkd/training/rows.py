@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from sinkd.tasks import Collator, Task, encode, read_unlabeled
+from sinkd.tasks.cache import file_hash
 from sinkd.training.arguments import TaskArguments
 
 
@@ -40,6 +42,21 @@ class Rows:
     def test(self, split: str) -> datasets.Dataset:
         """The rows of a test split."""
         return self._encode(self.task.read(split))
+
+    def decide(self, answers: np.ndarray) -> np.ndarray:
+        """What a task's submission takes of `TaskTrainer.answers`: the logits themselves."""
+        return answers
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What decides the rows beside files and flags."""
+        unlabelled = getattr(self.args, "unlabeled_file", None)
+        return {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What a table of results says of a run: nothing, there is none."""
+        return {}
 
     def trainer_keywords(self) -> dict[str, Any]:
         """The keywords of a `TaskTrainer` that task and tokenizer decide, in training and in evaluation alike."""

@@ -22,16 +22,14 @@ from sinkd.errors import SinkdError, Terminated
 from sinkd.models import (
     choose_layers,
     copy_layers,
+    cut_head,
     depth,
     keep_layers,
-    load_encoder,
-    load_tokenizer,
     shared_tokenizer,
     stack,
 )
-from sinkd.models.encoder import find_checkpoint, fitting_config, load_config
-from sinkd.tasks import Task
-from sinkd.tasks.cache import file_hash
+from sinkd.models.encoder import load_config
+from sinkd.tasks import ChoiceTask
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
@@ -39,9 +37,18 @@ from sinkd.training.card import Teacher, teacher_scores, write_card
 from sinkd.training.checkpoint import ASIDE, last_checkpoint, write_text
 from sinkd.training.distillation import DistillationTrainer, ask_once
 from sinkd.training.hub import push_run
+from sinkd.training.kind import (
+    AnyRows,
+    AnyTask,
+    load_model,
+    read_rows,
+    read_tokenizer,
+    refuse_for_language_models,
+    saved_teacher,
+    shared_width,
+)
 from sinkd.training.manifest import describe, read_manifest
-from sinkd.training.outcome import Outcome, Summary, read_outcome
-from sinkd.training.rows import Rows
+from sinkd.training.outcome import Outcome, Summary, read_outcome, write_results
 from sinkd.training.schedule import published_interval
 from sinkd.training.teacher import SavedTeacher, fingerprint
 from sinkd.training.trainer import BEST, TaskTrainer, row_lengths
@@ -51,11 +58,12 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 
 
-def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
+def finetune(args: FinetuneArguments, task: AnyTask, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
     """Train `args.model_path` on a task's labels, once for each seed."""
     _need_splits(task)
+    refuse_for_language_models(task, args)
     path = _given(args.model_path, "--model_path")
-    rows = Rows(task, load_tokenizer(path, "--model_path", args.do_lower_case), args)
+    rows = read_rows(task, read_tokenizer(path, "--model_path", args), args, path, "--model_path")
 
     def trainer(args: FinetuneArguments) -> TaskTrainer:
         model = _trained_model(path, "--model_path", task, args)
@@ -66,22 +74,26 @@ def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCal
 
 def distill(
     args: DistillationArguments,
-    task: Task,
+    task: AnyTask,
     callbacks: Sequence[TrainerCallback] = (),
     on_teacher_rows: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Train `args.student_path` under the objective that the arguments name, once for each seed."""
     _need_splits(task)
+    refuse_for_language_models(task, args)
     objective = args.parse_objective()
     student_path = _given(args.student_path, "--student_path")
     taught = bool(objective.teacher_needs) or args.student_init == "copy"
     teacher_path = _given(args.teacher_path, "--teacher_path") if taught or args.teacher_path else None
     if teacher_path is None:
-        tokenizer = load_tokenizer(student_path, "--student_path", args.do_lower_case)
+        tokenizer = read_tokenizer(student_path, "--student_path", args)
     else:
         tokenizer = shared_tokenizer(teacher_path, student_path, args.do_lower_case)
-    rows = Rows(task, tokenizer, args)
-    teacher = saved_teacher(teacher_path, task) if taught and teacher_path else None
+    rows = read_rows(task, tokenizer, args, student_path, "--student_path")
+    width, cut = shared_width(task, tokenizer, teacher_path, student_path) if taught and teacher_path else (None, None)
+    if cut:
+        logger.info(cut)
+    teacher = saved_teacher(teacher_path, task, args, width) if taught and teacher_path else None
 
     def trainer(args: DistillationArguments) -> DistillationTrainer:
         student = _trained_model(student_path, "--student_path", task, args)
@@ -89,6 +101,8 @@ def distill(
             assert teacher is not None
             layers = choose_layers(args.copy_layers or "first", depth(teacher.model), "--copy_layers", depth(student))
             copy_layers(student, teacher.model, layers)
+        if width is not None:
+            cut_head(student, width)
         return DistillationTrainer(
             model=student,
             teacher=teacher,
@@ -101,15 +115,8 @@ def distill(
     return _each_seed(args, rows, trainer, functools.cache(lambda: teacher_scores(args, rows, teacher)))
 
 
-def saved_teacher(path: str, task: Task) -> SavedTeacher:
-    """The teacher at `path`, refused now where its head is not the task's, and loaded when it is first asked."""
-    fitting_config(path, task, "--teacher_path", must_have_head=True)
-    folder = find_checkpoint(path, "--teacher_path")
-    return SavedTeacher(folder, lambda: load_encoder(path, task, "--teacher_path", must_have_head=True))
-
-
 def cache_teacher(
-    args: DistillationArguments, task: Task, on_rows: Callable[[int, int], None] | None = None
+    args: DistillationArguments, task: AnyTask, on_rows: Callable[[int, int], None] | None = None
 ) -> Answers:
     """Ask `args.teacher_path` all that a `distill` with these arguments needs of it, and keep the answers.
 
@@ -129,13 +136,16 @@ def cache_teacher(
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
     path = _given(args.teacher_path, "--teacher_path")
-    rows = Rows(task, shared_tokenizer(path, args.student_path or path, args.do_lower_case), args)
+    student = args.student_path or path
+    tokenizer = shared_tokenizer(path, student, args.do_lower_case)
+    rows = read_rows(task, tokenizer, args, path, "--teacher_path")
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     collator = rows.trainer_keywords()["data_collator"]
-    return ask_once(saved_teacher(path, task), objective, rows.train, collator, args, precision, on_rows)
+    width, _ = shared_width(task, tokenizer, path, student)
+    return ask_once(saved_teacher(path, task, args, width), objective, rows.train, collator, args, precision, on_rows)
 
 
-def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Summary:
+def _each_seed(args: Any, rows: AnyRows, trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Summary:
     if args.seeds is None:
         _keep_inputs(args)
         return Summary([_run(args, rows, trainer, teacher)])
@@ -156,7 +166,7 @@ def _each_seed(args: Any, rows: Rows, trainer: Callable[[Any], TaskTrainer], tea
     return summary
 
 
-def _run(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
+def _run(args: Any, rows: AnyRows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
     with _alone(Path(args.output_dir), args.should_save):
         return _run_alone(args, rows, make_trainer, teacher)
 
@@ -180,7 +190,7 @@ def _alone(folder: Path, writer: bool) -> Iterator[None]:
         lock.release()
 
 
-def _run_alone(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
+def _run_alone(args: Any, rows: AnyRows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
     folder = Path(args.output_dir)
     trainer = make_trainer(args)
     trainer.remove_callback(PrinterCallback)
@@ -202,13 +212,15 @@ def _run_alone(args: Any, rows: Rows, make_trainer: Callable[[Any], TaskTrainer]
         write_card(trainer, args, rows.task, outcome, taught)
         content = {name: value for name, value in asdict(outcome).items() if name != "folder"}
         write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
+        if rows.names:
+            write_results(folder / "results.csv", rows.names, outcome)
         # Only now: a run that is killed before this line finds its best model again.
         shutil.rmtree(folder / BEST, ignore_errors=True)
     push_run(trainer)
     return outcome
 
 
-def _need_positions(trainer: TaskTrainer, rows: Rows) -> None:
+def _need_positions(trainer: TaskTrainer, rows: AnyRows) -> None:
     """Refuse rows that are longer than what the model can read."""
     config = trainer.model.config
     positions = getattr(config, "max_position_embeddings", None)
@@ -220,9 +232,8 @@ def _need_positions(trainer: TaskTrainer, rows: Rows) -> None:
         lengths = row_lengths(read)
         if lengths is not None and len(lengths) and lengths.max() > positions:
             longest = f"rows of up to {lengths.max()} tokens"
-            raise SinkdError(
-                f"{longest} do not fit the model, which reads {positions}; give --max_seq_length {positions}"
-            )
+            flag = "a smaller --max_length" if isinstance(rows.task, ChoiceTask) else f"--max_seq_length {positions}"
+            raise SinkdError(f"{longest} do not fit the model, which reads {positions}; give {flag}")
 
 
 def _keep_inputs(args: TaskArguments) -> None:
@@ -233,7 +244,7 @@ def _keep_inputs(args: TaskArguments) -> None:
             raise SinkdError(f"--output_dir and --{name} are one folder, {path}; choose another for the results")
 
 
-def _inputs(trainer: TaskTrainer, rows: Rows) -> dict[str, str]:
+def _inputs(trainer: TaskTrainer, rows: AnyRows) -> dict[str, str]:
     """Fingerprints of all that decides a run beside its settings."""
     read = {f"{split} file": rows.task.fingerprint(split) for split in ("train", *rows.task.dev_splits)}
     read["starting model"] = fingerprint(trainer.model)
@@ -241,10 +252,7 @@ def _inputs(trainer: TaskTrainer, rows: Rows) -> dict[str, str]:
     teacher = getattr(trainer, "teacher", None)
     if teacher is not None:
         read["teacher"] = teacher.fingerprint if isinstance(teacher, SavedTeacher) else fingerprint(teacher)
-    unlabelled = getattr(rows.args, "unlabeled_file", None)
-    if unlabelled is not None:
-        read["unlabelled file"] = file_hash(Path(unlabelled))
-    return read
+    return read | rows.fingerprints
 
 
 def _claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome | None:
@@ -275,11 +283,11 @@ def _clear(folder: Path) -> None:
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in [*checkpoints, folder / BEST, folder / ASIDE, folder / "runs"]:
         shutil.rmtree(path, ignore_errors=True)
-    for name in ("metrics.json", "model.safetensors", "README.md"):
+    for name in ("metrics.json", "results.csv", "model.safetensors", "README.md"):
         (folder / name).unlink(missing_ok=True)
 
 
-def _outcome(trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, metrics: dict) -> Outcome:
+def _outcome(trained: TaskTrainer, task: AnyTask, args: TaskArguments, seconds: float, metrics: dict) -> Outcome:
     evaluations = [log for log in trained.state.log_history if "eval_runtime" in log] or [trained.evaluate()]
     history = [{name.removeprefix("eval_"): value for name, value in log.items()} for log in evaluations]
     best = max(history, key=lambda entry: entry[task.metric])
@@ -298,7 +306,7 @@ def _outcome(trained: TaskTrainer, task: Task, args: TaskArguments, seconds: flo
     )
 
 
-def _keywords(args: TaskArguments, rows: Rows, callbacks: Sequence[TrainerCallback]) -> dict[str, Any]:
+def _keywords(args: TaskArguments, rows: AnyRows, callbacks: Sequence[TrainerCallback]) -> dict[str, Any]:
     args.disable_tqdm = True
     published = args.protocol == "published"
     return {
@@ -310,10 +318,10 @@ def _keywords(args: TaskArguments, rows: Rows, callbacks: Sequence[TrainerCallba
     }
 
 
-def _trained_model(path: str, flag: str, task: Task, args: TaskArguments) -> PreTrainedModel:
+def _trained_model(path: str, flag: str, task: AnyTask, args: TaskArguments) -> PreTrainedModel:
     # A new head draws from the random state: the seed decides it, and not what ran before.
     set_seed(args.seed)
-    model = load_encoder(path, task, flag, overrides=_overrides(args.config_overrides))
+    model = load_model(path, flag, task, args, to_train=True, overrides=_overrides(args.config_overrides))
     if args.keep_layers is not None:
         keep_layers(model, choose_layers(args.keep_layers, depth(model), "--keep_layers"))
     return model
@@ -339,7 +347,7 @@ def _given(value: str | None, flag: str) -> str:
     return value
 
 
-def _need_splits(task: Task) -> None:
+def _need_splits(task: AnyTask) -> None:
     for split in ("train", "dev"):
-        if not any(name.startswith(split) for name in task.files):
+        if not any(name.startswith(split) for name in (task.splits if isinstance(task, ChoiceTask) else task.files)):
             raise SinkdError(f"{task.name} has no {split} file, so nothing can be trained on it")

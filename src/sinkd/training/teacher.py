@@ -6,6 +6,7 @@ and length alike. In it lies each feature that some objective needed, once for a
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
@@ -23,12 +24,19 @@ from sinkd.losses.embedding import watched
 from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.term import View
 from sinkd.tasks.cache import file_hash
-from sinkd.training.answers import Answers, batches_of
+from sinkd.training.answers import DTYPES, SHARD, Answers, batches_of
+from sinkd.training.generation import answer_keywords, answer_logits
 
 FORMAT = 2
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
+# What of a row decides what a model shows of it.
+ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids")
 # Under which names a batch carries what the teacher answered.
 TAUGHT = "teacher/"
+# A shard is made in memory: no larger than this, where rows are large.
+SHARD_BYTES = 2**28
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -38,11 +46,15 @@ def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Featu
     features = list(features)
     captures = frozenset().union(*(feature.captures for feature in features))
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    generative = "positions" in batch
+    keywords = answer_keywords(model, batch) if generative else {}
     # Models keep their own default where nothing is asked of them: some refuse an explicit False.
     hidden = "hidden_states" in captures
+    keywords |= {"output_hidden_states": True} if hidden else {}
     with watched(model) if "embeddings" in captures else nullcontext([None]) as embeddings:
-        outputs = model(**inputs, **({"output_hidden_states": True} if hidden else {}))
-    seen = Forward(model, inputs, outputs.logits, outputs.hidden_states if hidden else None, embeddings[0])
+        outputs = model(**inputs, **keywords)
+    logits = answer_logits(outputs.logits, batch, "logits_to_keep" in keywords) if generative else outputs.logits
+    seen = Forward(model, inputs, logits, outputs.hidden_states if hidden else None, embeddings[0])
     return View(features={feature: feature.read(seen, batch) for feature in features})
 
 
@@ -54,11 +66,13 @@ def freeze(model: nn.Module) -> nn.Module:
 class SavedTeacher:
     """A teacher in a folder, loaded when it is first asked: a run that finds all its answers kept never needs it.
 
-    folder: of a checkpoint; what `load` makes of it must depend on its files alone.
+    folder: of a checkpoint; what `load` makes of it must depend on its files alone, and on width. width: of a language
+    model's head, which may have been cut.
     """
 
-    def __init__(self, folder: str, load: Callable[[], nn.Module]):
+    def __init__(self, folder: str, load: Callable[[], nn.Module], width: int = 0):
         self.folder = Path(folder)
+        self.width = width
         self._load = load
 
     @cached_property
@@ -78,7 +92,8 @@ class SavedTeacher:
             return fingerprint(self.model)
         kinds = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
         files = sorted({path for kind in kinds for path in self.folder.glob(kind) if path.name != "training_args.bin"})
-        return hashlib.sha256("".join(f"{path.name} {file_hash(path)}" for path in files).encode()).hexdigest()
+        content = "".join(f"{path.name} {file_hash(path)}" for path in files) + (f" {self.width}" if self.width else "")
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 class TaughtRows(TorchDataset):
@@ -146,11 +161,19 @@ def cached_answers(
     """
     if len(rows) == 0:
         raise SinkdError("there is no row for the teacher to answer; the training set is empty")
-    answers = Answers(folder / cache_key(teacher, rows, autocast), list(features), len(rows), dtype)
+    features = list(features)
+    size = answer_bytes(teacher, features, rows, dtype)
+    shard = min(SHARD, max(1, SHARD_BYTES * len(rows) // max(size, 1)))
+    key = cache_key(teacher, rows, autocast) + (f"-{shard}" if shard < SHARD else "")
+    answers = Answers(folder / key, features, len(rows), dtype, shard)
     lengths = rows.select_columns(["length"]).with_format("numpy")[:]["length"]
 
     def answer(wanted: range, missing: list[Feature]) -> Mapping[str, Sequence[Tensor]]:
-        model = freeze(teacher.model if isinstance(teacher, SavedTeacher) else teacher).to(device)
+        nonlocal size
+        if size:
+            logger.info("the teacher's answers for %d rows take %.1f MB in %s", len(rows), size / 1e6, answers.home)
+            size = 0
+        model = on_device(freeze(teacher.model if isinstance(teacher, SavedTeacher) else teacher), device)
         answered: dict[str, list[Any]] = {feature.name: [None] * len(wanted) for feature in missing}
         done = 0
         for places in batches_of(wanted, lengths, batch_size):
@@ -174,6 +197,24 @@ def cached_answers(
 
     answers.fill(answer)
     return answers
+
+
+def answer_bytes(teacher: Any, features: Iterable[Feature], rows: Dataset, dtype: str) -> int:
+    """Bytes that a language model's answers for all rows take; 0 for an encoder, whose answers are small."""
+    if "answer_ids" not in rows.column_names:
+        return 0
+    saved = isinstance(teacher, SavedTeacher)
+    width = teacher.width if saved else teacher.get_output_embeddings().weight.shape[0]
+    tokens = sum(
+        len(table["answer_ids"].combine_chunks().flatten())
+        for table in rows.select_columns(["answer_ids"]).with_format("arrow").iter(batch_size=10_000)
+    )
+    return tokens * sum(feature.token_bytes(width, DTYPES[dtype].itemsize) for feature in features)
+
+
+def on_device(model: Any, device: torch.device) -> Any:
+    """The model on a device; one that is spread over several stays there."""
+    return model if getattr(model, "hf_device_map", None) else model.to(device)
 
 
 def cache_key(teacher: nn.Module | SavedTeacher, rows: Dataset, autocast: torch.dtype | None = None) -> str:
@@ -201,7 +242,7 @@ def fingerprint(model: nn.Module) -> str:
 def fingerprint_rows(rows: Dataset) -> str:
     """A hash of what a model is shown: the token columns of every row, in order, and its label."""
     digest = hashlib.sha256()
-    columns = [name for name in MODEL_INPUTS if name in rows.column_names]
+    columns = [name for name in ROW_INPUTS if name in rows.column_names]
     labels = [name for name in ("labels",) if name in rows.column_names]
     arrow = rows.select_columns(columns + labels).with_format("arrow")
     for table in arrow.iter(batch_size=10_000):

@@ -50,7 +50,8 @@ class TaskTrainer(Trainer):
     eval_dataset: tokenised rows, or {split: rows}. scores: (logits, labels) -> {metric: value} of one split; without it
     the loss of hard labels, and what the Trainer's `compute_metrics` gives. combine: {split: its scores} -> what is
     reported. best_metric: the reported metric that picks the best model. interval: see `Schedule`. objective: what is
-    minimised; hard labels alone where none is given. The other keywords are the Trainer's.
+    minimised; hard labels alone where none is given. predict: (model, batch) -> answers (B, C), the logits where it is
+    not given. The other keywords are the Trainer's.
     """
 
     # of the Trainer
@@ -66,6 +67,7 @@ class TaskTrainer(Trainer):
         best_metric: str | None = None,
         interval: Callable[[int], int | None] | None = None,
         objective: Objective | None = None,
+        predict: Callable[[Any, dict[str, Any]], torch.Tensor] | None = None,
         **kwargs: Any,
     ):
         if best_metric is not None:
@@ -77,6 +79,7 @@ class TaskTrainer(Trainer):
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
         self.scores = self._default_scores if scores is None else scores
+        self.predict_batch = predict or (lambda model, batch: observe(model, batch, {LOGITS}).logits)
         self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
         # A window's values are averaged over its micro-batches: the Trainer is to divide by their number.
         self.loss_is_scaled_for_ga = False
@@ -218,7 +221,7 @@ class TaskTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = observe(model, inputs, {LOGITS}).logits
+            logits = self.predict_batch(model, inputs)
         return None, logits.float(), None
 
     # Checkpoints
@@ -260,6 +263,8 @@ class TaskTrainer(Trainer):
         exact = self.args.weight_decay == 0 and "adam" in self.args.optim.value and self.optimizer is None
         tokenizer = self.processing_class
         if not self.args.trim_embedding or engine or not exact or tokenizer is None or not isinstance(rows, Dataset):
+            return None
+        if "answer_ids" in rows.column_names:  # a language model's head reads the whole embedding, or has as many rows
             return None
         return trim(self.model, used_ids(rows, tokenizer.pad_token_id))
 

@@ -1,0 +1,196 @@
+"""The loss of a language model's answers beside the published one, and what evaluation saves by reading prompts once.
+
+    python -m benchmarks.generative --out benchmarks/generative.json
+
+Loss: (B, T, V) logits of B answers of T tokens, forward and backward.
+
+- published: as the formulas of the published T0 code have it: softmax over the sequence axis, l1 between positions of each
+  row, 20 times axes divided by their sums, autograd through all of it. It compares the T positions of each row alone.
+- sinkd: `SinkhornLoss` over all B T answer tokens at once: Lorentz over the whole vocabulary, l1 over the union of both
+  sides' 50 likeliest entries.
+
+Logits are Zipf's law over the vocabulary, what a position adds (deviation 1.5), and a student's error (0.5).
+
+A step is a forward and backward pass of a decoder with a head of that width, prompts of 32 tokens, and the loss.
+Evaluation: four choices to each of 8 prompts of 256 tokens, scored from one prefix and each from a sequence of its own.
+Times are of the processor, on one thread: medians over rounds in which all take turns. Memory is the largest sum of
+tensor bytes alive beyond those alive before, from PyTorch's allocator events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.loss import peak_bytes
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+
+from sinkd.losses import SinkhornLoss
+from sinkd.losses.feature import LOGITS
+from sinkd.tasks.generative_collate import AnswerCollator
+from sinkd.training.likelihood import choice_log_likelihoods
+from sinkd.training.teacher import observe
+
+SIZES = ((8, 4, 32128), (8, 8, 50257), (4, 64, 151936))
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def published(student: Tensor, teacher: Tensor) -> Tensor:
+    p, q = torch.softmax(student / 2, 1), torch.softmax(teacher / 2, 1)
+    cost = torch.cdist(p, q, p=1)
+    plan = torch.exp(-cost / 0.1)
+    for _ in range(20):
+        plan = plan / plan.sum(1, keepdim=True)
+        plan = plan / plan.sum(2, keepdim=True)
+    return 0.0008 * (plan * cost).sum()
+
+
+LOSSES: dict[str, Loss] = {
+    "published": published,
+    "lorentz": SinkhornLoss.published(cost="lorentz", weight=0.0008),
+    "l1, top 50": SinkhornLoss.published(cost="l1", weight=0.0008, top_k=50),
+}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def in_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            seconds[name].append(timed(work))
+    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+
+
+def logits_of(size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    teacher = frequencies(size[-1]) + 1.5 * torch.randn(size)
+    return (teacher + 0.5 * torch.randn(size)).requires_grad_(), teacher
+
+
+def frequencies(width: int) -> Tensor:
+    """Logits of a vocabulary's entries by Zipf's law, (V,)."""
+    return -1.5 * torch.arange(10, width + 10).log()[torch.randperm(width)]
+
+
+def losses(size: tuple[int, int, int], rounds: int) -> dict[str, dict[str, float]]:
+    student, teacher = logits_of(size)
+
+    def work(loss: Loss) -> Callable[[], None]:
+        def once() -> None:
+            student.grad = None
+            loss(student, teacher).backward()
+
+        return once
+
+    works = {name: work(loss) for name, loss in LOSSES.items()}
+    seconds = in_turns(works, rounds)
+    return {
+        name: {"seconds": seconds[name], "megabytes": peak_bytes(LOSSES[name], student, teacher) / 1e6}
+        for name in works
+    }
+
+
+def steps(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
+    """Seconds of a step of a small decoder on answers of that shape, the teacher's logits at hand."""
+    batch, tokens, width = size
+    model = decoder(width)
+    ids = torch.randint(2, width, (batch, 32 + tokens)).tolist()
+    rows = AnswerCollator(_Padding(), None).assemble([row[:32] for row in ids], [row[32:] for row in ids])
+    teacher, frequency = logits_of(size)[1], frequencies(width)
+
+    def work(loss: Loss) -> Callable[[], None]:
+        def once() -> None:
+            model.zero_grad()
+            loss(observe(model, rows, {LOGITS}).logits.view(size) + frequency, teacher).backward()
+
+        return once
+
+    return in_turns({name: work(loss) for name, loss in LOSSES.items()}, rounds)
+
+
+def evaluation(rounds: int) -> dict[str, float]:
+    """Seconds to score 8 rows of 4 choices, from one prefix a row and from one sequence a choice."""
+    model = decoder(32128)
+    prompts = torch.randint(2, 32128, (8, 256)).tolist()
+    choices = torch.randint(2, 32128, (8, 4, 6)).tolist()
+    collator = AnswerCollator(_Padding(), None)
+    shared = [{"input_ids": prompt, "choices": four} for prompt, four in zip(prompts, choices, strict=True)]
+    apart = [{"input_ids": row["input_ids"], "choices": [choice]} for row in shared for choice in row["choices"]]
+    batches = {"one prefix": collator(shared), "each whole": collator(apart)}
+
+    def work(batch: dict[str, Tensor]) -> Callable[[], None]:
+        def once() -> None:
+            with torch.no_grad():
+                choice_log_likelihoods(model, batch)
+
+        return once
+
+    return in_turns({name: work(batch) for name, batch in batches.items()}, rounds)
+
+
+def decoder(width: int) -> Any:
+    set_seed(0)
+    config = GPT2Config(
+        vocab_size=width,
+        n_embd=64,
+        n_layer=4,
+        n_head=4,
+        n_positions=512,
+        resid_pdrop=0,
+        attn_pdrop=0,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+class _Padding:
+    """What a collator asks of a tokenizer."""
+
+    pad_token_id, eos_token_id, padding_side = 0, 1, "left"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sizes", type=int, default=len(SIZES), help="only the first so many sizes")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds\n")
+    print("| (B, T, V) | loss | ms | step ms | extra MB | times faster | of its memory |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    rows = []
+    for size in SIZES[: options.sizes]:
+        found, step = losses(size, options.rounds), steps(size, options.rounds)
+        base = found["published"]
+        for name, figures in found.items():
+            faster, share = base["seconds"] / figures["seconds"], figures["megabytes"] / base["megabytes"]
+            rows.append({"size": size, "loss": name, "step": step[name], **figures, "faster": faster, "share": share})
+            ms = f"{figures['seconds'] * 1e3:,.1f} | {step[name] * 1e3:,.1f} | {figures['megabytes']:,.1f}"
+            print(f"| {size} | {name} | {ms} | {faster:.1f} | {share:.2f} |", flush=True)
+    asked = evaluation(options.rounds)
+    saving = asked["each whole"] / asked["one prefix"]
+    print(
+        f"\nevaluation: {asked['one prefix'] * 1e3:,.0f} ms from one prefix a row, {asked['each whole'] * 1e3:,.0f} ms"
+    )
+    print(f"with each choice read whole: {saving:.1f} times faster")
+    if options.out:
+        options.out.write_text(json.dumps({"rows": rows, "evaluation": asked}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Prompts and answers to token ids, once: rows as a language model trains on them and is asked.
+
+A decoder reads a prompt and its answer as one text, parted by a space; an encoder-decoder reads them apart. Every
+answer ends with the tokenizer's end-of-sequence token, in training and in evaluation, so "no" is no part of "none".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.cache import BATCH, cached, key_of
+from sinkd.tasks.encode import tokenizer_hash
+
+VERSION = 1  # raise it when the same examples would be encoded into other rows
+# Something for a tokenizer to stand an answer behind: the same in every vocabulary, and no part of a word.
+BEFORE = ":"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a language model reads prompts and answers.
+
+    one_sequence : prompt and answer are one text (decoders), else two (encoder-decoders).
+    max_length, target_max_length : tokens to keep of a prompt and of an answer, special ones included.
+    input_eos : end prompts with the end-of-sequence token.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    one_sequence: bool
+    max_length: int = 1024
+    target_max_length: int = 256
+    input_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.eos_token_id is None:
+            raise SinkdError(f"{type(self.tokenizer).__name__} has no end-of-sequence token; an answer must end")
+        for name, least in (("max_length", 1 + self.input_eos), ("target_max_length", 2)):
+            if getattr(self, name) < least:
+                raise SinkdError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts, at least one each, cut on the tokenizer's truncation side."""
+        eos = self.tokenizer.eos_token_id
+        ids = self.tokenizer(list(texts), add_special_tokens=self.one_sequence, verbose=False)["input_ids"]
+        kept = []
+        for row in ids:
+            row = row[:-1] if row and row[-1] == eos else row  # some decoders' tokenizers add one
+            room = self.max_length - self.input_eos
+            row = row[-room:] if self.tokenizer.truncation_side == "left" else row[:room]
+            kept.append([*row, eos] if self.input_eos or not row else row)
+        return kept
+
+    def answers(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of answers, the end-of-sequence token last."""
+        room = self.target_max_length - 1
+        return [[*row[:room], self.tokenizer.eos_token_id] for row in self._pieces(texts)]
+
+    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        plain = {"add_special_tokens": False, "verbose": False}
+        if not texts:
+            return []
+        if not self.one_sequence:
+            return self.tokenizer(text_target=list(texts), **plain)["input_ids"]
+        if self.input_eos:
+            return self.tokenizer(list(texts), **plain)["input_ids"]
+        # What stands before a word decides its pieces, so the answer is cut out of a text that it ends.
+        before = self.tokenizer(BEFORE, **plain)["input_ids"]
+        whole = self.tokenizer([f"{BEFORE} {text}" for text in texts], **plain)["input_ids"]
+        if all(row[: len(before)] == before for row in whole):
+            return [row[len(before) :] for row in whole]
+        return self.tokenizer([f" {text}" for text in texts], **plain)["input_ids"]
+
+
+def encode_answers(examples: Dataset, reader: Reader) -> Dataset:
+    """Rows to train on, memory-mapped: `examples` with columns prompt and target.
+
+    Returns a Dataset with columns input_ids (the prompt), answer_ids (lists of int32), and length (int32): tokens of
+    the longest sequence that a model reads for the row.
+    """
+
+    def columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
+        prompts, answers = reader.prompts(batch["prompt"]), reader.answers(batch["target"])
+        lengths = [_length(reader, p, [a]) for p, a in zip(prompts, answers, strict=True)]
+        return {"input_ids": prompts, "answer_ids": answers, "length": lengths}
+
+    ids = List(Value("int32"))
+    return _encode(
+        "answers", examples, reader, {"input_ids": ids, "answer_ids": ids, "length": Value("int32")}, columns
+    )
+
+
+def encode_choices(examples: Dataset, reader: Reader) -> Dataset:
+    """Rows to be asked, memory-mapped: `examples` with columns prompt, choices and answer.
+
+    Returns a Dataset with columns input_ids (the prompt), choices (a list of token ids each), length, and labels
+    (int64): the number of the right choice, -1 where it is unknown.
+    """
+
+    def columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
+        if bare := sum(not choices for choices in batch["choices"]):
+            raise SinkdError(
+                f"{bare} examples have no choices to compare; choose a template with answer_choices (--template_name)"
+            )
+        prompts = reader.prompts(batch["prompt"])
+        flat = iter(reader.answers([text for choices in batch["choices"] for text in choices]))
+        choices = [[next(flat) for _ in row] for row in batch["choices"]]
+        lengths = [_length(reader, p, c) for p, c in zip(prompts, choices, strict=True)]
+        return {"input_ids": prompts, "choices": choices, "length": lengths, "labels": batch["answer"]}
+
+    ids = List(Value("int32"))
+    types = {"input_ids": ids, "choices": List(ids), "length": Value("int32"), "labels": Value("int64")}
+    return _encode("choices", examples, reader, types, columns)
+
+
+def _length(reader: Reader, prompt: list[int], answers: list[list[int]]) -> int:
+    longest = max(map(len, answers))
+    # A decoder reads all of the answer but its last token, an encoder-decoder answer and prompt apart.
+    return len(prompt) + longest - 1 if reader.one_sequence else max(len(prompt), longest)
+
+
+def _encode(kind: str, examples: Dataset, reader: Reader, types: dict[str, Any], columns: Any) -> Dataset:
+    def batches() -> Iterator[dict[str, list[Any]]]:
+        for batch in examples.iter(batch_size=BATCH):
+            yield columns(batch)
+
+    settings = (reader.one_sequence, reader.max_length, reader.target_max_length, reader.input_eos)
+    key = key_of("generative", kind, VERSION, examples._fingerprint, tokenizer_hash(reader.tokenizer), settings)
+    return cached(key, Features(types), batches, {}, f"tokenizing {len(examples):,} examples")

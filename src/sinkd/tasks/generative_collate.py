@@ -1,0 +1,117 @@
+"""Prompts and answers to a batch: what a language model reads, and where in its output the answers are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+UNLABELLED = -100
+
+Ids = Sequence[int]
+
+
+class AnswerCollator:
+    """Rows of `encode_answers` or of `encode_choices` as tensors.
+
+    decoder_start: the token that a decoder beside an encoder begins with; None for models that read prompt and answer
+    as one sequence. pad_to: pad prompts to this length at least. Pads on the tokenizer's side, with its padding token
+    or else its end of sequence; padding changes no loss.
+
+    Rows with answers give input_ids and attention_mask (B, L), decoder_input_ids (B, T) or, where padding stands on the
+    left, position_ids (B, L), and for the N answer tokens of the batch: labels (N,), the tokens themselves; positions
+    (N, 2), row and position of the logits that predict each; counts (B,), how many a row has; and columns (C,), rising,
+    the positions that occur, for a model of one sequence.
+
+    Rows with choices give the prompts (those of one sequence padded on the left), and for all M choices of the batch:
+    choice_rows (M,), the row of each; choice_labels (M, T), its tokens, -100 beyond them; choice_inputs, what a model
+    reads to predict them, (M, T), or (M, T - 1) where the prompt's last token predicts the first; and choice_places
+    (B, K), where among the M each row's choices are, -1 beyond the last. Known answers give labels (B,).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, decoder_start: int | None, pad_to: int | None = None):
+        self.pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.left = tokenizer.padding_side == "left"
+        self.decoder_start = decoder_start
+        self.pad_to = pad_to or 0
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        prompts = [row["input_ids"] for row in rows]
+        if "choices" in rows[0]:
+            batch = self._choices(prompts, [row["choices"] for row in rows])
+            return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
+        return self.assemble(prompts, [row["answer_ids"] for row in rows])
+
+    def assemble(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> dict[str, Tensor]:
+        """A batch to train on: token ids of B prompts and of their answers, none of them empty."""
+        counts = torch.tensor([len(answer) for answer in answers])
+        rows = torch.arange(len(answers)).repeat_interleave(counts)
+        place = torch.cat([torch.arange(len(answer)) for answer in answers])
+        labels = torch.tensor([token for answer in answers for token in answer])
+        if self.decoder_start is not None:
+            batch = self._padded(prompts, self.left)
+            batch["decoder_input_ids"] = self._rectangle([[self.decoder_start, *answer[:-1]] for answer in answers])
+            positions = torch.stack([rows, place], 1)
+            return batch | {"labels": labels, "positions": positions, "counts": counts}
+        whole = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+        batch = self._padded(whole, self.left)
+        length = batch["input_ids"].shape[1]
+        starts = [
+            (length - len(ids) if self.left else 0) + len(prompt) - 1
+            for prompt, ids in zip(prompts, whole, strict=True)
+        ]
+        positions = torch.stack([rows, place + torch.tensor(starts)[rows]], 1)
+        batch |= {"labels": labels, "positions": positions, "counts": counts}
+        return batch | {"columns": positions[:, 1].unique()}
+
+    def prompts_of(self, batch: Mapping[str, Tensor]) -> list[list[int]]:
+        """The prompts that a batch to train on was made of."""
+        rows = [
+            ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
+        if self.decoder_start is not None:
+            return rows
+        return [row[: len(row) - count + 1] for row, count in zip(rows, batch["counts"].tolist(), strict=True)]
+
+    def ask(self, prompts: Sequence[Ids]) -> dict[str, Tensor]:
+        """Prompts alone, as a model reads them before it answers: those of one sequence padded on the left."""
+        return self._padded(prompts, self.left if self.decoder_start is not None else True)
+
+    def _choices(self, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]]) -> dict[str, Tensor]:
+        flat = [ids for row in choices for ids in row]
+        start = [] if self.decoder_start is None else [self.decoder_start]
+        most = max(map(len, choices))
+        places, begin = [], 0
+        for row in choices:
+            places.append([*range(begin, begin + len(row)), *[-1] * (most - len(row))])
+            begin += len(row)
+        return self.ask(prompts) | {
+            "choice_rows": torch.arange(len(choices)).repeat_interleave(torch.tensor([len(row) for row in choices])),
+            "choice_inputs": self._rectangle([[*start, *ids[:-1]] for ids in flat]),
+            "choice_labels": self._rectangle(flat, UNLABELLED),
+            "choice_places": torch.tensor(places),
+        }
+
+    def _padded(self, sequences: Sequence[Ids], left: bool) -> dict[str, Tensor]:
+        length = max(self.pad_to, *map(len, sequences))
+        ids = torch.full((len(sequences), length), self.pad)
+        mask = torch.zeros_like(ids)
+        for row, sequence in enumerate(sequences):
+            span = slice(length - len(sequence), length) if left else slice(0, len(sequence))
+            ids[row, span] = torch.tensor(sequence)
+            mask[row, span] = 1
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if left and self.decoder_start is None:
+            # Without it a model would count positions from the padding.
+            batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        return batch
+
+    def _rectangle(self, sequences: Sequence[Ids], padding: int | None = None) -> Tensor:
+        padding = self.pad if padding is None else padding
+        result = torch.full((len(sequences), max(map(len, sequences))), padding)
+        for row, sequence in enumerate(sequences):
+            result[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+        return result

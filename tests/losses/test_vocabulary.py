@@ -1,0 +1,91 @@
+"""Logits as wide as a vocabulary are compared by slices as they would be written out."""
+
+import pytest
+import torch
+
+from sinkd import SinkhornLoss
+from sinkd.losses import vocabulary
+from sinkd.losses.vocabulary import fold, fold_logits, likeliest
+
+WIDTH = vocabulary.WIDE + 3
+KEYWORDS = [
+    {"cost": "lorentz"},
+    {"cost": "poincare", "curvature": 2.5, "pairing": 1.0},
+    {"cost": "lorentz", "value": "matching", "epsilon": 0.5},
+    {"cost": "l1", "top_k": 20},
+    {"cost": "lorentz", "top_k": 20, "top_k_of": "teacher"},
+]
+
+
+def value_and_gradient(student, teacher, keywords):
+    student = student.clone().requires_grad_()
+    loss = SinkhornLoss(**keywords)(student, teacher)
+    loss.backward()
+    return loss.detach(), student.grad
+
+
+@pytest.mark.parametrize("keywords", KEYWORDS, ids=lambda keywords: "-".join(map(str, keywords.values())))
+@pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
+def test_slices_give_what_written_out_float64_gives(keywords, apart, monkeypatch):
+    torch.manual_seed(0)
+    teacher = torch.randn(12, WIDTH) * 3
+    student = teacher + apart * torch.randn(12, WIDTH)
+    found, gradient = value_and_gradient(student, teacher, keywords)
+    monkeypatch.setattr(vocabulary, "WIDE", 10 * WIDTH)
+    expected, reference = value_and_gradient(student.double(), teacher.double(), keywords)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert float((gradient - reference).norm() / reference.norm()) < 3e-3
+
+
+def test_a_learned_curvature_has_its_gradient(monkeypatch):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, WIDTH), torch.randn(6, WIDTH) * 3
+    gradients = []
+    for wide in (vocabulary.WIDE, 10 * WIDTH):
+        monkeypatch.setattr(vocabulary, "WIDE", wide)
+        loss = SinkhornLoss(cost="lorentz", learnable_curvature=True)
+        loss(student, teacher).backward()
+        gradients.append([parameter.grad for parameter in loss.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def test_equal_rows_have_no_gradient_towards_each_other():
+    logits = torch.randn(1, WIDTH) * 3
+    value, gradient = value_and_gradient(logits, logits, {"cost": "lorentz"})
+    assert float(value) == 0 and float(gradient.abs().max()) == 0
+
+
+@pytest.mark.parametrize(("width", "k"), [(5000, 50), (4999, 7), (97, 90), (4096, 1)])
+def test_the_likeliest_are_those_that_sorting_finds(width, k):
+    torch.manual_seed(width)
+    logits = torch.randn(9, width)
+    assert torch.equal(likeliest(logits, k), logits.topk(k).indices)
+
+
+@pytest.mark.parametrize("of", ["both", "teacher"])
+def test_folded_logits_are_folded_probabilities(of):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(5, WIDTH) * 2, torch.randn(5, WIDTH) * 3
+    p, q = (torch.softmax(side.double() / 2, -1) for side in (student, teacher))
+    for found, expected in zip(fold_logits(student, teacher, 2.0, 10, of), fold(p, q, 10, of=of), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_only_the_teachers_entries_are_kept_where_no_others_are_known():
+    p, q = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.2, 0.6]])
+    assert fold(p, q, 1)[0].shape == (1, 3)
+    torch.testing.assert_close(fold(p, q, 1, of="teacher"), (torch.tensor([[0.2, 0.8]]), torch.tensor([[0.6, 0.4]])))
+
+
+def test_no_row_is_written_out(monkeypatch):
+    """What is alive at once beyond the gradient is far less than the rows."""
+    student, teacher = torch.randn(64, 40_000, requires_grad=True), torch.randn(64, 40_000) * 3
+    loss = SinkhornLoss(cost="lorentz")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        loss(student, teacher).backward()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    assert peak < 2.5 * student.nbytes

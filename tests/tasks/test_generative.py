@@ -1,0 +1,116 @@
+"""Prompts and answers become the tokens that a model of their kind reads."""
+
+import pytest
+from datasets import Dataset, List, Value
+
+from sinkd import SinkdError
+from sinkd.tasks.generative import Reader, encode_answers, encode_choices
+from sinkd.tasks.generative_collate import AnswerCollator
+from small_language_models import word_tokenizer
+
+EOS = 1
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return word_tokenizer()
+
+
+def test_a_decoders_answer_begins_with_its_space(tokenizer):
+    reader = Reader(tokenizer, one_sequence=True)
+    (answer,) = reader.answers(["the man laughed"])
+    assert answer == [*tokenizer(" the man laughed")["input_ids"], EOS]
+    assert tokenizer.decode(reader.prompts(["the king fell because"])[0] + answer[:-1]) == (
+        "the king fell because the man laughed"
+    )
+
+
+def test_an_encoder_decoders_answer_stands_alone(tokenizer):
+    reader = Reader(tokenizer, one_sequence=False)
+    assert reader.answers(["the man"]) == [[*tokenizer("the man")["input_ids"], EOS]]
+
+
+def test_input_eos_ends_prompts(tokenizer):
+    plain, ended = (Reader(tokenizer, False, input_eos=eos).prompts(["the man"])[0] for eos in (False, True))
+    assert ended == [*plain, EOS]
+
+
+@pytest.mark.parametrize("one_sequence", [False, True])
+def test_lengths_are_kept_to_special_tokens_included(tokenizer, one_sequence):
+    reader = Reader(tokenizer, one_sequence, max_length=5, target_max_length=4, input_eos=True)
+    (prompt,), (answer,) = reader.prompts([" man" * 20]), reader.answers(["king " * 20])
+    assert (len(prompt), prompt[-1]) == (5, EOS)
+    assert (len(answer), answer[-1]) == (4, EOS)
+
+
+def test_long_prompts_are_cut_on_the_tokenizers_side(tokenizer):
+    text = " man king nun"
+    whole = Reader(tokenizer, True).prompts([text])[0]
+    other = word_tokenizer()
+    other.truncation_side = "left"
+    assert Reader(tokenizer, True, max_length=2).prompts([text])[0] == whole[:2]
+    assert Reader(other, True, max_length=2).prompts([text])[0] == whole[-2:]
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_length", 0), ("target_max_length", 1)])
+def test_lengths_that_leave_nothing_are_refused(tokenizer, name, value):
+    with pytest.raises(SinkdError, match=f"--{name} is {value}; it must be at least"):
+        Reader(tokenizer, True, **{name: value})
+
+
+@pytest.mark.parametrize("one_sequence", [False, True])
+def test_rows_know_how_long_their_longest_sequence_is(tokenizer, one_sequence):
+    words = {"prompt": [" man king"], "target": ["nun"], "choices": [["nun", "nun nun nun"]], "answer": [0]}
+    reader = Reader(tokenizer, one_sequence)
+    answers, choices = (encode(Dataset.from_dict(words), reader) for encode in (encode_answers, encode_choices))
+    right, longest = reader.answers(["nun", "nun nun nun"])
+    assert (answers["answer_ids"][0], choices["choices"][0], choices["labels"][0]) == (right, [right, longest], 0)
+    # of one sequence all is read but its last token
+    expected = [2 + len(ids) - 1 if one_sequence else max(2, len(ids)) for ids in (right, longest)]
+    assert [answers["length"][0], choices["length"][0]] == expected
+
+
+def test_examples_without_choices_cannot_be_asked(tokenizer):
+    examples = Dataset.from_dict({"prompt": ["the"], "target": ["nun"], "choices": [[]], "answer": [-1]})
+    examples = examples.cast_column("choices", List(Value("string")))
+    with pytest.raises(SinkdError, match="1 examples have no choices to compare"):
+        encode_choices(examples, Reader(tokenizer, True))
+
+
+PROMPTS, ANSWERS = [[5, 6, 7, 8], [9, 10]], [[11, 1], [12, 13, 14, 1]]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_positions_are_those_that_predict_the_answers(side):
+    """In one sequence the logits at a position predict the next token: there stands the answer, or the row ends."""
+    collator = AnswerCollator(word_tokenizer(side), None)
+    batch = collator.assemble(PROMPTS, ANSWERS)
+    assert batch["labels"].tolist() == [11, 1, 12, 13, 14, 1]
+    assert batch["counts"].tolist() == [2, 4]
+    assert batch["columns"].tolist() == sorted(set(batch["positions"][:, 1].tolist()))
+    for (row, place), label in zip(batch["positions"].tolist(), batch["labels"].tolist(), strict=True):
+        assert batch["attention_mask"][row, place] == 1
+        inside = place + 1 < batch["input_ids"].shape[1] and batch["attention_mask"][row, place + 1] == 1
+        assert (batch["input_ids"][row, place + 1].item() if inside else 1) == label
+    assert ("position_ids" in batch) == (side == "left")
+    assert collator.prompts_of(batch) == PROMPTS
+
+
+def test_a_decoder_beside_an_encoder_is_shifted_by_its_start():
+    collator = AnswerCollator(word_tokenizer(), 0)
+    batch = collator.assemble(PROMPTS, ANSWERS)
+    assert batch["decoder_input_ids"].tolist() == [[0, 11, 0, 0], [0, 12, 13, 14]]
+    assert batch["positions"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [1, 3]]
+    assert collator.prompts_of(batch) == PROMPTS
+
+
+def test_pad_to_pads_prompts():
+    assert AnswerCollator(word_tokenizer(), 0, pad_to=9).assemble(PROMPTS, ANSWERS)["input_ids"].shape == (2, 9)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end():
+    tokenizer = word_tokenizer()
+    tokenizer.pad_token = None
+    batch = AnswerCollator(tokenizer, None).assemble([[5, 6, 7, 8], [9]], [[11, 1], [12, 1]])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 11], [9, 12, 1, 1, 1]]
+    assert batch["attention_mask"].sum(1).tolist() == [5, 2]

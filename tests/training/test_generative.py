@@ -1,0 +1,259 @@
+"""What a language model is trained on: the answer tokens alone, whatever pads, orders or keeps them."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value
+from torch.nn import functional as F
+
+from sinkd import DistillationArguments, DistillationTrainer, Objective, SinkdError
+from sinkd.losses.feature import LOGITS
+from sinkd.losses.likeliest import LikeliestIds, LikeliestLogs, restore
+from sinkd.models import decoder_start
+from sinkd.tasks.generative_collate import AnswerCollator
+from sinkd.training.generation import sampled_batch
+from sinkd.training.teacher import observe
+from small_language_models import small_model, word_tokenizer
+
+KINDS = ["t5", "gpt2", "gpt_neo", "llama"]
+VOCABULARY = len(word_tokenizer())
+PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15], [16]]
+ANSWERS = [[20, 1], [21, 22, 23, 1], [24, 1], [25, 26, 1]]
+PUBLISHED = {"sinkhorn": {"weight": 0.0008}}
+
+
+def batch_for(model, side: str = "right", pad_to: int | None = None):
+    collator = AnswerCollator(word_tokenizer(side), decoder_start(model.config), pad_to)
+    return collator.assemble(PROMPTS, ANSWERS)
+
+
+def value(student, teacher, batch, text="ce:1+kl:0.1+sinkhorn:1", options=PUBLISHED, **objective):
+    """The objective's value, and its gradient at the student's embedding."""
+    student.zero_grad()
+    with torch.no_grad():
+        taught = observe(teacher, batch, {LOGITS})
+    loss = Objective.parse(text, sinkhorn=options["sinkhorn"], **objective)(
+        observe(student, batch, {LOGITS}), taught, batch
+    )
+    loss.total.backward()
+    return loss.total.detach(), student.get_input_embeddings().weight.grad.clone()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request):
+    return small_model(request.param, VOCABULARY, seed=1, layers=1), small_model(request.param, VOCABULARY, seed=2)
+
+
+def written_out_logits(model, prompt, answer):
+    """(len(answer), V), float64, one row alone, no padding."""
+    start = decoder_start(model.config)
+    if start is not None:
+        inputs = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([[start, *answer[:-1]]])}
+        return model(**inputs).logits[0].double()
+    return model(input_ids=torch.tensor([[*prompt, *answer[:-1]]])).logits[0, len(prompt) - 1 :].double()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_the_loss_is_the_published_formula_over_the_answer_tokens(pair, side):
+    student, teacher = pair
+    zs, zt = (
+        torch.cat([written_out_logits(model, p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]) for model in pair
+    )
+    labels = torch.tensor([token for answer in ANSWERS for token in answer])
+    kl = (torch.softmax(zt / 2, -1) * (torch.log_softmax(zt / 2, -1) - torch.log_softmax(zs / 2, -1))).sum(-1).mean()
+    w = torch.cdist(torch.softmax(zs / 2, -1), torch.softmax(zt / 2, -1), p=1)
+    plan = torch.exp(-w / 0.1)
+    for _ in range(20):
+        plan = plan / plan.sum(1, keepdim=True)
+        plan = plan / plan.sum(0, keepdim=True)
+    expected = F.cross_entropy(zs, labels) + 0.1 * kl + 0.0008 * (plan * w).sum()
+    batch = batch_for(student, side)
+    objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1", temperature=2, sinkhorn={"weight": 0.0008, "cost": "l1"})
+    found = objective(observe(student, batch, {LOGITS}), observe(teacher, batch, {LOGITS}), batch).total
+    assert float(found) == pytest.approx(float(expected), rel=2e-5)
+
+
+def test_padding_on_either_side_and_more_of_it_changes_nothing(pair):
+    reference, gradient = value(*pair, batch_for(pair[0]))
+    for batch in (batch_for(pair[0], "left"), batch_for(pair[0], pad_to=17), batch_for(pair[0], "left", 17)):
+        found, other = value(*pair, batch)
+        torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(other, gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"group": "sequence"}, {"top_k": 5}, {"top_k": 5, "group": "sequence", "cost": "l1"}]
+)
+def test_permuting_the_vocabulary_changes_nothing(options):
+    torch.manual_seed(0)
+    zs, zt = torch.randn(11, 40), torch.randn(11, 40) * 3
+    labels, counts = torch.randint(40, (11,)), torch.tensor([2, 4, 2, 3])
+    order = torch.randperm(40)
+    batch = {"labels": labels, "counts": counts}
+    permuted = {"labels": torch.argsort(order)[labels], "counts": counts}
+    objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1", sinkhorn={"weight": 1.0, **options})
+    values = [
+        objective(views[0], views[1], one).total
+        for one, views in ((batch, (view(zs), view(zt))), (permuted, (view(zs[:, order]), view(zt[:, order]))))
+    ]
+    torch.testing.assert_close(*values, rtol=1e-5, atol=0)
+
+
+def view(logits):
+    from sinkd.losses.term import View
+
+    return View(logits)
+
+
+def test_groups_of_sequences_are_transported_one_by_one():
+    torch.manual_seed(0)
+    zs, zt, counts = torch.randn(7, 9), torch.randn(7, 9), [2, 4, 1]
+    term = next(iter(Objective.parse("sinkhorn:1", sinkhorn={"weight": 1.0, "group": "sequence", "reduction": "mean"})))
+    batch = {"labels": torch.zeros(7, dtype=torch.int64), "counts": torch.tensor(counts)}
+    whole = term(view(zs), view(zt), batch, None)
+    alone = [term.loss(a, b) for a, b in zip(zs.split(counts), zt.split(counts), strict=True)]
+    torch.testing.assert_close(whole, torch.stack(alone).mean())
+    assert not term.batchwise and int(term.count(view(zt), batch)) == 3
+
+
+def test_no_logits_of_the_prompt_are_made(pair):
+    student, _ = pair
+    widths = []
+    hook = student.get_output_embeddings().register_forward_hook(lambda m, args, out: widths.append(out.shape[1]))
+    batch = batch_for(student, "left")
+    observe(student, batch, {LOGITS})
+    hook.remove()
+    assert widths == [max(map(len, ANSWERS))]
+
+
+# The teacher's cache
+
+
+def rows_of(kind: str) -> Dataset:
+    ids = List(Value("int32"))
+    types = Features({"input_ids": ids, "answer_ids": ids, "length": Value("int32")})
+    lengths = [len(p) + len(a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
+    columns = {"input_ids": PROMPTS * 2, "answer_ids": ANSWERS * 2, "length": lengths * 2}
+    return Dataset.from_dict(columns, features=types)
+
+
+def trained(pair, folder, name, **settings):
+    """The losses of three updates, from the same start."""
+    student, teacher = (
+        small_model(m.config.model_type, VOCABULARY, seed=s, layers=n)
+        for m, s, n in zip(pair, (1, 2), (1, 2), strict=True)
+    )
+    defaults = {"per_gpu_batch_size": 4, "max_steps": 3, "logging_steps": 1, "learning_rate": 1e-3, "report_to": []}
+    defaults |= {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "sinkhorn_weight": 0.01}
+    args = DistillationArguments(
+        output_dir=str(folder / name),
+        distill_loss="ce:1+kl:1+sinkhorn:1",
+        teacher_cache_dir=str(folder / "cache"),
+        **defaults | settings,
+    )
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        objective=args.distill_loss,
+        args=args,
+        train_dataset=rows_of(student.config.model_type),
+        data_collator=AnswerCollator(word_tokenizer(), decoder_start(student.config)),
+        processing_class=word_tokenizer(),
+    )
+    trainer.train()
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+@pytest.fixture(scope="module", params=["t5", "gpt2"])
+def two(request):
+    return small_model(request.param, VOCABULARY, seed=1, layers=1), small_model(request.param, VOCABULARY, seed=2)
+
+
+def test_a_cached_run_is_a_live_run(two, tmp_path, caplog):
+    live = trained(two, tmp_path, "live", teacher_cache="off")
+    with caplog.at_level("INFO", logger="sinkd"):
+        cached = trained(two, tmp_path, "cached")
+        again = trained(two, tmp_path, "again")
+    assert cached == again == pytest.approx(live, rel=1e-5)
+    size = 8 * sum(map(len, ANSWERS)) // 4 * VOCABULARY
+    said = [message for message in caplog.messages if "the teacher's answers for 8 rows take" in message]
+    assert len(said) == 1 and f"{size / 1e6:.1f} MB" in said[0]
+    halves = trained(two, tmp_path, "halves", teacher_cache_dtype="bfloat16")
+    # logits within 2^-9 of themselves; here they are below 30
+    assert halves == pytest.approx(live, abs=30 * 2**-9)
+    assert halves != cached
+
+
+def test_a_cache_of_all_entries_by_likelihood_is_a_live_run(two, tmp_path):
+    live = trained(two, tmp_path, "live", teacher_cache="off")
+    whole = trained(two, tmp_path, "whole", teacher_cache_top_k=VOCABULARY)
+    assert whole == pytest.approx(live, rel=1e-4)
+
+
+def test_a_likelier_cache_is_smaller(two, tmp_path):
+    trained(two, tmp_path, "few", teacher_cache_top_k=4, sinkhorn_top_k=4)
+    bytes_kept = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("values.npy"))
+    assert bytes_kept < 2 * sum(map(len, ANSWERS)) * (4 * 4 + 4 * 5) + 1000
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_remains_bounds_the_error_of_a_likelier_cache(dtype):
+    """The mass of what was not kept, and the rounding of what was, bound the total variation."""
+    torch.manual_seed(0)
+    logits, k = torch.randn(50, 200, dtype=torch.float32) * 4, 20
+    batch = {"counts": torch.tensor([50])}
+
+    class Seen:
+        pass
+
+    seen = Seen()
+    seen.logits = logits
+    ids, logs = LikeliestIds(k).read(seen, batch), LikeliestLogs(k).read(seen, batch)
+    back = torch.softmax(restore(ids, logs.to(dtype).float(), 200).double(), -1)
+    true = torch.softmax(logits.double(), -1)
+    variation = 0.5 * (back - true).abs().sum(-1)
+    kept = true.gather(-1, ids.long()).sum(-1)
+    rounding = 2e-6 if dtype == torch.float32 else float(logs[:, :k].abs().max()) * 2**-8
+    assert (variation <= (1 - kept) + rounding).all()
+    assert variation.max() > 0
+    if dtype == torch.float32:
+        torch.testing.assert_close(back.gather(-1, ids.long()), true.gather(-1, ids.long()), rtol=1e-4, atol=1e-7)
+        assert math.isclose(float(back.sum()), 50, rel_tol=1e-6)
+
+
+# The student's own answers
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_own_answers_are_drawn_from_the_student_and_have_no_labels(kind):
+    model = small_model(kind, VOCABULARY + 30)
+    collator = AnswerCollator(word_tokenizer(), decoder_start(model.config))
+    batch = collator.assemble(PROMPTS, ANSWERS)
+    state = torch.get_rng_state()
+    one, again, other = (sampled_batch(model, batch, collator, 1, VOCABULARY, seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), state)
+    inputs = "decoder_input_ids" if kind == "t5" else "input_ids"
+    assert torch.equal(one[inputs], again[inputs])
+    assert one[inputs].shape != other[inputs].shape or not torch.equal(one[inputs], other[inputs])
+    assert (one["labels"] == -100).all() and len(one["labels"]) == int(one["counts"].sum())
+    assert int(one["counts"].max()) <= 4
+    assert int(one[inputs].max()) < VOCABULARY
+    assert collator.prompts_of(one) == PROMPTS
+
+
+def test_on_policy_has_the_live_teacher_score_them(two, tmp_path):
+    losses = [trained(two, tmp_path, f"policy-{share}", on_policy=share) for share in (0.0, 1.0, 1.0)]
+    assert losses[1] == losses[2] != losses[0]
+    assert all(map(math.isfinite, losses[1]))
+
+
+def test_on_policy_is_a_share():
+    with pytest.raises(SinkdError, match=r"--on_policy is 1.5; it must be from 0 \(never\) to 1 \(always\)"):
+        DistillationArguments(output_dir="o", on_policy=1.5)
+
+
+def test_the_cache_must_hold_what_is_transported():
+    with pytest.raises(SinkdError, match=r"--teacher_cache_top_k is 5; it must be at least --sinkhorn_top_k, 10"):
+        DistillationArguments(output_dir="o", teacher_cache_top_k=5, sinkhorn_top_k=10)
