@@ -13,8 +13,8 @@ from sinkd.models import load_tokenizer
 from sinkd.tasks import load_task
 from sinkd.training.arguments import parse_arguments
 from sinkd.training.card import licence_of, teacher_scores
+from sinkd.training.kind import saved_teacher
 from sinkd.training.rows import Rows
-from sinkd.training.run import saved_teacher
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_teacher_without_a_run_on_this_dev_file_is_measured_where_it_is_loaded
         flags = world.flags(tmp_path / "out", "--teacher_path", path, "--student_path", world.student)
         args = parse_arguments(DistillationArguments, flags, "test")
         task = load_task("cola", args.data_dir)
-        teacher = saved_teacher(str(path), task)
+        teacher = saved_teacher(str(path), task, args)
         assert not (load and teacher.model is None)
         found = teacher_scores(args, Rows(task, load_tokenizer(str(path), "test"), args), teacher)
         assert args.output_dir == str(tmp_path / "out") and teacher.loaded == load

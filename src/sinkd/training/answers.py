@@ -32,17 +32,17 @@ class Answers:
     """The kept features of the `n_rows` rows of a data set, in the order of the rows.
 
     home: the store's folder, which must belong to this teacher and these rows alone. dtype: of DTYPES, what floating
-    point features are kept as; they are read as float32. shard: rows of a shard.
+    point features are kept as; they are read as float32. shard: rows of a shard, if not SHARD.
     """
 
     def __init__(
-        self, home: Path, features: Sequence[Feature], n_rows: int, dtype: str = "float32", shard: int = SHARD
+        self, home: Path, features: Sequence[Feature], n_rows: int, dtype: str = "float32", shard: int | None = None
     ):
         self.home = home
         self.features = sorted(features, key=lambda feature: feature.name)
         self.n_rows = n_rows
         self.dtype = dtype
-        self.shard = shard
+        self.shard = shard or SHARD
         self._shards: dict[tuple[str, int], _Shard] = {}
 
     def __len__(self) -> int:

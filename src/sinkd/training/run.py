@@ -125,14 +125,14 @@ def cache_teacher(
     objective = args.parse_objective()
     if objective.compares_layers:
         # The student's depth decides which of the teacher's layers are asked for.
-        student, teacher = (
+        learner, asked = (
             stack(load_config(_given(given, flag), flag))
             for given, flag in ((args.student_path, "--student_path"), (args.teacher_path, "--teacher_path"))
         )
         if args.keep_layers is not None:
-            kept = choose_layers(args.keep_layers, student.layers, "--keep_layers")
-            student = student._replace(layers=len(kept))
-        objective.meet(student, teacher)
+            kept = choose_layers(args.keep_layers, learner.layers, "--keep_layers")
+            learner = learner._replace(layers=len(kept))
+        objective.meet(learner, asked)
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
     path = _given(args.teacher_path, "--teacher_path")

@@ -165,7 +165,7 @@ def cached_answers(
     size = answer_bytes(teacher, features, rows, dtype)
     shard = min(SHARD, max(1, SHARD_BYTES * len(rows) // max(size, 1)))
     key = cache_key(teacher, rows, autocast) + (f"-{shard}" if shard < SHARD else "")
-    answers = Answers(folder / key, features, len(rows), dtype, shard)
+    answers = Answers(folder / key, features, len(rows), dtype, shard if shard < SHARD else None)
     lengths = rows.select_columns(["length"]).with_format("numpy")[:]["length"]
 
     def answer(wanted: range, missing: list[Feature]) -> Mapping[str, Sequence[Tensor]]:

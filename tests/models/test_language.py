@@ -1,0 +1,90 @@
+"""Language models load with all their weights, and teacher and student speak of the same entries."""
+
+import pytest
+import torch
+from small_language_models import small_model, word_tokenizer, write_language_model
+
+from sinkd import SinkdError
+from sinkd.models import cut_head, decoder_start, load_language_model, shared_tokenizer, shared_vocabulary
+from sinkd.models.language import device_map, head_width, say_not_spread
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2", "gpt_neo", "llama", "qwen2"])
+def test_every_family_loads_as_what_it_is(kind, tmp_path):
+    folder = write_language_model(tmp_path / kind, kind)
+    model = load_language_model(str(folder), "--model_path")
+    assert model.config.is_encoder_decoder == (kind == "t5")
+    assert decoder_start(model.config) == (0 if kind == "t5" else None)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_a_checkpoint_without_a_weight_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = write_language_model(tmp_path / "m", "gpt2")
+    weights = load_file(folder / "model.safetensors")
+    del weights["transformer.h.0.ln_1.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        SinkdError, match=r"lacks 1 of a language model's weights, transformer.h.0.ln_1.weight among them"
+    ):
+        load_language_model(str(folder), "--model_path")
+
+
+def test_an_encoder_is_no_language_model(tmp_path, world):
+    with pytest.raises(SinkdError, match="--model_path"):
+        load_language_model(str(world.teacher), "--model_path")
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_heads_of_different_width_are_cut_to_the_tokenizers(kind):
+    tokenizer = word_tokenizer()
+    real = len(tokenizer)
+    teacher, student = small_model(kind, real + 5), small_model(kind, real + 40, seed=1)
+    batch = {"input_ids": torch.tensor([[3, 4, 5]])}
+    batch |= {"decoder_input_ids": torch.tensor([[0]])} if kind == "t5" else {}
+    width, said = shared_vocabulary(tokenizer, teacher.config, student.config)
+    with torch.no_grad():
+        before = teacher(**batch).logits[..., :real]
+        torch.testing.assert_close(cut_head(teacher, width)(**batch).logits, before)
+    assert (width, head_width(cut_head(student, width)), student.config.vocab_size) == (real, real, real)
+    heads = f"the teacher's head has {real + 5} entries and the student's {real + 40}"
+    assert said == f"{heads}: both are cut to the tokenizer's {real}"
+    assert shared_vocabulary(tokenizer, teacher.config, student.config) == (real, None)
+
+
+def test_heads_of_one_width_are_left_alone():
+    config = small_model("gpt2", len(word_tokenizer()) + 9).config
+    assert shared_vocabulary(word_tokenizer(), config, config) == (len(word_tokenizer()) + 9, None)
+
+
+def test_a_head_that_lacks_tokens_is_refused():
+    tokenizer = word_tokenizer()
+    wide, narrow = small_model("gpt2", len(tokenizer)).config, small_model("gpt2", 50).config
+    with pytest.raises(SinkdError, match=rf"tokenizer has {len(tokenizer)} entries and the student's head 50"):
+        shared_vocabulary(tokenizer, wide, narrow)
+
+
+def test_kinds_do_not_mix():
+    tokenizer = word_tokenizer()
+    kinds = (small_model(kind, len(tokenizer)).config for kind in ("t5", "gpt2"))
+    with pytest.raises(SinkdError, match="the teacher is an encoder-decoder and the student a decoder"):
+        shared_vocabulary(tokenizer, *kinds)
+
+
+def test_different_tokenizers_are_refused_naming_what_differs(tmp_path):
+    other = word_tokenizer()
+    other.add_tokens(["lantern"])
+    teacher = write_language_model(tmp_path / "t", "gpt2")
+    student = write_language_model(tmp_path / "s", "gpt2", other)
+    with pytest.raises(SinkdError, match=r"their tokenizers differ in size \(\d+ and \d+ tokens\)"):
+        shared_tokenizer(str(teacher), str(student))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, None), (1, None), (2, "auto")])
+def test_parallelize_spreads_over_two_accelerators_or_says_why_not(count, expected, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    say_not_spread.cache_clear()
+    with caplog.at_level("INFO", logger="sinkd"):
+        assert device_map() == device_map() == expected
+    assert len(caplog.messages) == (expected is None)
