@@ -213,7 +213,14 @@ def _objective_settings(args: DistillationArguments, objective: str) -> dict[str
     terms = {part.partition(":")[0].partition("/")[0] for part in objective.split("+")}
     own = {f.name: f.default for f in fields(DistillationArguments)}
     inherited = {f.name for f in fields(TaskArguments)} | ELSEWHERE
-    options = {"sinkhorn": {"curvature", "representation", "pairing"}}
+    maps = {"topk", "normalization_type", "loss_func"}
+    options = {
+        "sinkhorn": {"curvature", "representation", "pairing"},
+        "sinkhorn_hidden": {name for name in own if name.startswith("hidden_")},
+        "saliency": maps,
+        "integrated_saliency": maps | {"ig_steps"},
+        "mgskd": {"matching_strategy"},
+    }
     wanted = {"temperature"}.union(*(options.get(term, set()) for term in terms))
     return {
         name: getattr(args, name)
