@@ -104,7 +104,7 @@ SUPERGLUE = ["boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"]
 
 
 @pytest.mark.parametrize(
-    "name", [f"{kind}/{task}-{role}" for kind in ("t0", "gpt") for task in SUPERGLUE for role in KINDS]
+    "name", [f"{kind}/{task}-{role}" for kind in ("t0", "gpt") for task in SUPERGLUE for role in ("teacher", "student")]
 )
 def test_generative_recipes_hold_the_published_numbers(name):
     words = shlex.split(recipes.find(name).read_text(encoding="utf-8").splitlines()[0].removeprefix("# "))

@@ -373,6 +373,7 @@ def scorer(world, scores):
 def test_a_regression_trains_with_every_term(term, world, scores, scorer, tmp_path):
     argv = ["--teacher_path", scorer, "--student_path", world.student, "--output_dir", tmp_path / "out", *EVERY_STEP]
     argv += ["--distill_loss", term, "--num_train_epochs", 1, "--learning_rate", "1e-3", "--report_to", "none"]
+    argv += ["--mgskd_heads", 4]  # of widths 16 and 32
     log = Log()
     task = scored_task(scores)
     summary = distill(parse_arguments(DistillationArguments, list(map(str, argv)), "test"), task, [log])
