@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # What a checkpoint holds for going on, beside the model; and what lies in a run's folder beside its result.
 TRAINING_STATE = ["optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "objective.safetensors"]
-UNFINISHED = ["checkpoint-*", ".writing/*", "best/*", "_*"]
+UNFINISHED = ["checkpoint-*", "best/*", ".*", "_*"]
 
 
 def api() -> HfApi:
