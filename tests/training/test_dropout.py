@@ -1,14 +1,13 @@
-"""Dropout from uniform numbers is dropout: as likely, scaled alike, repeatable, and gone after training."""
+"""Dropout from uniform numbers is dropout: as likely, scaled alike, and repeatable."""
 
 import torch
 from torch import nn
 
-from sinkd.training import dropout
+from sinkd.training.dropout import UniformDropout
 
 
 def test_entries_are_dropped_as_often_as_asked_and_the_others_scaled():
-    layer = nn.Dropout(0.1)
-    assert dropout.quicken(layer) == [layer]
+    layer = UniformDropout(0.1)
     torch.manual_seed(0)
     x = torch.ones(1000, 1000, requires_grad=True)
     y = layer(x)
@@ -20,16 +19,14 @@ def test_entries_are_dropped_as_often_as_asked_and_the_others_scaled():
 
 
 def test_bfloat16_entries_are_dropped_as_often():
-    layer = nn.Dropout(0.1)
-    dropout.quicken(layer)
+    layer = UniformDropout(0.1)
     torch.manual_seed(0)
     y = layer(torch.ones(1000, 1000, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16 and abs((y == 0).double().mean().item() - 0.1) < 0.0015
 
 
 def test_the_global_generator_decides_the_mask():
-    layer = nn.Dropout(0.3)
-    dropout.quicken(layer)
+    layer = UniformDropout(0.3)
     state = torch.get_rng_state()
     first, second = layer(torch.ones(50)), layer(torch.ones(50))
     torch.set_rng_state(state)
@@ -37,11 +34,7 @@ def test_the_global_generator_decides_the_mask():
 
 
 def test_evaluation_and_the_extreme_rates_are_pytorchs():
-    layers = [nn.Dropout(p) for p in (0.0, 0.5, 1.0)]
-    model = nn.Sequential(*layers)
-    changed = dropout.quicken(model)
+    layers = [UniformDropout(p) for p in (0.0, 0.5, 1.0)]
     x = torch.randn(20)
     assert torch.equal(layers[0](x), x) and torch.equal(layers[2](x), torch.zeros(20))
-    assert torch.equal(model.eval()(x), x)
-    dropout.restore(changed)
-    assert all(type(layer) is nn.Dropout for layer in layers)
+    assert torch.equal(nn.Sequential(*layers).eval()(x), x)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..transport.precision import is_static
+from ..transport.product import product
 
 WIDE = 4096
 """From this width on rows are not written out."""
@@ -166,7 +167,7 @@ class _Gram(torch.autograd.Function):
         d_student = torch.empty_like(student)
         for k in _column_slices(student, teacher):
             p, q = _slices(student, teacher, totals, ctx.temperature, k, ctx.dtype)
-            d_student[:, k] = torch.addmm((p * own).sub_(mean), across, q, alpha=-1).mul_(p)
+            d_student[:, k] = (p * own).sub_(mean).sub_(product(across, q.mT)).mul_(p)
         return d_student, None, None
 
 
@@ -182,7 +183,7 @@ def _products(
     sums = products.new_zeros(len(student)), products.new_zeros(len(teacher))
     for k in _column_slices(student, teacher):
         p, q = _slices(student, teacher, tops, temperature, k, dtype)
-        products += p @ q.mT
+        products += product(p, q)
         for side, square, total in ((p, rx, sums[0]), (q, ry, sums[1])):
             square += torch.linalg.vector_norm(side, dim=-1).double().square()
             total += side.sum(-1)

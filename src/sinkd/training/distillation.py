@@ -25,6 +25,7 @@ from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.generation import sampled_batch
+from sinkd.training.quick import quick
 from sinkd.training.teacher import (
     SavedTeacher,
     TaughtCollator,
@@ -177,7 +178,7 @@ class DistillationTrainer(TaskTrainer):
         view = self._restored(taught_view(inputs, kept_features(self.objective, self.args)))
         missing = [feature for feature in features if feature.name not in view.features]
         if missing:
-            with torch.no_grad():
+            with torch.no_grad(), quick(self.live_teacher):
                 view.features |= observe(self.live_teacher, inputs, missing).features
         return view
 

@@ -26,6 +26,7 @@ from sinkd.losses.term import View
 from sinkd.tasks.cache import file_hash
 from sinkd.training.answers import DTYPES, SHARD, Answers, batches_of
 from sinkd.training.generation import answer_keywords, answer_logits
+from sinkd.training.quick import quick
 
 FORMAT = 2
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
@@ -179,7 +180,8 @@ def cached_answers(
         for places in batches_of(wanted, lengths, batch_size):
             batch = collator([rows[place] for place in places])
             batch = {name: value.to(device) for name, value in batch.items()}
-            with torch.no_grad(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            cast = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
+            with torch.no_grad(), cast, quick(model):
                 view = observe(model, batch, missing)
             for feature in missing:
                 values = [value.detach().cpu() for value in feature.split(view[feature], batch)]

@@ -26,12 +26,12 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective, Value, hard_label_loss
 from sinkd.losses.term import Progress, View
-from sinkd.training import dropout
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside
 from sinkd.training.clipping import clip
 from sinkd.training.embedding import UsedRows, restore, trim, used_ids
 from sinkd.training.hub import open_repository, push_checkpoint
+from sinkd.training.quick import quick
 from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.schedule import Schedule
 from sinkd.training.teacher import TaughtRows, observe
@@ -72,8 +72,6 @@ class TaskTrainer(Trainer):
     ):
         if best_metric is not None:
             args.metric_for_best_model, args.greater_is_better = best_metric, True
-        # TensorBoard would load TensorFlow, where it is installed, to make a folder; this name tells it not to.
-        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         super().__init__(args=args, **kwargs)
         if args.fsdp and not self.is_fsdp_enabled:
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
@@ -203,7 +201,7 @@ class TaskTrainer(Trainer):
         """The model's logits for tokenised rows, (n, C) float32, in the order of the rows."""
         unlabelled = rows.remove_columns("labels") if "labels" in rows.column_names else rows
         # The loader draws a seed from the global random state, which belongs to training alone.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), quick(self.model):
             loader = self.get_test_dataloader(unlabelled)
             output = self.evaluation_loop(loader, description="Evaluation", prediction_loss_only=False)
         logits = np.asarray(output.predictions, dtype=np.float32)
@@ -230,12 +228,11 @@ class TaskTrainer(Trainer):
         if self.args.should_save:
             sweep(Path(self.args.output_dir))
         trimmed = self._trim_embedding()
-        quick = dropout.quicken(self.model) if self.args.device.type == "cpu" else []
         self._operations_a_token = None
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            with quick(self.model):
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
-            dropout.restore(quick)
             if trimmed is not None:
                 restore(trimmed)
                 # The optimiser holds the rows that are gone: training again begins with a new one.
