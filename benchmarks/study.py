@@ -3,8 +3,8 @@
     python -m benchmarks.study matching --encoder models/minilm --data_dir datas/glue
     python -m benchmarks.study objectives --encoder models/minilm --data_dir datas/glue
 
-A 6-layer encoder is fine-tuned on a task's first rows and teaches its own layers 0, 2, 4 on the same rows, in batches
-of 32 at 5e-5 (alpha 0.9, temperature 2, beta 1). Seeds pair the objectives: same rows in the same order.
+A 6-layer encoder is fine-tuned on a task's rows and teaches its own layers 0, 2, 4 on the same rows, in batches of 32
+at 1e-4 (alpha 0.9, temperature 2, beta 1). Seeds pair the objectives: same rows in the same order.
 
 - matching: `kd` alone, and with the three things that can be asked of the same pooled hidden states: that each be near
   its teacher's (paired cosine), that the batch be near the teacher's (distance), that each be known by its teacher's
@@ -49,9 +49,9 @@ OBJECTIVES["mgskd alone"] = ["--only_mgskd"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained on: the first so many rows, cut to so many tokens, and for how long."""
+    """What is trained on: the first so many rows (None: all), cut to so many tokens, and for how long."""
 
-    rows: int
+    rows: int | None
     length: int
     epochs: int
     teacher_epochs: int = 3
@@ -61,13 +61,13 @@ STUDIES: dict[str, tuple[dict[str, list[str]], dict[str, Setting]]] = {
     "matching": (
         MATCHING,
         {
-            "sst-2": Setting(6000, 64, 2),
-            "cola": Setting(1500, 64, 2),
-            "sts-b": Setting(1000, 64, 2),
-            "rte": Setting(1000, 64, 1, 2),
+            "sst-2": Setting(6000, 64, 3),
+            "cola": Setting(None, 64, 3),
+            "rte": Setting(None, 128, 2),
+            "sts-b": Setting(None, 64, 2),
         },
     ),
-    "objectives": (OBJECTIVES, {"cola": Setting(1500, 64, 1), "rte": Setting(1000, 64, 1, 2)}),
+    "objectives": (OBJECTIVES, {"cola": Setting(None, 64, 1), "rte": Setting(None, 128, 1)}),
 }
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="models/minilm", help="folder of a 6-layer BERT encoder")
     parser.add_argument("--data_dir", default="datas/glue", help="folder that holds the tasks")
     parser.add_argument("--tasks", help="only these, with commas")
-    parser.add_argument("--rows", type=int, help="at most so many training rows")
+    parser.add_argument("--rows", type=int, help="so many training rows in place of a study's own number")
     parser.add_argument("--seeds", help="with commas (default: 0,1,2 for matching, 0 for objectives)")
     parser.add_argument("--folder", type=Path, default=Path("experiments/study"), help="where teachers and runs go")
     parser.add_argument("--out", type=Path, help="a line a run (default: benchmarks/study-NAME.jsonl)")
@@ -90,8 +90,9 @@ def main() -> None:
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     for task in tasks:
         setting = settings[task]
-        rows = min(setting.rows, given.rows or setting.rows)
-        common = ["--task_name", task, "--data_dir", given.data_dir, "--max_train_rows", str(rows)]
+        rows = given.rows or setting.rows
+        common = ["--task_name", task, "--data_dir", given.data_dir]
+        common += ["--max_train_rows", str(rows)] if rows else []
         common += ["--max_seq_length", str(setting.length), "--save_strategy", "no", "--batch_size", "32"]
         teacher = train_teacher(given, task, common, setting)
         for seed in seeds:
@@ -111,7 +112,7 @@ def main() -> None:
 def train_teacher(given: argparse.Namespace, task: str, common: list[str], setting: Setting) -> dict[str, Any]:
     folder = given.folder / f"{task}-teacher"
     argv = [*common, "--model_path", given.encoder, "--seed", "0", "--output_dir", str(folder)]
-    argv += ["--learning_rate", "5e-5", "--num_train_epochs", str(setting.teacher_epochs)]
+    argv += ["--learning_rate", "1e-4", "--num_train_epochs", str(setting.teacher_epochs)]
     args = parse_arguments(FinetuneArguments, argv, "study")
     read = load_named_task(args)
     (outcome,) = finetune(args, read, [RunProgress(f"{task}, teacher", read.metric)]).outcomes
@@ -120,7 +121,7 @@ def train_teacher(given: argparse.Namespace, task: str, common: list[str], setti
 
 def student(given: argparse.Namespace, teacher: dict[str, Any]) -> list[str]:
     flags = ["--teacher_path", teacher["folder"], "--student_path", given.encoder, "--keep_layers", "0,2,4"]
-    return [*flags, "--alpha", "0.9", "--beta", "1", "--temperature", "2", "--learning_rate", "5e-5"]
+    return [*flags, "--alpha", "0.9", "--beta", "1", "--temperature", "2", "--learning_rate", "1e-4"]
 
 
 def train(given: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def report(
     study: str,
     task: str,
     setting: Setting,
-    rows: int,
+    rows: int | None,
     teacher: dict[str, Any],
     runs: list[dict[str, Any]],
     objectives: dict[str, list[str]],
@@ -146,7 +147,9 @@ def report(
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
     seeds = sorted({run["seed"] for run in runs})
-    title = f"{task}, {rows} rows, {setting.length} tokens, {setting.epochs} epochs: dev {runs[0]['metric']} x 100"
+    title = (
+        f"{task}, {rows or 'all'} rows, {setting.length} tokens, {setting.epochs} epochs: dev {runs[0]['metric']} x 100"
+    )
     table = Table(
         title, ["objective", *(f"seed {s}" for s in seeds), "mean", "spread", "to kd", "its spread", "rows/s"]
     )
