@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from sinkd.transport.product import by_onednn, product
 
-
 # Entries of a weight from which on calls cost less than they save. Rows have no say in it: whoever multiplies rounds in
 # its own way, and an update is to come out alike however its rows are cut.
 _LARGE = 2**16
