@@ -39,7 +39,7 @@ format: $(TESTABLE) ## format the code, and mend what the linter can mend
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
-bench: $(TESTABLE) $(ENCODER) ## every benchmark: each prints a table and writes JSON beside itself
+bench: $(TESTABLE) $(ENCODER) ## the main benchmarks (the others are in benchmarks/): each prints a table
 	$(RUN) benchmarks.loss
 	$(RUN) benchmarks.pipeline
 	$(RUN) benchmarks.quality

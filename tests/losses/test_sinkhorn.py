@@ -157,6 +157,13 @@ def test_regression_transports_scores_over_the_temperature_under_l1() -> None:
         assert gradient.abs().min() > 0
 
 
+def test_an_empty_side_costs_nothing_whatever_the_other_holds() -> None:
+    student = torch.tensor([[0.0, -torch.inf]], requires_grad=True)
+    value = SinkhornLoss()(student, torch.zeros(0, 2))
+    value.backward()
+    assert float(value) == 0 and torch.equal(student.grad, torch.zeros(1, 2))
+
+
 def test_one_class_of_one_row() -> None:
     value, gradient = value_and_gradient(SinkhornLoss(), torch.tensor([[1.0]]), torch.tensor([[4.0]]))
     assert float(value) == pytest.approx(1.5) and float(gradient) == pytest.approx(-0.5)

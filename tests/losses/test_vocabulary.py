@@ -37,6 +37,20 @@ def test_slices_give_what_written_out_float64_gives(keywords, apart, monkeypatch
     assert float((gradient - reference).norm() / reference.norm()) < 3e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_compared_as_they_are_and_left_alone(dtype, monkeypatch):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(12, WIDTH).to(dtype), torch.randn(12, WIDTH).to(dtype) * 3
+    kept = student.clone(), teacher.clone()
+    found, gradient = value_and_gradient(student, teacher, {"cost": "lorentz"})
+    assert torch.equal(student, kept[0]) and torch.equal(teacher, kept[1])
+    monkeypatch.setattr(vocabulary, "WIDE", 10 * WIDTH)
+    expected, reference = value_and_gradient(student.double(), teacher.double(), {"cost": "lorentz"})
+    bound = 1e-9 if dtype == torch.float64 else 5e-3
+    assert float(found) == pytest.approx(float(expected), rel=bound)
+    assert float((gradient.double() - reference).norm() / reference.norm()) < bound
+
+
 def test_a_learned_curvature_has_its_gradient(monkeypatch):
     torch.manual_seed(0)
     student, teacher = torch.randn(6, WIDTH), torch.randn(6, WIDTH) * 3

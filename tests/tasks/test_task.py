@@ -100,6 +100,14 @@ def test_a_submission_of_the_wrong_size_is_refused(glue, tmp_path):
         glue("rte").write_submission("test", np.zeros((3, 2)), tmp_path)
 
 
+def test_a_submission_that_would_be_short_of_rows_is_refused(glue, tmp_path):
+    task = glue("rte", bad_rows="skip")
+    file = task.files["test"]
+    file.write_bytes(file.read_bytes() + b"12\tone column too few\n")
+    with pytest.raises(SinkdError, match=r"has 1 bad rows, and a submission needs an answer for each"):
+        task.write_submission("test", np.zeros((2, 2)), tmp_path / "out")
+
+
 def test_fingerprint_is_that_of_the_bytes(glue):
     import hashlib
 

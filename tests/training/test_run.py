@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from sinkd import DistillationArguments, SinkdError
+from sinkd.errors import Terminated
 from sinkd.models import write_encoder
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments, parse_arguments
@@ -241,6 +243,33 @@ def test_a_folder_that_is_no_runs_is_left_alone(start, tmp_path, no_training, ov
     with pytest.raises(SinkdError, match="is not empty and holds no run"):
         start(home, *SINKHORN, *overwrite)
     assert content(home) == before
+
+
+def test_what_a_kill_left_of_a_manifest_is_no_obstacle(start, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".manifest.json.4711").write_text('{"arg')
+    assert len(start(folder, *SINKHORN).outcomes) == 1
+
+
+def test_layers_to_copy_without_copying_are_refused(start, tmp_path, no_training):
+    with pytest.raises(SinkdError, match="give --student_init copy with it"):
+        start(tmp_path / "run", *SINKHORN, "--copy_layers", "spaced")
+
+
+def test_sigterm_in_the_last_step_of_a_seed_stops_those_that_follow(start, tmp_path, monkeypatch):
+    evaluate = TaskTrainer.evaluate
+
+    def interrupted(trainer, *args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(TaskTrainer, "evaluate", interrupted)
+    flags = [*SINKHORN, "--num_train_epochs", "1", "--seeds", "0,1"]
+    with pytest.raises(Terminated, match="seed-0 is finished"):
+        start(tmp_path / "run", *flags)
+    assert (tmp_path / "run" / "seed-0" / "metrics.json").is_file() and not (tmp_path / "run" / "seed-1").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_an_unreadable_manifest_is_told(start, copied, no_training):

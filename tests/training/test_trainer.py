@@ -267,6 +267,13 @@ def test_evaluation_leaves_the_random_state_alone(trainer):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_every_row_is_answered_where_training_drops_the_last(trainer):
+    made = trainer(dataloader_drop_last=True)
+    made.train()
+    assert len(made.answers(made.eval_dataset)) == len(made.eval_dataset)
+    assert made.args.dataloader_drop_last
+
+
 def test_answers_come_in_the_order_of_the_rows(trainer):
     made = trainer()
     rows = made.eval_dataset

@@ -107,7 +107,6 @@ def test_slices_for_accelerators_agree_with_the_kernels_for_cpus(monkeypatch: py
         device = torch.device("meta")
 
     monkeypatch.setattr(pairwise, "SLICE_LIMIT", 60)
-    monkeypatch.setattr(cost, "SLICE_LIMIT", 60)
     x, y = rows(5, 9, 0).detach(), rows(4, 9, 1).detach()
     weights = torch.randn(5, 4, dtype=torch.float64)
     there = [t.as_subclass(Elsewhere) for t in (x, y)]

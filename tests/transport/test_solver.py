@@ -147,6 +147,7 @@ def test_tolerance_stops_as_soon_as_it_is_met() -> None:
 def test_leading_dimensions_are_problems_apart(bound: float, gradient: str) -> None:
     costs = torch.stack([random_cost(5, 4, k).detach() for k in range(6)]).reshape(2, 3, 5, 4).requires_grad_()
     a, b = torch.rand(2, 3, 5, dtype=torch.float64), torch.rand(2, 3, 4, dtype=torch.float64)
+    b *= a.sum(-1, keepdim=True) / b.sum(-1, keepdim=True)
     together = sinkhorn(costs, row_weights=a, col_weights=b, gradient=gradient, cost_bound=bound)
     (got,) = torch.autograd.grad(together.distance.sum(), costs)
     assert together.distance.shape == together.marginal_error().shape == (2, 3)
@@ -212,6 +213,8 @@ def test_half_precision_costs_are_solved_in_float32() -> None:
         ({"gradient": "adjoint"}, "'adjoint'.*unroll, implicit, envelope"),
         ({"row_weights": torch.ones(4)}, r"row_weights has shape \(4,\) and cost \(3, 5\); expected \(3,\)"),
         ({"col_weights": torch.ones(2, 5)}, r"col_weights has shape \(2, 5\)"),
+        ({"row_weights": torch.tensor([1.0, -2.0, 3.0])}, "row_weights hold a mass of -2.0"),
+        ({"col_weights": torch.ones(5)}, "a mass of 3 in rows and 5 in columns"),
     ],
 )
 def test_wrong_input_is_one_sentence_with_what_was_found(arguments: dict, text: str) -> None:

@@ -18,8 +18,8 @@ from sinkd.training.kind import AnyTask
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Summary
 
-# How the run that made a model read its task.
-READING = ("max_seq_length", "max_length", "target_max_length", "input_eos", "template_name", "length_normalize")
+# How the run that made a model read its task, and in which precision it answered.
+READING = "max_seq_length max_length target_max_length input_eos template_name length_normalize bf16 fp16".split()
 
 
 def load_named_task(args: TaskArguments) -> AnyTask:

@@ -154,7 +154,8 @@ class SinkhornLoss(nn.Module):
         """
         rows = self._rows(student_logits, teacher_logits, mask, ids)
         if 0 in rows.student.shape or 0 in rows.teacher.shape:
-            return ((rows.student.sum() + rows.teacher.sum()) * 0.0).to(result_type(*rows[:2]))
+            # of no entry, since -inf times 0 would be NaN
+            return (rows.student[..., :0].sum() + rows.teacher[..., :0].sum()).to(result_type(*rows[:2]))
         if self._is_sliced(rows):
             x = y = rows.student  # which nothing reads
             cost = self._sliced_cost(rows)

@@ -222,7 +222,7 @@ def _log_total(logits: Tensor, temperature: float) -> Tensor:
 def _softened(logits: Tensor, total: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
     """exp(logits / temperature - total), a new tensor of that type."""
     if dtype == torch.float64:
-        return logits.double().div_(temperature).sub_(total).exp_()
+        return logits.double().div(temperature).sub_(total).exp_()  # .double() of float64 is the caller's own
     return torch.add(total.to(dtype).neg(), logits.to(dtype), alpha=1 / temperature).exp_()
 
 

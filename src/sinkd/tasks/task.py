@@ -138,6 +138,11 @@ class Task:
         0 to 5. Logits (n, C). Returns the file written; raises SinkdError as `scores` and `read` do.
         """
         index = self.read(split)["index"]
+        if self.skipped.get(split):
+            raise SinkdError(
+                f"{self._file(split)} has {self.skipped[split]} bad rows, and a submission needs an answer for each; "
+                "mend the file, or leave out --bad_rows skip to see the first of them"
+            )
         logits = np.asarray(logits)
         self._check(logits, len(index))
         if self.regression:

@@ -1,7 +1,7 @@
 """What a run can be told: dataclass fields on `transformers.TrainingArguments`, so that every Trainer flag works too.
 
-A flag, a recipe's key and a field are one name; names of the published system are aliases. `ModelRun` holds what every
-command knows, `FinetuneArguments` and `DistillationArguments` add what their command does.
+A flag, a recipe's key and a field are one name; names of the published system are aliases. `TaskArguments` holds what
+every command knows, `FinetuneArguments` and `DistillationArguments` add what their command does.
 """
 
 import argparse

@@ -65,6 +65,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
+def is_aside(path: Path, name: str) -> bool:
+    """Is this what a killed `write_text` left of the file `name`?"""
+    return path.name.startswith(f".{name}.")
+
+
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -34,7 +34,7 @@ from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.card import Teacher, teacher_scores, write_card
-from sinkd.training.checkpoint import ASIDE, last_checkpoint, write_text
+from sinkd.training.checkpoint import ASIDE, is_aside, last_checkpoint, write_text
 from sinkd.training.distillation import DistillationTrainer, ask_once
 from sinkd.training.hub import push_run
 from sinkd.training.kind import (
@@ -84,6 +84,10 @@ def distill(
     objective = args.parse_objective()
     student_path = _given(args.student_path, "--student_path")
     taught = bool(objective.teacher_needs) or args.student_init == "copy"
+    if args.copy_layers is not None and args.student_init != "copy":
+        raise SinkdError(
+            "--copy_layers says which layers of the teacher are copied; give --student_init copy with it"
+        )
     teacher_path = _given(args.teacher_path, "--teacher_path") if taught or args.teacher_path else None
     if teacher_path is None:
         tokenizer = read_tokenizer(student_path, "--student_path", args)
@@ -217,6 +221,8 @@ def _run_alone(args: Any, rows: AnyRows, make_trainer: Callable[[Any], TaskTrain
         # Only now: a run that is killed before this line finds its best model again.
         shutil.rmtree(folder / BEST, ignore_errors=True)
     push_run(trainer)
+    if trainer.schedule.terminated:  # too late for this run, and not for those that would follow it
+        raise Terminated(f"{folder} is finished; the same command goes on with what was to follow")
     return outcome
 
 
@@ -271,7 +277,7 @@ def _claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome
         return None
     if earlier is not None:
         _clear(folder)
-    elif folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+    elif folder.is_dir() and not all(path.name == LOCK or is_aside(path, "manifest.json") for path in folder.iterdir()):
         several = "runs of several seeds" if any(folder.glob("seed-*/manifest.json")) else "no run"
         raise SinkdError(f"{folder} is not empty and holds {several}; choose another folder")
     manifest.write(folder)

@@ -35,6 +35,10 @@ class Schedule(TrainerCallback):
             self._previous = signal.signal(signal.SIGTERM, self._terminate)
 
     def on_train_end(self, args, state, control, **kwargs):
+        self.release()
+
+    def release(self) -> None:
+        """Give SIGTERM back to whoever had it before training."""
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None

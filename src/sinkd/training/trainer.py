@@ -131,6 +131,14 @@ class TaskTrainer(Trainer):
         self._micro_batches, self._window = batches, None
         return batches, None
 
+    def get_test_dataloader(self, test_dataset):
+        # `--dataloader_drop_last` is about training: every row is answered.
+        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop
+
     def _get_eval_sampler(self, eval_dataset):
         lengths = row_lengths(eval_dataset)
         if lengths is None or self.args.world_size > 1:
@@ -233,6 +241,7 @@ class TaskTrainer(Trainer):
             with quick(self.model):
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
+            self.schedule.release()
             if trimmed is not None:
                 restore(trimmed)
                 # The optimiser holds the rows that are gone: training again begins with a new one.

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import SinkdError
 from . import lorentz as hyperboloid
-from .pairwise import SLICE_LIMIT, pull, squares
+from .pairwise import pull, slices, squares
 from .precision import island, result_type
 
 
@@ -193,7 +193,7 @@ def _l1(x: Tensor, y: Tensor) -> Tensor:
     if x.device.type == "cpu":  # PyTorch's own kernel holds no n m d numbers there; elsewhere its reverse pass does
         return torch.cdist(x, y, p=1.0)
     result = x.new_zeros(*x.shape[:-1], y.shape[-2])
-    for k in _slices(x, y):
+    for k in slices(x, y):
         result += (x[..., k].unsqueeze(-2) - y[..., k].unsqueeze(-3)).abs_().sum(-1)
     return result
 
@@ -204,16 +204,10 @@ def _l1_pull(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
         weights = weights.contiguous()
         return torch.ops.aten._cdist_backward(weights, x, y, 1.0, weights)
     result = torch.empty_like(x)
-    for k in _slices(x, y):
+    for k in slices(x, y):
         signs = (x[..., k].unsqueeze(-2) - y[..., k].unsqueeze(-3)).sign_()
         result[..., k] = signs.mul_(weights.unsqueeze(-1)).sum(-2)
     return result
-
-
-def _slices(x: Tensor, y: Tensor) -> list[slice]:
-    width, pairs = x.shape[-1], max(1, x[..., 0].numel() * y.shape[-2])
-    step = max(1, SLICE_LIMIT // pairs)
-    return [slice(k, min(k + step, width)) for k in range(0, width, step)]
 
 
 # Opaque to torch.compile, so that slices of a vocabulary do not unroll.

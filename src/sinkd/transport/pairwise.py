@@ -142,7 +142,7 @@ def _wide_squares(x: Tensor, y: Tensor) -> Tensor:
         return torch.stack([_wide_squares(*one) for one in _unbind(x, y)]).reshape(*x.shape[:-1], y.shape[-2])
     if x.device.type != "cpu":
         result = x.new_zeros(x.shape[0], y.shape[0])
-        for k in _slices(x, y):
+        for k in slices(x, y):
             e = written_out(x[:, k], y[:, k])
             result += e.mul_(e).sum(-3)
         return result
@@ -162,10 +162,10 @@ def _wide_polar(x: Tensor, y: Tensor, rx: Tensor, ry: Tensor) -> tuple[Tensor, T
     totals = (rx.unsqueeze(-1) + ry).clamp_min_(tiny(rx))
     if x.device.type != "cpu":
         rho, square = x.new_zeros(2, x.shape[0], y.shape[0])
-        for k in _slices(x, y):
+        for k in slices(x, y):
             columns, others = class_first(x[:, k], y[:, k])
             rho += ((columns - others) * (columns + others)).sum(-3) / totals
-        for k in _slices(x, y):
+        for k in slices(x, y):
             e = written_out(x[:, k], y[:, k], rho, s, t)
             square += e.mul_(e).sum(-3)
         return rho.clone(), square.clone()
@@ -192,7 +192,7 @@ def _wide_pull(
         return torch.stack([_wide_pull(*one) for one in _unbind(weights, square, x, y, rho, s, t)]).reshape(x.shape)
     if x.device.type != "cpu":
         result = torch.empty_like(x)
-        for k in _slices(x, y):
+        for k in slices(x, y):
             e = written_out(x[:, k], y[:, k], rho, s, t)
             result[:, k] = e.mul_(weights).sum(-1).mT
         return result
@@ -239,8 +239,10 @@ def _some(chosen: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
             yield i, j
 
 
-def _slices(x: Tensor, y: Tensor) -> list[slice]:
-    width, step = x.shape[-1], max(1, SLICE_LIMIT // max(1, x.shape[0] * y.shape[0]))
+def slices(x: Tensor, y: Tensor) -> list[slice]:
+    """Columns of x (..., n, d) and y (..., m, d) that are taken together where a number for each pair and column is."""
+    width, pairs = x.shape[-1], max(1, x[..., 0].numel() * y.shape[-2])
+    step = max(1, SLICE_LIMIT // pairs)
     return [slice(k, min(k + step, width)) for k in range(0, width, step)]
 
 

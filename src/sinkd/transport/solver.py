@@ -83,7 +83,7 @@ def sinkhorn(
 
     Raises:
         SinkdError: for a cost that is no matrix, numbers out of range, weights that do not fit the cost, or a
-            tolerance under torch.compile.
+            tolerance under torch.compile; in eager mode on a CPU for masses below 0 or of different totals.
 
     >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> sinkhorn(cost, epsilon=0.5).plan.sum(0)
@@ -216,12 +216,28 @@ def _weights(
             raise SinkdError(
                 f"sinkhorn: {name} has shape {tuple(weights.shape)} and cost {tuple(cost.shape)}; expected {shape}"
             )
+        if not is_static(cost) and not bool((weights >= 0).all()):
+            raise SinkdError(f"sinkhorn: {name} hold a mass of {float(weights.min())}; masses must be 0 or more")
     if rows is None and cols is None:
         return 1.0, n / m if m else 1.0
     a: Tensor | float = 1.0
     if rows is not None:
         a = rows.detach().to(dtype).expand(*cost.shape[:-2], n)
     if cols is not None:
-        return a, cols.detach().to(dtype).expand(*cost.shape[:-2], m)
+        b = cols.detach().to(dtype).expand(*cost.shape[:-2], m)
+        _need_equal_totals(a, b, n)
+        return a, b
     assert isinstance(a, Tensor)
     return a, (a.sum(-1, keepdim=True) / m).expand(*cost.shape[:-2], m)
+
+
+def _need_equal_totals(a: Tensor | float, b: Tensor, n: int) -> None:
+    if is_static(b):
+        return
+    rows = a.double().sum(-1) if isinstance(a, Tensor) else torch.tensor(a * n, dtype=torch.float64)
+    cols = b.double().sum(-1)
+    apart = (rows - cols).abs() > 1e-3 * cols
+    if bool(apart.any()):
+        at = int(apart.flatten().int().argmax())
+        totals = f"{float(rows.expand_as(cols).flatten()[at]):g} in rows and {float(cols.flatten()[at]):g} in columns"
+        raise SinkdError(f"sinkhorn: there is a mass of {totals}; both must be the same")
