@@ -85,7 +85,9 @@ def work(given: argparse.Namespace) -> None:
     seconds = trained(trainer)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if trainer.is_world_process_zero():
-        print(json.dumps({"seconds": seconds, "updates": trainer.state.global_step, "megabytes": peak}))
+        print(json.dumps({"seconds": seconds, "updates": trainer.state.global_step, "megabytes": peak}), flush=True)
+    if torch.distributed.is_initialized():  # gloo's threads abort a process that ends before them
+        torch.distributed.destroy_process_group()
 
 
 def run(cut: Cut, given: argparse.Namespace, folder: str, rows: int) -> dict:
