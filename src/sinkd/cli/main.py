@@ -54,6 +54,7 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
     _quieten()
     try:
         command()
+        _leave_group()
         return 0
     except SharedError as error:
         return _complain(str(error), argv) if os.environ.get("RANK", "0") == "0" else 2
@@ -71,6 +72,13 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
     except Exception as error:
         hint = "" if "--traceback" in argv else " (--traceback shows where)"
         return _complain(f"{type(error).__name__}: {error}{hint}", argv, status=1)
+
+
+def _leave_group() -> None:
+    """Leave torchrun's process group, where there is one: its threads would abort a process that ends before them."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _complain(sentence: str, argv: Sequence[str] = (), status: int = 2) -> int:
