@@ -12,9 +12,10 @@ from torch.nn import functional as F
 import reference
 from sinkd import SinkdError
 from sinkd.losses.attribution import Attribution, AttributionLoss, losses, mean_gradients
-from sinkd.losses.embedding import embedding_module, watched
+from sinkd.losses.embedding import embedding_module, replaced, watched
 from sinkd.losses.feature import Forward
 from sinkd.losses.term import Progress, View
+from sinkd.training.teacher import observe
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
 LABELS = torch.tensor([1, 0, 1])
@@ -257,3 +258,55 @@ def test_the_embedding_of_any_encoder_is_found(name):
 def test_a_model_that_hides_its_embedding_is_refused():
     with pytest.raises(SinkdError, match="Linear does not tell its input embedding"):
         embedding_module(nn.Linear(2, 2))
+
+
+def test_embeddings_that_begin_with_the_tokens_are_refused():
+    model = Encoder(2)
+    seen, batch = see(model)
+    turned = Forward(model, seen.inputs, seen.logits, None, seen.embeddings.transpose(0, 1))
+    with pytest.raises(SinkdError, match=r"embed it as \(rows, tokens, width\)"):
+        Attribution(1, 2).read(turned, batch)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_slopes_below_what_float16_holds_still_weigh_the_steps(classes):
+    """A row that the loss is sure of: its slope is 1e-9, and float16 ends at 6e-8."""
+    model = Encoder(classes).float().requires_grad_(False)
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([0.0] * (classes - 1) + [20.0]))
+    labels = torch.full((3,), 10.0) if classes == 1 else torch.full((3,), classes - 1)
+    maps = []
+    for dtype in (torch.float16, torch.float32):
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.float16):
+            seen, batch = see(model)
+            maps.append(Attribution(3, 2).read(seen, batch | {"labels": labels}))
+    torch.testing.assert_close(maps[1].norm(dim=-1), torch.ones(maps[1].shape[:2]))
+    torch.testing.assert_close(maps[0], maps[1], rtol=0.05, atol=0.02)
+
+
+def test_steps_without_labels_are_refused():
+    seen, batch = see(Encoder(2))
+    with pytest.raises(SinkdError, match="attributions in 2 steps need the loss of hard labels"):
+        Attribution(2, 2).read(seen, batch)
+
+
+def test_every_step_along_the_line_has_the_dropout_of_the_pass_that_was_seen():
+    """And draws nothing more: the next batch's dropout does not depend on the number of steps."""
+    model = make("BertForSequenceClassification").train()
+    batch = {"input_ids": torch.arange(1, 13).reshape(2, 6), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
+    batch["labels"] = torch.tensor([0, 1])
+    logits, states = [], []
+    for steps in (1, 3):
+        torch.manual_seed(0)
+        with model.register_forward_hook(lambda module, args, output: logits.append(output.logits.detach())):
+            observe(model, batch, [Attribution(steps, 2)])
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    assert len(logits) == 4 and torch.equal(logits[0], logits[1])
+    torch.manual_seed(0)
+    with watched(model) as embeddings:
+        model(**{name: batch[name] for name in ("input_ids", "attention_mask")})
+    torch.manual_seed(0)
+    with replaced(model, embeddings[0] * 2 / 3), torch.no_grad():
+        expected = model(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits
+    torch.testing.assert_close(logits[3], expected)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sinkd import SinkdError
+from sinkd.losses.attribution import Attribution
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Feature
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training import answers as answers_module
@@ -281,3 +282,12 @@ def test_hidden_states_are_shown_where_they_are_needed(teacher, rows, tokenizer)
     hidden = observe(teacher, batch, [LOGITS, HIDDEN_STATES])[HIDDEN_STATES]
     assert len(hidden) == teacher.config.num_hidden_layers + 1
     assert hidden[0].shape == (*batch["input_ids"].shape, teacher.config.hidden_size)
+
+
+def test_nothing_that_a_frozen_teacher_shows_has_a_graph(teacher, rows, tokenizer):
+    batch = Collator(tokenizer)([rows[0], rows[1]])
+    with torch.no_grad():
+        view = observe(teacher, batch, [LOGITS, HIDDEN_STATES, Attribution(2, 2)])
+    for value in (view.logits, *view[HIDDEN_STATES], view[Attribution(2, 2)]):
+        assert not value.requires_grad
+    assert observe(teacher.requires_grad_(True), batch, [LOGITS, Attribution(1, 2)]).logits.requires_grad

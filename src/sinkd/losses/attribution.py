@@ -7,7 +7,8 @@ whole one (Sundararajan et al., ICML 2017).
 
 A map does not change when s is multiplied by a positive number, row by row. So with one step s is not the loss but the
 logit margin within it, whose gradient points the same way: it does not vanish where a model is sure, and for one and
-two outputs it needs no label. Along the line the loss itself is needed, as its slope weighs the steps.
+two outputs it needs no label. Along the line the loss itself is needed, as its slope weighs the steps: still the margin
+is what is differentiated, and the slope, which may be below what float16 holds, multiplies the gradient in float32.
 
 The student is trained through its own gradient, so its pass must be twice differentiable.
 """
@@ -15,6 +16,7 @@ The student is trained through its own gradient, so its pass must be twice diffe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,39 +87,50 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     return loss * (labels != -100).unsqueeze(1) if logits.shape[-1] == 2 else loss
 
 
+def slopes(margin: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """The derivative of `losses` by `margins`, (B, S) as they are."""
+    if classes == 1:
+        known = ~labels.isnan()
+        return 2 * (margin - labels.masked_fill(~known, 0.0).unsqueeze(1)) * known.unsqueeze(1)
+    slope = torch.sigmoid(margin)
+    return slope * (labels != -100).unsqueeze(1) if classes == 2 else slope
+
+
 def mean_gradients(seen: Forward, labels: Tensor | None, steps: int) -> Tensor:
     """The gradient of each scalar with respect to the embeddings, averaged over the embeddings times k / steps for
     k = 1..steps: (S, B, L, D), float32 or wider.
 
-    Has a graph where gradients are on. steps - 1 further passes of the model beside the one that was seen.
+    Has a graph where gradients are on. steps - 1 further passes of the model beside the one that was seen, with its
+    dropout: the line is one of one function.
     """
     create_graph = torch.is_grad_enabled()
     assert seen.embeddings is not None
     with torch.enable_grad():
-        total = _gradients(_scalars(seen.logits, labels, steps), seen.embeddings, create_graph)
+        total = _gradients(seen.logits, labels, steps, seen.embeddings, create_graph)
         for k in range(1, steps):
             start = seen.embeddings if create_graph else seen.embeddings.detach().requires_grad_()
             scaled = start * (k / steps)
-            with replaced(seen.model, scaled):
+            with seen.draws.replayed() if seen.draws else nullcontext(), replaced(seen.model, scaled):
                 logits = seen.model(**seen.inputs).logits
-            total = total + _gradients(_scalars(logits, labels, steps), scaled, create_graph)
+            total = total + _gradients(logits, labels, steps, scaled, create_graph)
     return total / steps
 
 
-def _scalars(logits: Tensor, labels: Tensor | None, steps: int) -> Tensor:
-    if steps == 1:
-        return margins(logits, None)
-    assert labels is not None
-    return losses(logits, labels)
-
-
-def _gradients(scalars: Tensor, embeddings: Tensor, create_graph: bool) -> Tensor:
+def _gradients(logits: Tensor, labels: Tensor | None, steps: int, embeddings: Tensor, create_graph: bool) -> Tensor:
+    if steps > 1 and labels is None:
+        raise SinkdError(
+            f"attributions in {steps} steps need the loss of hard labels, and the batch has none; give rows with labels"
+        )
+    margin = margins(logits, labels if steps > 1 else None)
     # rows do not depend on each other, so the gradient of their sum is that of each
     found = [
         torch.autograd.grad(scalar.sum(), embeddings, retain_graph=True, create_graph=create_graph)[0]
-        for scalar in scalars.unbind(1)
+        for scalar in margin.unbind(1)
     ]
-    return torch.stack(found).to(result_type(*found))
+    gradients = torch.stack(found).to(result_type(*found))
+    if steps == 1 or labels is None:
+        return gradients
+    return gradients * slopes(margin, labels, logits.shape[-1]).T[..., None, None].to(gradients.dtype)
 
 
 @dataclass(frozen=True)
@@ -134,10 +147,12 @@ class Attribution(Feature):
         return f"attribution-{self.steps}-{self.norm}-{'all' if self.topk is None else self.topk}"
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
-        if seen.embeddings is None or "positions" in batch or seen.logits.shape[:-1] != seen.embeddings.shape[:1]:
+        tokens = seen.inputs["input_ids"].shape
+        fits = seen.embeddings is not None and seen.embeddings.shape[:2] == tokens
+        if not fits or seen.embeddings is None or "positions" in batch or seen.logits.shape[:-1] != tokens[:1]:
             raise SinkdError(
                 f"{type(seen.model).__name__} has no attribution: saliency compares models that answer "
-                "a row of tokens with one row of logits"
+                "a row of tokens with one row of logits, and embed it as (rows, tokens, width)"
             )
         gradients = mean_gradients(seen, batch.get("labels"), self.steps)
         mask = attention_mask(seen.inputs).bool().unsqueeze(1)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .draws import RandomState
+
 
 class Stack(NamedTuple):
     """A model's layers, as a term must know them before training: how many beside the embedding, and how wide."""
@@ -28,8 +30,9 @@ class Forward:
 
     inputs: what the model was called with. logits: (B, C) class logits or scores; for a language model (N, V), the
     logits that predict the N answer tokens of the batch. hidden_states: one (B, L, D) tensor a layer, the embedding's
-    output first. embeddings: the embedding module's output (B, L, D), from which the pass was differentiated. The last
-    two are None unless a feature captures them.
+    output first. embeddings: the embedding module's output (B, L, D), from which the pass was differentiated.
+    draws: the random state that the pass of a model in training began with. The last three are None unless a feature
+    captures what they are for.
     """
 
     model: nn.Module
@@ -37,6 +40,7 @@ class Forward:
     logits: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
     embeddings: Tensor | None = None
+    draws: RandomState | None = None
 
 
 class Feature:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from sinkd.errors import SinkdError
+from sinkd.losses.draws import RandomState
 from sinkd.losses.embedding import watched
 from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.term import View
@@ -43,7 +44,10 @@ Batch = dict[str, Any]
 
 
 def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
-    """What a model shows of a batch: the features asked for, from one forward pass."""
+    """What a model shows of a batch: the features asked for, from one forward pass.
+
+    Where gradients are off nothing of it has a graph, whatever an attribution differentiates on the way.
+    """
     features = list(features)
     captures = frozenset().union(*(feature.captures for feature in features))
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
@@ -52,11 +56,21 @@ def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Featu
     # Models keep their own default where nothing is asked of them: some refuse an explicit False.
     hidden = "hidden_states" in captures
     keywords |= {"output_hidden_states": True} if hidden else {}
-    with watched(model) if "embeddings" in captures else nullcontext([None]) as embeddings:
+    attributes = "embeddings" in captures
+    draws = RandomState(batch["input_ids"].device) if attributes and model.training else None
+    with watched(model) if attributes else nullcontext([None]) as embeddings:
         outputs = model(**inputs, **keywords)
     logits = answer_logits(outputs.logits, batch, "logits_to_keep" in keywords) if generative else outputs.logits
-    seen = Forward(model, inputs, logits, outputs.hidden_states if hidden else None, embeddings[0])
-    return View(features={feature: feature.read(seen, batch) for feature in features})
+    seen = Forward(model, inputs, logits, outputs.hidden_states if hidden else None, embeddings[0], draws)
+    values = {feature: feature.read(seen, batch) for feature in features}
+    # `watched` turns gradients on, and a loss must not find its way through a frozen teacher.
+    return View(features=values if torch.is_grad_enabled() else {f: _detached(v) for f, v in values.items()})
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return tuple(map(_detached, value)) if isinstance(value, tuple) else value
 
 
 def freeze(model: nn.Module) -> nn.Module:
