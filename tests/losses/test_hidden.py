@@ -56,16 +56,6 @@ def test_a_high_pairing_compares_each_sentence_with_its_own():
     assert reference.relative_error(gradient, expected) < 1e-5
 
 
-def test_the_same_sentence_twice_counts_as_one():
-    twice = torch.cat([TEACHER, TEACHER])
-    ids = torch.arange(6).repeat(2)
-    together = met(weight=1.0)(torch.cat([STUDENT, STUDENT]), twice, {"ids": ids}, Progress())
-    apart = met(weight=1.0)(torch.cat([STUDENT, STUDENT]), twice, {}, Progress())
-    once = met(weight=1.0)(STUDENT, TEACHER, {}, Progress())
-    assert together.item() == pytest.approx(once.item(), rel=1e-6)
-    assert apart.item() == pytest.approx(once.item() + torch.tensor(2.0).log().item(), rel=1e-6)
-
-
 def test_another_width_goes_through_a_map_that_is_trained():
     torch.manual_seed(0)
     term = met(student=8, teacher=12).double()

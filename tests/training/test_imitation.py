@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 
 from sinkd import SinkdError
 from sinkd.cli.main import main
+from sinkd.losses.objective import Objective
+from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.arguments import DistillationArguments, parse_arguments
+from sinkd.training.distillation import DistillationTrainer
 from small_tokenizer import WORDS, small_tokenizer
 from training.test_window import BOUND, cut, distance, models  # noqa: F401
 
@@ -67,7 +70,7 @@ def test_the_cache_keeps_what_is_small_and_the_teacher_answers_the_rest(world, t
     distill(world, taught, tmp_path / "run", *flags)
     (store,) = (folder for folder in tmp_path.iterdir() if (folder / "00000.lock").exists())
     names = {folder.name for folder in store.iterdir() if folder.is_dir()}
-    assert names == {f"{name}.float16" for name in ("logits", "attribution-1-2-768", "teacher-cls-2")}
+    assert names == {"attribution-1-2-768.float16"}, "what the live teacher's pass gives anyway is not kept"
 
 
 def test_projectors_resume_with_the_run_and_stay_out_of_the_model(world, taught, tmp_path):
@@ -175,7 +178,7 @@ def test_mixed_precision_trains_every_objective(tables, tmp_path):
 
 def test_what_is_cached_beforehand_is_what_training_asks_for(world, taught, tmp_path, capsys):
     flags = ["--teacher_path", taught, "--student_path", world.student, "--teacher_cache_dir", tmp_path / "kept"]
-    flags += ["--distill_loss", *OBJECTIVES["all"]]
+    flags += ["--distill_loss", "kd+sinkhorn+saliency+sinkhorn_hidden", "--hidden_pooling", "cls"]
     assert main(["cache-teacher", *world.flags(tmp_path / "unused", *flags)]) == 0
     assert "attribution-1-2-768, logits, teacher-cls-2" in capsys.readouterr().out
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("index.json")}
@@ -187,7 +190,7 @@ def test_what_is_cached_beforehand_is_what_training_asks_for(world, taught, tmp_
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["kd+saliency", "--torch_compile"], "the student's own gradient, which --torch_compile cannot differentiate"),
+        (["kd+saliency", "--torch_compile"], "a compiled model has no second derivative; leave out --torch_compile"),
         (["kd+saliency", "--gradient_checkpointing"], "leave out --gradient_checkpointing"),
         (["kd+mgskd"], "a width of 16 cannot be split into 64 heads"),
         (["mgskd", "--mgskd_heads", "4", "--matching_strategy", "triple"], "the teacher has 2 layers, the student 1"),
@@ -198,6 +201,58 @@ def test_what_cannot_be_is_one_sentence(world, taught, tmp_path, capsys, flags, 
     assert main(["distill", *world.flags(tmp_path / "run", *paths, *flags)]) == 2
     shown = capsys.readouterr().err
     assert message in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "why"),
+    [
+        ("torch_compile", True, "a compiled model has no second derivative"),
+        ("gradient_checkpointing", True, r"a checkpointed layer gives it only to backward\(\)"),
+        ("fsdp", "full_shard", "a sharded model gathers its weights for one backward pass alone"),
+        ("deepspeed", "zero.json", "DeepSpeed's engine takes one backward pass alone"),
+    ],
+)
+@pytest.mark.parametrize("objective", ["kd+saliency", "ce+integrated_saliency"])
+def test_engines_of_one_backward_pass_are_refused(taught, tmp_path, objective, flag, value, why):
+    args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True)
+    setattr(args, flag, value)  # past the Trainer's own checks, which want accelerators and DeepSpeed
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(taught)
+    with pytest.raises(SinkdError, match=f"^saliency trains on .*, and {why}; leave out --{flag}$"):
+        DistillationTrainer(objective=objective, teacher=model, model=model, args=args)
+
+
+def test_projectors_depend_on_the_seed_alone(world, taught, tmp_path):
+    """Processes do not tell each other the objective's weights, and whoever uses the trainer may have drawn before."""
+    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    drawn = []
+    for before, seed in ((1, 5), (2, 5), (2, 6)):
+        args = DistillationArguments(
+            output_dir=str(tmp_path), use_cpu=True, seed=seed, eval_strategy="no", report_to=[]
+        )
+        torch.manual_seed(before)
+        objective = args.parse_objective("kd+sinkhorn_hidden")
+        DistillationTrainer(objective=objective, teacher=load(taught), model=load(world.student), args=args)
+        drawn.append(torch.cat([parameter.detach().flatten() for parameter in objective.parameters()]))
+    assert len(drawn[0]) == 32 * 16
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
+def test_training_rows_without_labels_are_one_sentence(world, taught, tmp_path):
+    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True, eval_strategy="no", report_to=[])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(taught)
+    rows = encode(load_task("cola", world.data).read("train"), tokenizer, 32).remove_columns("labels")
+    for terms in ("ce", "ce:1+integrated_saliency:1"):
+        trainer = DistillationTrainer(
+            objective=Objective.parse(terms, integrated_saliency={"ig_steps": 2}),
+            teacher=load(taught),
+            model=load(world.student),
+            args=args,
+            train_dataset=rows,
+            data_collator=Collator(tokenizer),
+        )
+        with pytest.raises(SinkdError, match=r"hard labels.*; give (training )?rows with labels"):
+            trainer.train()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class HiddenTransport(Term):
         return sentences_of(view, self.student_needs | self.teacher_needs, self.name)
 
     def forward(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        return self.loss(*self._rows(student, teacher), ids=self._ids(student, batch))
+        return self.loss(*self._rows(student, teacher))
 
     @torch.no_grad()
     def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
@@ -71,8 +71,3 @@ class HiddenTransport(Term):
         if self.projectors:
             student = torch.stack([f(x.to(f.weight.dtype)) for f, x in zip(self.projectors, student, strict=True)])
         return student, teacher
-
-    @staticmethod
-    def _ids(student: Tensor, batch: Mapping[str, Any]) -> Tensor | None:
-        ids = batch.get("ids")
-        return None if ids is None else ids.expand(student.shape[1], -1)

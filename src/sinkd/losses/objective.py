@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sinkd.errors import SinkdError
 from sinkd.losses import divergence
 from sinkd.losses.attribution import AttributionLoss
-from sinkd.losses.feature import Feature, Stack
+from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.hidden import HiddenTransport
 from sinkd.losses.relation_term import relations
 from sinkd.losses.sinkhorn import SinkhornLoss
@@ -225,6 +225,15 @@ class Objective(nn.Module):
         return frozenset().union(*(term.student_needs for term in self))
 
     @property
+    def needs_ahead(self) -> frozenset[Feature]:
+        """What batchwise terms need of the student before the others are computed, and the prediction that is checked.
+
+        An attribution is left out, whose further passes draw no random numbers.
+        """
+        needed = frozenset().union(*(term.student_needs for term in self.batchwise))
+        return needed | self.student_needs & {LOGITS}
+
+    @property
     def teacher_needs(self) -> frozenset[Feature]:
         """What the terms need of the teacher; empty when it teaches nothing."""
         return frozenset().union(*(term.teacher_needs for term in self))
@@ -236,8 +245,12 @@ class Objective(nn.Module):
 
     @property
     def kept(self) -> list[Feature]:
-        """What of the teacher's needs can be computed once."""
-        return [feature for feature in self.teacher_needs if feature.keepable]
+        """What of the teacher's needs is computed once.
+
+        Where something cannot be, the teacher answers live, and its one pass gives all but attributions for nothing.
+        """
+        keepable = [feature for feature in self.teacher_needs if feature.keepable]
+        return keepable if self.cacheable else [feature for feature in keepable if "embeddings" in feature.captures]
 
     @property
     def cacheable(self) -> bool:

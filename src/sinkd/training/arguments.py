@@ -147,7 +147,11 @@ class DistillationArguments(TaskArguments):
     )
     copy_layers: str | None = _flag(None, "Which of the teacher's layers to copy: first (default), spaced or 0,2,4.")
     unlabeled_file: str | None = _flag(None, "More text without labels, for which the teacher answers.")
-    teacher_cache: Literal["auto", "off"] = _flag("auto", "auto: the teacher runs once over the data; off: live.")
+    teacher_cache: Literal["auto", "off"] = _flag(
+        "auto",
+        "auto: the teacher runs once over the data; off: live. mgskd needs token states, too large to be kept: "
+        "with it only attributions are, and the teacher runs live.",
+    )
     teacher_cache_dir: str | None = _flag(None, "Where the teacher's answers are kept (default: the user's cache).")
 
     teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = _flag("float32", "How those answers are kept.")
@@ -181,7 +185,9 @@ class DistillationArguments(TaskArguments):
     pairing: float = _flag(0.0, "Cost added to moving a row to another row's answer: 0 batch-wise, large row by row.")
     curvature: float = _flag(1.0, "Curvature of the hyperbolic costs.")
     learnable_curvature: bool = _flag(False, "Train the curvature too.")
-    curvature_lr: float | None = _flag(None, "Learning rate of curvature and scale (default: 10 times the model's).")
+    curvature_lr: float | None = _flag(
+        None, "Learning rate of curvature, scale and sinkhorn_hidden's projectors (default: 10 times the model's)."
+    )
     representation: Literal["probability", "log_odds"] = _flag("probability", "What is transported.")
     representation_scale: float | None = _flag(None, "Scale of log_odds; with a learnable curvature it learns too.")
 
@@ -195,15 +201,28 @@ class DistillationArguments(TaskArguments):
     hidden_n_iters: int = _flag(20, "Sinkhorn iterations.")
     hidden_pairing: float = _flag(0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.")
 
-    # Attributions: saliency and integrated_saliency. The student's are never cached: they change with every step
-    topk: int = _flag(768, "Entries of a token's width that count in the teacher's attribution.")
-    ig_steps: int = _flag(1, "Steps of integrated_saliency: so many passes of the student a batch.")
+    # Attributions: saliency and integrated_saliency
+    topk: int = _flag(
+        768,
+        "Entries of a token's width that count in the teacher's attribution, which is cached; the student's changes "
+        "with every step and cannot be.",
+    )
+    ig_steps: int = _flag(
+        1,
+        "Steps of integrated_saliency, which with 1 is saliency: so many passes of the student a batch, as a student "
+        "that learns has nothing to cache; the teacher's are cached.",
+    )
     normalization_type: int = _flag(2, "The norm, 1 or 2, that attributions are divided by.")
     loss_func: Literal["L1", "L2", "smoothL1"] = _flag("L2", "Loss between two attributions.")
 
-    # Relations between layers: mgskd. Its token states are too large to be cached: the teacher answers live
-    only_mgskd: bool = _flag(False, "Train with the relation loss alone (the classifier is left as it is).")
-    mgskd_w: float = _flag(1.0, "Weight of the relation loss.")
+    # Relations between layers: mgskd
+    only_mgskd: bool = _flag(
+        False,
+        "Train with the relation loss alone (the classifier is left as it is). Not cached: see --mgskd_w.",
+    )
+    mgskd_w: float = _flag(
+        1.0, "Weight of the relation loss. Its token states are too large to cache, so the teacher runs live."
+    )
     mgskd_heads: int = _flag(64, "Heads of the relation loss; both models' widths must be multiples.")
     matching_strategy: str = _flag(
         "emb+uniform", "Which layers mgskd pairs: emb, uniform, emb+uniform, last, final, emb+final, triple."

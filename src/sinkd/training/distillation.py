@@ -43,6 +43,14 @@ logger = logging.getLogger(__name__)
 
 OBJECTIVE_FILE = "objective.safetensors"
 
+# What a student cannot be trained with where its own gradient is in the loss.
+ONCE_DIFFERENTIABLE = {
+    "torch_compile": "and a compiled model has no second derivative",
+    "gradient_checkpointing": "and a checkpointed layer gives it only to backward()",
+    "fsdp": "and a sharded model gathers its weights for one backward pass alone",
+    "deepspeed": "and DeepSpeed's engine takes one backward pass alone",
+}
+
 
 def ask_once(
     teacher: Any,
@@ -104,7 +112,10 @@ class DistillationTrainer(TaskTrainer):
     ):
         objective = args.parse_objective(objective) if isinstance(objective, str) else objective
         if objective.compares_layers:
-            objective.meet(_stack(kwargs.get("model"), "student"), _stack(teacher, "teacher"))
+            # The Trainer seeds later than this, and projectors are drawn: by the seed alone, on every process.
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                torch.manual_seed(args.seed)
+                objective.meet(_stack(kwargs.get("model"), "student"), _stack(teacher, "teacher"))
         if any("embeddings" in feature.captures for feature in objective.student_needs):
             _make_twice_differentiable(kwargs["model"], args)
         super().__init__(args=args, objective=objective, **kwargs)
@@ -142,7 +153,7 @@ class DistillationTrainer(TaskTrainer):
         # A fingerprint describes a model of transformers, and not what another module does beside its weights.
         known = isinstance(self.teacher, PreTrainedModel | SavedTeacher) and row_lengths(self.train_dataset) is not None
         if self.args.teacher_cache == "off" or not self.objective.kept or not known:
-            on_device(self.live_teacher, self.args.device)
+            self._go_live()
             return
         answers = ask_once(
             self.teacher,
@@ -155,9 +166,13 @@ class DistillationTrainer(TaskTrainer):
         )
         self.train_dataset = TaughtRows(self.train_dataset, answers)
         if self.args.on_policy or not self.objective.cacheable:
-            on_device(self.live_teacher, self.args.device)
+            self._go_live()
         elif isinstance(self.teacher, nn.Module):
             on_device(self.teacher, torch.device("cpu"))
+
+    def _go_live(self) -> None:
+        on_device(self.live_teacher, self.args.device)
+        self.teacher_is_live = True
 
     @property
     def live_teacher(self) -> Any:
@@ -293,12 +308,15 @@ def _stack(model: nn.Module | SavedTeacher | None, side: str) -> Stack:
 
 
 def _make_twice_differentiable(model: PreTrainedModel, args: DistillationArguments) -> None:
-    """Give the student an attention that can be differentiated twice, as a loss on its own gradient needs it to be."""
-    if args.torch_compile:
-        raise SinkdError("saliency trains on the student's own gradient, which --torch_compile cannot differentiate")
-    if args.gradient_checkpointing:
-        raise SinkdError("saliency trains on the student's own gradient; leave out --gradient_checkpointing")
+    """Give the student an attention that can be differentiated twice, as a loss on its own gradient needs it to be.
+
+    Raises SinkdError for what cannot be differentiated twice.
+    """
+    for flag, why in ONCE_DIFFERENTIABLE.items():
+        if getattr(args, flag):
+            raise SinkdError(f"saliency trains on the student's own gradient, {why}; leave out --{flag}")
     used = model.config._attn_implementation
     if used != "eager":
-        logger.warning("the student's attention %r has no second derivative: saliency trains it with 'eager'", used)
+        if args.process_index == 0:
+            logger.warning("the student's attention %r has no second derivative: saliency trains it with 'eager'", used)
         model.set_attn_implementation("eager")

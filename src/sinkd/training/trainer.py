@@ -58,6 +58,8 @@ class TaskTrainer(Trainer):
     control: Any
     train_dataset: Any
 
+    teacher_is_live = False  # does a teacher's view cost a pass of it?
+
     def __init__(
         self,
         *,
@@ -160,6 +162,9 @@ class TaskTrainer(Trainer):
     def _open_window(self, model: Any, inputs: dict[str, Any]) -> Window:
         # Whoever calls without `get_batch_samples` has a window of one micro-batch.
         batches, self._micro_batches = self._micro_batches or [inputs], []
+        needing = ", ".join(term.name for term in self.objective if term.needs_labels)
+        if needing and any("labels" not in batch for batch in batches):
+            raise SinkdError(f"the objective's {needing} cannot do without hard labels; give training rows with labels")
         sizes = np.ones((len(batches), self.args.world_size), dtype=int)
         if self._update_batches is not None:
             planned = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
@@ -171,6 +176,8 @@ class TaskTrainer(Trainer):
             sizes,
             self.args.process_index,
             student=lambda batch: observe(model, batch, self.objective.student_needs),
+            ahead=lambda batch: observe(model, batch, self.objective.needs_ahead),
+            keeps_answers=self.teacher_is_live,
             teacher=self.teacher_view,
             progress=Progress(min(int(self.state.epoch or 0), epochs - 1), epochs),
             scope=getattr(self.args, "transport_scope", "window"),

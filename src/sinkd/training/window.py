@@ -7,7 +7,8 @@ A window is the micro-batches of one update on all processes. In it
 - a batchwise term sees all rows at once. Points are gathered from every micro-batch and process, the term is evaluated
   once on all of them, and each micro-batch propagates its own slice of the gradient at the points. With several
   micro-batches the points come from a pass without gradients before the first is trained on; the random state is
-  replayed, so that dropout is the same in both passes. Memory is that of one micro-batch and the window's points.
+  replayed, so that dropout is the same in both passes. Memory is that of one micro-batch and the window's points, and
+  with a live teacher what it answered for the micro-batches that are still to come.
 
 The Trainer divides each micro-batch's loss by their number, and engines (DDP, FSDP, DeepSpeed) average gradients over
 processes. What a window gives is scaled so that the end of this is the gradient of the whole update's loss.
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sinkd.errors import SharedError
+from sinkd.losses.draws import RandomState
 from sinkd.losses.logits import check_finite
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import Progress, Term, View
@@ -39,7 +41,9 @@ class Window:
     batches: this process's micro-batches. sizes: rows of each part, (micro-batches, ranks); a part of 0 rows counts for
     nothing. student: the model's view of a batch, with gradients where they are on. teacher: the teacher's. scope: what
     batchwise terms see, of all processes and micro-batches ("window"), of this process ("rank") or of one micro-batch
-    ("micro"). Row-by-row terms always count by all rows of the update.
+    ("micro"). Row-by-row terms always count by all rows of the update. ahead: the student's view for the pass before
+    the first micro-batch, which need show only what batchwise terms read; it must draw the random numbers that
+    `student` draws. keeps_answers: ask the teacher once a micro-batch, where an answer costs a pass of a model.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class Window:
         teacher: Callable[[Batch], View],
         progress: Progress,
         scope: Scope = "window",
+        ahead: Callable[[Batch], View] | None = None,
+        keeps_answers: bool = False,
     ):
         self.objective = objective
         self.batches = list(batches)
@@ -60,13 +66,16 @@ class Window:
         self.filled = [bool(rows) for rows in sizes[:, rank]]
         self.ranks = sizes.shape[1]
         self.student = student
+        self.ahead = ahead or student
         self.teacher = teacher
+        self.keeps_answers = keeps_answers
         self.progress = progress
         self.gathers = scope == "window" and self.ranks > 1
         several = self.gathers or len(self.batches) > 1
         self.gathered = objective.batchwise if several and scope != "micro" else []
         self.done = 0
-        self._states: list[_RandomState] = []
+        self._states: list[RandomState] = []
+        self._answers: dict[int, View] = {}  # the teacher's, of micro-batches that are still to come
         self._transported: dict[str, _Transported] = {}
         self._compared: dict[str, tuple[Tensor, Tensor]] = {}  # what each batchwise term was shown, for the log
 
@@ -83,7 +92,8 @@ class Window:
         self.done += 1
         if self._states:
             self._states[place].restore()
-        student, teacher = self.student(batch), self.teacher(batch)
+        student, teacher = self.student(batch), self._answer(place)
+        self._answers.pop(place, None)
         if not self._states:
             self._need_finite(student, teacher)
         own: dict[str, Tensor] = {}
@@ -131,8 +141,8 @@ class Window:
         if len(self.batches) * self.ranks == 1:
             return {term.name: torch.ones(1) for term in terms}
         counts = []
-        for batch, filled in zip(self.batches, self.filled, strict=True):
-            teacher = self.teacher(batch) if any(term.counts_by_teacher for term in terms) else View()
+        for place, (batch, filled) in enumerate(zip(self.batches, self.filled, strict=True)):
+            teacher = self._answer(place) if any(term.counts_by_teacher for term in terms) else View()
             counts.append([torch.as_tensor(term.count(teacher, batch)).item() * filled for term in terms])
         local = torch.tensor(counts, dtype=torch.float64)
         total = local.sum(0) if self.ranks == 1 else summed(local.sum(0), self.device)
@@ -144,13 +154,21 @@ class Window:
         """Collect the points of all micro-batches, and evaluate the batchwise terms on them."""
         students, teachers = [], []
         for place, batch in enumerate(self.batches):
-            self._states.append(_RandomState(self.device))
-            view = self.student(batch)
-            taught = self.teacher(batch)
+            self._states.append(RandomState(self.device))
+            view, taught = self.ahead(batch), self._answer(place)
             self._need_finite(view, taught)
             students.append({term.name: self._points(term, view, batch, place) for term in self.gathered})
             teachers.append({term.name: self._points(term, taught, batch, place) for term in self.gathered})
         self._transport(students, teachers)
+
+    def _answer(self, place: int) -> View:
+        """The teacher's view of a micro-batch, which is kept until that is done where asking again would cost."""
+        if place in self._answers:
+            return self._answers[place]
+        view = self.teacher(self.batches[place])
+        if self.keeps_answers:
+            self._answers[place] = view
+        return view
 
     def _need_finite(self, student: View, teacher: View) -> None:
         """With several processes: stop all of them, with one message, where any has logits that cannot be used."""
@@ -180,7 +198,8 @@ class Window:
                 student.requires_grad_()
                 value = term(student, teacher, {}, self.progress)
                 own = [parameter for parameter in term.parameters() if parameter.requires_grad]
-                # A projector acts where the points are made, and not here: it has no gradient of this value.
+                # `sinkhorn_hidden`'s projectors act here, on all points at once, as a curvature does; a parameter that
+                # acts where a term makes its points has no gradient of this value.
                 gradient, *of_own = torch.autograd.grad(value, [student, *own], allow_unused=True)
             used = [(parameter, found) for parameter, found in zip(own, of_own, strict=True) if found is not None]
             self._transported[term.name] = _Transported(value.detach(), gradient, start, sizes, used)
@@ -209,17 +228,3 @@ class _Transported:
         for parameter, gradient in self.own:
             share = share + (parameter * gradient).sum()
         return self.value + (share - share.detach())
-
-
-class _RandomState:
-    """The state of the random generators that a forward pass on `device` may draw from."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def restore(self) -> None:
-        torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
