@@ -1,17 +1,18 @@
-"""Process memory while a data set of MNLI's size is read, tokenized and batched.
+"""Process memory while a student is distilled on a data set of MNLI's size.
 
     python benchmarks/memory.py --out docs/benchmarks-memory.md
 
 Writes a file in MNLI's twelve columns with generated nonsense (words of random syllables, a premise of about 20 and a
 hypothesis of about 10, parses included), then starts a fresh process that goes through what training goes through:
-`load_task`, `Task.read`, `encode` at 128 tokens, and one epoch of batches of 32, grouped by length. After each stage:
+`load_task`, `Task.read`, `encode` at 128 tokens, one epoch of batches of 32, grouped by length, and then training
+itself: a `DistillationTrainer` whose teacher is asked about every row and whose student is trained for some updates
+on batches that carry the answers (both BERTs of one layer and width 32: a megabyte or two). After each stage:
 
 - peak: the most memory that the process ever had (resource.getrusage); pages of memory-mapped files count in it.
 - anonymous: what is the process's own at that moment. The difference to resident is files, which the system
   takes back when it needs room.
 
-No model is loaded: the promise is 2 GB beside the model. The cache folder is empty at the start;
-the last stage finds the files of the others.
+The promise is 2 GB beside the model. The cache folder is empty at the start.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ HEADER = (
 ).split()
 LABELS = ("contradiction", "entailment", "neutral")
 LIMIT = 2e9
+UPDATES = 200
 
 
 def words(count: int, chance: random.Random) -> list[str]:
@@ -84,7 +86,10 @@ def measure(folder: Path) -> None:
     from torch.utils.data import DataLoader
     from transformers import AutoTokenizer
 
+    from sinkd.models import load_encoder, write_encoder
     from sinkd.tasks import Collator, encode, load_task
+    from sinkd.training.arguments import DistillationArguments
+    from sinkd.training.distillation import DistillationTrainer
     from sinkd.training.sampler import SeededSampler
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
@@ -100,6 +105,20 @@ def measure(folder: Path) -> None:
     stage("one epoch of batches", seen)
     encoded = encode(task.read("train"), tokenizer, 128)
     stage("read and tokenize again, from the cache", len(encoded))
+    start = str(write_encoder(folder / "start", tokenizer, layers=1, width=32, heads=2))
+    settings = {"max_steps": UPDATES, "per_device_train_batch_size": 32, "per_device_eval_batch_size": 128}
+    settings |= {"eval_strategy": "no", "save_strategy": "no", "report_to": [], "disable_tqdm": True}
+    trainer = DistillationTrainer(
+        model=load_encoder(start, task, "start"),
+        teacher=load_encoder(start, task, "start"),
+        objective="kd+sinkhorn",
+        args=DistillationArguments(output_dir=str(folder / "out"), **settings),
+        train_dataset=encoded,
+        data_collator=Collator(tokenizer),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    stage(f"the teacher asked, {UPDATES} updates of the student", len(encoded))
 
 
 def write_tokenizer(folder: Path, lexicon: list[str]) -> None:
@@ -145,7 +164,8 @@ def main() -> int:
         command = [sys.executable, __file__, "--measure", str(folder)]
         output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
         cache = sum(file.stat().st_size for file in (folder / "cache").rglob("*.arrow")) / 1e6
-    stages = [json.loads(line) for line in output.splitlines()]
+    # the trainer prints lines of its own
+    stages = [json.loads(line) for line in output.splitlines() if line.startswith('{"stage"')]
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     title = f"Memory: {args.pairs:,} pairs, a file of {megabytes:.0f} MB, {cache:.0f} MB of Arrow files"
     table = Table(title, ["stage", "rows", "seconds", "peak MB", "resident MB", "anonymous MB"], note=machine)
