@@ -90,6 +90,18 @@ def test_projectors_resume_with_the_run_and_stay_out_of_the_model(world, taught,
     assert not any("projector" in name for name in load_file(whole / "model.safetensors"))
 
 
+@pytest.mark.parametrize("name", ["saliency", "integrated_saliency", "mgskd", "all"])
+def test_a_resumed_run_with_dropout_ends_with_the_same_weights(world, taught, tmp_path, name):
+    flags = [*OBJECTIVES[name], "--save_steps", "2", "--gradient_accumulation_steps", "2", "--per_gpu_batch_size", "8"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    distill(world, taught, whole, *flags)
+    shutil.copytree(whole, again)
+    for path in (again / "checkpoint-4", again / "metrics.json", again / "model.safetensors"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    distill(world, taught, again, *flags)
+    assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+
+
 # Ten steps through gradients of gradients: what rounding grows to, and far below any wrong cut.
 LOOSER = 10 * BOUND
 FEATURES = "ce:0.3+kd:0.7+saliency:1+mgskd:0.1+sinkhorn_hidden:1"
@@ -112,8 +124,9 @@ def test_micro_batches_give_the_loss_of_the_whole(cut, models, objective, deep):
 
 
 @pytest.mark.slow
-def test_processes_give_the_loss_of_one(cut, models):  # noqa: F811
-    more = ["--distill_loss", FEATURES, "--mgskd_heads", 4, "--student_path", models[1], "--max_train_rows", 129]
+@pytest.mark.parametrize("more", [[FEATURES], ["kd:1+integrated_saliency:1+sinkhorn_hidden:1", "--ig_steps", 2]])
+def test_processes_give_the_loss_of_one(cut, models, more):  # noqa: F811
+    more = ["--distill_loss", *more, "--mgskd_heads", 4, "--student_path", models[1], "--max_train_rows", 129]
     whole = cut(32, 1, 1, *more)
     assert distance(cut(8, 2, 2, *more), whole) < LOOSER
 
@@ -170,10 +183,19 @@ def test_every_objective_trains_encoders_of_every_family(tables, tmp_path, famil
 
 @pytest.mark.slow
 def test_mixed_precision_trains_every_objective(tables, tmp_path):
-    terms = "kd+saliency+mgskd+sinkhorn_hidden"
-    assert main(on_table(tables, "classes", "Bert", tmp_path, "--distill_loss", terms, "--bf16", "--use_cpu")) == 0
-    weights = load_file(tmp_path / "run" / "model.safetensors")
-    assert all(weight.isfinite().all() for weight in weights.values())
+    """With the numbers of float32, to what bfloat16's 8 digits leave of them."""
+    terms = "kd+saliency+integrated_saliency+mgskd+sinkhorn_hidden"
+    first = []
+    for precision in (["--bf16"], []):
+        folder = tmp_path / f"run{len(precision)}"
+        more = ["--distill_loss", terms, "--ig_steps", 2, "--logging_steps", 1, "--use_cpu", *STILL, *precision]
+        assert main([*on_table(tables, "classes", "Bert", tmp_path, *more), "--output_dir", str(folder)]) == 0
+        weights = load_file(folder / "model.safetensors")
+        assert all(weight.isfinite().all() for weight in weights.values())
+        state = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
+        first.append({key: value for key, value in state["log_history"][0].items() if key.startswith("parts/")})
+    assert {"parts/saliency", "parts/integrated_saliency", "parts/sinkhorn_hidden"} <= first[0].keys()
+    assert first[0] == pytest.approx(first[1], rel=0.05)
 
 
 def test_what_is_cached_beforehand_is_what_training_asks_for(world, taught, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sinkd.losses.feature import LOGITS
+from sinkd.losses.feature import LOGITS, Stack
 from sinkd.losses.objective import Objective, hard_label_loss
 from sinkd.losses.term import Progress, View
 from sinkd.tasks import Collator, encode, load_task
@@ -158,6 +158,51 @@ def test_with_dropout_two_passes_are_one_graph(world, taught, micro_batches):
     for name, parameter in student.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["kd+sinkhorn+integrated_saliency", "kd+sinkhorn_hidden+saliency+mgskd"])
+def test_a_live_teacher_is_asked_once_and_attributions_are_not_looked_at_ahead(world, taught, micro_batches, objective):
+    student = AutoModelForSequenceClassification.from_pretrained(
+        world.student, hidden_dropout_prob=0.3, attn_implementation="eager"
+    ).train()
+    teacher = AutoModelForSequenceClassification.from_pretrained(taught).eval().requires_grad_(False)
+    parsed = Objective.parse(objective, integrated_saliency={"ig_steps": 3}, mgskd={"heads": 4})
+    if parsed.compares_layers:
+        parsed.meet(Stack(1, 16), Stack(2, 32))
+    assert {"attribution-1-2-all", "attribution-3-2-all"}.isdisjoint(feature.name for feature in parsed.needs_ahead)
+    answered = []
+
+    def answers(batch):
+        answered.append(batch)
+        with torch.no_grad():
+            return observe(teacher, batch, parsed.teacher_needs)
+
+    def window(batches, ahead):
+        return Window(
+            parsed,
+            batches,
+            np.array([[len(batch["labels"])] for batch in batches]),
+            0,
+            student=lambda batch: observe(student, batch, parsed.student_needs),
+            teacher=answers,
+            progress=Progress(),
+            ahead=(lambda batch: observe(student, batch, parsed.needs_ahead)) if ahead else None,
+            keeps_answers=True,
+        )
+
+    found = []
+    for ahead in (True, False):
+        torch.manual_seed(0)
+        answered.clear()
+        trained = window(micro_batches, ahead)
+        found.append([float(trained.step()[0].total.detach()) for _ in micro_batches])
+        assert len(answered) == len(micro_batches) and not trained._answers, "what is done is dropped"
+        after = torch.get_rng_state()
+        torch.manual_seed(0)
+        for batch in micro_batches:
+            window([batch], ahead).step()
+        assert torch.equal(after, torch.get_rng_state()), "as if each row had been seen once"
+    assert found[0] == found[1]
 
 
 def test_hard_labels_alone_take_no_second_pass(world, micro_batches):
