@@ -10,7 +10,10 @@ from sinkd import SinkdError
 from sinkd.losses.feature import Forward, Stack
 from sinkd.losses.hidden import HiddenTransport
 from sinkd.losses.layers import STRATEGIES, Sentences, pair_layers
+from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
+from sinkd.models import stack
+from sinkd.training.teacher import observe
 from sinkd.transport import COSTS
 
 STUDENT, TEACHER = (torch.randn(6, 2, 8, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))
@@ -147,3 +150,48 @@ def test_every_strategy_pairs_layers_that_are_there(strategy, depths):
 def test_depths_that_cannot_be_paired_are_refused(strategy, teacher, student, message):
     with pytest.raises(SinkdError, match=message):
         pair_layers(strategy, teacher, student)
+
+
+@pytest.mark.parametrize("value", ["matching", "distance"])
+def test_gradcheck_through_the_projectors(value):
+    torch.manual_seed(0)
+    term = met(student=8, teacher=12, value=value).double()
+    teacher = torch.cat([TEACHER, TEACHER[..., :4]], -1)
+    names = [name for name, _ in term.named_parameters()]
+    assert len(names) == 2
+
+    def loss(student, *weights):
+        given = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(term, given, (student, teacher, {}, Progress()))
+
+    inputs = [STUDENT, *term.parameters()]
+    assert torch.autograd.gradcheck(loss, [x.detach().clone().requires_grad_() for x in inputs])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_padding_changes_nothing_of_what_models_show(pooling):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    sizes = {"vocab_size": 40, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 40}
+    torch.manual_seed(0)
+    student, teacher = (
+        BertForSequenceClassification(BertConfig(hidden_size=width, num_hidden_layers=layers, **sizes)).eval().double()
+        for width, layers in ((8, 2), (16, 4))
+    )
+    objective = Objective.parse("sinkhorn_hidden:1", sinkhorn_hidden={"pooling": pooling})
+    objective.meet(stack(student.config), stack(teacher.config))
+    objective.double()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
+    ids = torch.randint(5, 40, (3, 4)) * mask
+    values = []
+    for more in (0, 5):
+        padded = (torch.nn.functional.pad(x, (0, more)) for x in (ids, mask))
+        batch = dict(zip(("input_ids", "attention_mask"), padded, strict=True))
+        views = (observe(student, batch, objective.student_needs), observe(teacher, batch, objective.teacher_needs))
+        student.zero_grad()
+        value = objective(*views, batch).total
+        value.backward()
+        gradient = student.bert.embeddings.word_embeddings.weight.grad
+        values.append((value.item(), gradient[1:].clone()))  # without the padding token's own
+    assert values[1][0] == pytest.approx(values[0][0], rel=1e-9)
+    torch.testing.assert_close(values[1][1], values[0][1], rtol=1e-6, atol=1e-9)

@@ -8,8 +8,11 @@ import torch
 import reference
 from sinkd import SinkdError
 from sinkd.losses import mgskd, pieces
-from sinkd.losses.layers import pool
+from sinkd.losses.feature import Forward, Stack
+from sinkd.losses.layers import STRATEGIES, pair_layers, pool
+from sinkd.losses.objective import Objective
 from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
+from sinkd.losses.term import View
 
 CASES = reference.golden("mgskd.json")
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
@@ -136,3 +139,26 @@ def test_one_sentence_and_no_sentence():
 def test_what_does_not_pair_is_refused(student, teacher, mask, message):
     with pytest.raises(SinkdError, match=message):
         mgskd(torch.zeros(student), torch.zeros(teacher), torch.ones(mask), heads=2)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_objective_that_has_met_both_models_is_the_formula(strategy):
+    """Its terms together, for the layers that the strategy pairs: some models leave nothing for sentences."""
+    depths = {"teacher": 6, "student": 3}
+    hidden = {
+        side: tuple(states(3, 6, width, seed=layer + 10 * width) for layer in range(depths[side] + 1))
+        for side, width in (("teacher", 12), ("student", 8))
+    }
+    objective = Objective.parse("mgskd:1", mgskd={"matching_strategy": strategy, "heads": 4, "k1": 3, "k2": 3})
+    objective.meet(Stack(depths["student"], 8), Stack(depths["teacher"], 12))
+    batch = {"input_ids": MASK, "attention_mask": MASK}
+    views = []
+    for side, needs in (("student", objective.student_needs), ("teacher", objective.teacher_needs)):
+        seen = Forward(torch.nn.Identity(), batch, torch.zeros(3, 2), hidden[side])
+        views.append(View(features={feature: feature.read(seen, batch) for feature in needs}))
+    pairs = pair_layers(strategy, depths["teacher"], depths["student"])
+    student = torch.stack([hidden["student"][pair.student] for pair in pairs], 1)
+    teacher = torch.stack([hidden["teacher"][pair.teacher] for pair in pairs], 1)
+    assert ("mgskd/sentences" in dict(objective.terms)) == (len(pairs) > 2)
+    expected = reference.mgskd(student, teacher, MASK, 4, 3, 3)
+    assert objective(*views, batch).total.item() == pytest.approx(expected.item(), rel=1e-10)
