@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import reference
 from sinkd import SinkdError
-from sinkd.losses.attribution import Attribution, AttributionLoss, losses, mean_gradients
+from sinkd.losses.attribution import Attribution, AttributionLoss, margins, mean_gradients
 from sinkd.losses.embedding import embedding_module, replaced, watched
 from sinkd.losses.feature import Forward
 from sinkd.losses.term import Progress, View
@@ -55,6 +55,12 @@ def see(model: nn.Module, mask: torch.Tensor = MASK) -> tuple[Forward, dict]:
     with watched(model) as embeddings:
         logits = model(**inputs).logits
     return Forward(model, inputs, logits, None, embeddings[0]), inputs
+
+
+def losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The scalars s of rows, (B, S): the loss of hard labels, or -log p_c of every class where there are more."""
+    margin = margins(logits, labels)
+    return (margin - labels.unsqueeze(1)).square() if logits.shape[-1] == 1 else F.softplus(margin)
 
 
 def labels_for(classes: int) -> torch.Tensor:

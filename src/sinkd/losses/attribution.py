@@ -74,21 +74,11 @@ def margins(logits: Tensor, labels: Tensor | None) -> Tensor:
     return each.gather(1, labels.clamp(min=0).unsqueeze(1))
 
 
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """The scalars s of whole rows, (B, S): the loss of hard labels, or -log p_c of every class where there are more.
-
-    A row without a label (-100, NaN) has none of the former: 0.
-    """
-    margin = margins(logits, labels)
-    if logits.shape[-1] == 1:
-        known = ~labels.isnan()
-        return (margin - labels.masked_fill(~known, 0.0).unsqueeze(1)).square() * known.unsqueeze(1)
-    loss = F.softplus(margin)
-    return loss * (labels != -100).unsqueeze(1) if logits.shape[-1] == 2 else loss
-
-
 def slopes(margin: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The derivative of `losses` by `margins`, (B, S) as they are."""
+    """The derivative by `margins` (B, S) of the loss of hard labels, or of -log p_c of every class: (B, S).
+
+    A row without a label (-100, NaN) has no loss of the former kind: 0.
+    """
     if classes == 1:
         known = ~labels.isnan()
         return 2 * (margin - labels.masked_fill(~known, 0.0).unsqueeze(1)) * known.unsqueeze(1)
