@@ -116,7 +116,8 @@ def test_pages_hold_commands_and_say_what_shell_they_are_for():
 def test_ci_runs_what_is_left_to_it():
     script = (ROOT / ".ci" / "run").read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for command in IN_CI - {"make install"}:
+    assert "pytest -n 2 --dist loadfile -m slow" in script  # `make test-slow`, written out
+    for command in IN_CI - {"make install", "make test-slow"}:
         assert not command.startswith("make") or command.removeprefix("make ") in re.findall(
             r"make --no-print-directory ([\w-]+)", script
         )
