@@ -1,0 +1,59 @@
+"""`sinkd cache-teacher` under torchrun: one, two or three processes leave the same cache, and share the work."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+SHARD = 16  # of the world's 160 rows
+
+
+@pytest.fixture(scope="module")
+def fill(world, taught):
+    """(folder, processes) -> every file of the cache by its name, and the rows that each process asked the teacher."""
+
+    def fill(folder, processes):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [*torchrun, HERE / "shards.py", str(SHARD), "cache-teacher", "--task_name", "cola"]
+        command += ["--data_dir", world.data, "--teacher_path", taught, "--student_path", world.student]
+        command += ["--distill_loss", "kd+sinkhorn", "--teacher_cache_dir", folder]
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1] / "src"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("160 answers") == 1, "every process told of the cache"
+        files = sorted(path for kind in ("*.npy", "*.json") for path in folder.rglob(kind))
+        asked = [[int(row) for row in path.read_text().split()] for path in sorted(folder.glob("asked-*"))]
+        return {path.relative_to(folder): path.read_bytes() for path in files}, asked
+
+    return fill
+
+
+@pytest.fixture(scope="module")
+def alone(fill, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, fill(folder, 1)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_cache_is_the_same_however_many_fill_it(fill, alone, tmp_path, processes):
+    written, asked = fill(tmp_path, processes)
+    assert written == alone[1]
+    assert len(asked) == processes
+    assert sorted(row for rows in asked for row in rows) == list(range(160)), "each row is asked once"
+
+
+@pytest.mark.slow
+def test_what_is_lacking_is_filled_shard_by_shard(fill, alone, tmp_path):
+    shutil.copytree(alone[0], tmp_path / "cut")
+    lost = sorted((tmp_path / "cut").rglob("0000[37]"))
+    assert len(lost) == 2
+    for folder in lost:
+        shutil.rmtree(folder)
+    written, asked = fill(tmp_path / "cut", 2)
+    assert written == alone[1]
+    assert sorted(row for rows in asked for row in rows) == [*range(48, 64), *range(112, 128)]
