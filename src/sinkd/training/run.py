@@ -85,9 +85,7 @@ def distill(
     student_path = _given(args.student_path, "--student_path")
     taught = bool(objective.teacher_needs) or args.student_init == "copy"
     if args.copy_layers is not None and args.student_init != "copy":
-        raise SinkdError(
-            "--copy_layers says which layers of the teacher are copied; give --student_init copy with it"
-        )
+        raise SinkdError("--copy_layers says which layers of the teacher are copied; give --student_init copy with it")
     teacher_path = _given(args.teacher_path, "--teacher_path") if taught or args.teacher_path else None
     if teacher_path is None:
         tokenizer = read_tokenizer(student_path, "--student_path", args)
