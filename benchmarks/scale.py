@@ -11,7 +11,8 @@ cached), with one thread a process. Every line is a run of its own under torchru
 - memory: the peak of a process whose updates grow from one micro-batch of 8 rows to 32 of them, and of one that takes
   all rows at once.
 
-A figure is the median over rounds.
+A figure is the median over rounds. Beside the seconds that pass stand those that the process computes: with one thread
+they are what would pass where nothing else is at work, waiting for the other process left out.
 """
 
 import argparse
@@ -23,12 +24,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import transformers
 from benchmarks.pipeline import LAYERS, arguments, trained
+from transformers import TrainerCallback
 
 from sinkd.losses.objective import Objective
 from sinkd.models import keep_layers, load_encoder, load_tokenizer
@@ -57,6 +60,19 @@ SPEED = [Cut(32), Cut(16, processes=2), Cut(8, 4), Cut(8, 4, scope="micro")]
 MEMORY = [Cut(8), Cut(8, 8), Cut(8, 32), Cut(64), Cut(256)]
 
 
+class Computing(TrainerCallback):
+    """Seconds of this process's own computing, from the first step to the end of training."""
+
+    seconds = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self.started = time.process_time()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds = time.process_time() - self.started
+
+
 def work(given: argparse.Namespace) -> None:
     """One run, in a process of its own: prints seconds, updates and peak memory as JSON."""
     cut = Cut(**json.loads(given.cut))
@@ -82,10 +98,13 @@ def work(given: argparse.Namespace) -> None:
         data_collator=Collator(tokenizer),
         processing_class=tokenizer,
     )
+    computing = Computing()
+    trainer.add_callback(computing)
     seconds = trained(trainer)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if trainer.is_world_process_zero():
-        print(json.dumps({"seconds": seconds, "updates": trainer.state.global_step, "megabytes": peak}), flush=True)
+        figures = {"seconds": seconds, "computing": computing.seconds}
+        print(json.dumps(figures | {"updates": trainer.state.global_step, "megabytes": peak}), flush=True)
     if torch.distributed.is_initialized():  # gloo's threads abort a process that ends before them
         torch.distributed.destroy_process_group()
 
@@ -123,12 +142,15 @@ def main() -> None:
         peaks = {str(cut): run(cut, given, folder, given.rows)["megabytes"] for cut in MEMORY}
     machine = f"{platform.machine()}, one thread a process, torch {torch.__version__}"
     machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
-    speed = Table(f"Updates of 32 rows ({machine})", ["", "rows/s", "seconds an update", "of the first"])
-    first = statistics.median(run["seconds"] for run in found[str(SPEED[0])])
+    head = ["", "rows/s", "range", "seconds an update", "computing", "of the first"]
+    speed = Table(f"Updates of 32 rows ({machine})", head)
+    first = statistics.median(run["computing"] for run in found[str(SPEED[0])])
     for name, runs in found.items():
-        seconds = statistics.median(run["seconds"] for run in runs)
-        each = f"{seconds / runs[0]['updates']:.3f}"
-        speed.add(name, f"{given.rows / seconds:.0f}", each, f"{seconds / first:.2f}x")
+        seconds, computing = (statistics.median(run[key] for run in runs) for key in ("seconds", "computing"))
+        speeds = [given.rows / run["seconds"] for run in runs]
+        spread = f"{min(speeds):.0f} to {max(speeds):.0f}"
+        each = [f"{figure / runs[0]['updates']:.3f}" for figure in (seconds, computing)]
+        speed.add(name, f"{given.rows / seconds:.0f}", spread, *each, f"{computing / first:.2f}x")
     memory = Table("Peak memory of a process", ["an update", "MB"])
     for name, megabytes in peaks.items():
         memory.add(name, f"{megabytes:.0f}")
