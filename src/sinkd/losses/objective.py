@@ -68,8 +68,13 @@ class Divergence(Term):
         self.temperature = temperature
         self.function = getattr(divergence, name)
 
+    @property
+    def softens_at(self) -> float | None:
+        # reverse_kl is an expectation of the teacher's logarithms under the student, wherever that has mass
+        return None if self.name == "reverse_kl" else self.temperature
+
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        return self.function(student.logits, teacher.logits, self.temperature)
+        return self.function(student.logits, teacher.softened(self.temperature), self.temperature)
 
 
 class AnnealedKD(Term):
@@ -104,23 +109,28 @@ class Transport(Term):
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
         return (batch["counts"] > 0).sum() if "counts" in batch else super().count(teacher, batch)
 
+    @property
+    def softens_at(self) -> float | None:
+        return self.loss.temperature if self.loss.representation == "probability" else None
+
     def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        return view.logits
+        return view.softened(self.loss.temperature)
 
     def forward(self, student: Any, teacher: Any, batch: Mapping[str, Any], progress: Progress) -> Tensor:
         if self.batchwise:
             return self.loss(student, teacher)
+        student, teacher = (self.points(view, batch) for view in (student, teacher))
         if "counts" not in batch:
-            return self.loss(student.logits, teacher.logits)
+            return self.loss(student, teacher)
         counts = batch["counts"].tolist()
-        pairs = zip(student.logits.split(counts), teacher.logits.split(counts), strict=True)
+        pairs = zip(student.split(counts), teacher.split(counts), strict=True)
         values = [self.loss(one, other) for one, other in pairs if len(one)]
-        return torch.stack(values).mean() if values else student.logits.sum() * 0.0
+        return torch.stack(values).mean() if values else student.sum() * 0.0
 
     @torch.no_grad()
     def diagnostics(self, student: Any, teacher: Any) -> dict[str, float]:
         if not self.batchwise:
-            student, teacher = student.logits, teacher.logits
+            student, teacher = (view.softened(self.loss.temperature) for view in (student, teacher))
         figures = {"marginal_error": float(self.loss.transport(student, teacher).marginal_error())}
         if self.loss.curvature is not None:
             figures["curvature"] = float(self.loss.curvature)

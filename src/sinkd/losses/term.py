@@ -21,7 +21,8 @@ from sinkd.losses.feature import LOGITS, Feature, Stack
 class View:
     """What one model shows of a batch: `view[feature]` for every feature that was asked for.
 
-    logits: shorthand for the feature that nearly every term reads, also `view.logits`; None where it was not asked for.
+    logits: shorthand for the feature that nearly every term reads, also `view.logits`; None where it was not asked for,
+    or is not known.
     """
 
     def __init__(self, logits: Tensor | None = None, features: Mapping[Feature, Any] | None = None):
@@ -31,9 +32,16 @@ class View:
     def __getitem__(self, feature: Feature) -> Any:
         return self.features[feature.name]
 
+    def __contains__(self, feature: Feature) -> bool:
+        return feature.name in self.features
+
     @property
     def logits(self) -> Tensor:
         return self.features.get(LOGITS.name)  # type: ignore[return-value]
+
+    def softened(self, temperature: float) -> Tensor:
+        """Logits whose softmax at this temperature is the model's: its own, where they are known."""
+        return self.logits
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,14 @@ class Term(nn.Module):
     batchwise: bool = False
     counts_by_teacher: bool = False  # does `count` look at the teacher's view?
     compares_layers: bool = False  # does `meet` decide what is needed?
+
+    @property
+    def softens_at(self) -> float | None:
+        """The temperature at which the teacher's prediction is read, by `View.softened`, all training long.
+
+        None where it changes, or where entries of next to no mass matter: then the teacher is kept whole.
+        """
+        return None
 
     def meet(self, student: Stack, teacher: Stack) -> None:
         """Told of both models before training: what is needed of them may depend on their depth and width.

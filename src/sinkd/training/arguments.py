@@ -19,6 +19,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from sinkd.errors import SinkdError
+from sinkd.losses.likeliest import kept_for
 from sinkd.losses.objective import Objective
 from sinkd.training.flag import flag as _flag
 from sinkd.training.generative_arguments import GenerativeArguments
@@ -241,7 +242,7 @@ class DistillationArguments(TaskArguments):
         """The objective that `text`, or `distill_loss`, names, with these arguments' weights and options."""
         text = "mgskd:1" if self.only_mgskd else text or self.distill_loss
         maps = {name: getattr(self, name) for name in ("normalization_type", "topk", "loss_func")}
-        return Objective.parse(
+        objective = Objective.parse(
             text,
             alpha=self.alpha,
             beta=self.beta,
@@ -253,6 +254,9 @@ class DistillationArguments(TaskArguments):
             integrated_saliency=maps | {"ig_steps": self.ig_steps},
             mgskd={"matching_strategy": self.matching_strategy, "heads": self.mgskd_heads},
         )
+        if self.teacher_cache_top_k is not None:
+            kept_for(objective, self.teacher_cache_top_k)  # which refuses what cannot be kept so
+        return objective
 
     @property
     def sinkhorn_options(self) -> dict[str, Any]:

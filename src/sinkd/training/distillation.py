@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature, Stack
-from sinkd.losses.likeliest import LikeliestIds, LikeliestLogs, restore
+from sinkd.losses.likeliest import LikeliestIds, LikeliestView, kept_for
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import View
 from sinkd.models import stack
@@ -79,16 +79,13 @@ def ask_once(
     )
 
 
-def likeliest_features(args: DistillationArguments) -> tuple[LikeliestIds, LikeliestLogs] | None:
-    """What is kept in place of whole predictions, where `--teacher_cache_top_k` says so."""
-    k = args.teacher_cache_top_k
-    return None if k is None else (LikeliestIds(k), LikeliestLogs(k))
-
-
 def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
-    """What the objective needs of the teacher, as it is kept."""
-    kept, likeliest = frozenset(objective.kept), likeliest_features(args)
-    return kept if likeliest is None or LOGITS not in kept else kept - {LOGITS} | {*likeliest}
+    """What the objective needs of the teacher, as it is kept: `--teacher_cache_top_k` has no whole predictions kept.
+
+    Raises SinkdError where that flag cannot serve a term.
+    """
+    kept, k = frozenset(objective.kept), args.teacher_cache_top_k
+    return kept if k is None or LOGITS not in kept else kept - {LOGITS} | kept_for(objective, k)
 
 
 class DistillationTrainer(TaskTrainer):
@@ -126,6 +123,7 @@ class DistillationTrainer(TaskTrainer):
         for flag in ("on_policy", "teacher_cache_top_k"):
             if getattr(args, flag) and not answers:
                 raise SinkdError(f"--{flag} is for language models, and this task is not answered by one; leave it out")
+        kept_features(self.objective, args)  # which refuses what cannot be kept
         if args.on_policy and not self.objective.teacher_needs:
             raise SinkdError(f"--on_policy has the teacher score answers, and {self.objective} needs none")
         self._parts: dict[str, torch.Tensor] = {}
@@ -190,20 +188,15 @@ class DistillationTrainer(TaskTrainer):
         features = self.objective.teacher_needs
         if not features:
             return View()
-        view = self._restored(taught_view(inputs, kept_features(self.objective, self.args)))
-        missing = [feature for feature in features if feature.name not in view.features]
+        view = taught_view(inputs, kept_features(self.objective, self.args))
+        k = self.args.teacher_cache_top_k
+        if k is not None and LikeliestIds(k) in view:
+            view = LikeliestView(view, k, head_width(self.model))  # which is the teacher's, too
+        missing = [feature for feature in features if feature not in view]
         if missing:
             with torch.no_grad(), quick(self.live_teacher):
                 view.features |= observe(self.live_teacher, inputs, missing).features
         return view
-
-    def _restored(self, kept: View) -> View:
-        likeliest = likeliest_features(self.args)
-        if likeliest is None or any(feature.name not in kept.features for feature in likeliest):
-            return kept
-        ids, logs = (kept.features.pop(feature.name) for feature in likeliest)
-        kept.features[LOGITS.name] = restore(ids, logs, head_width(self.model))  # which is the teacher's, too
-        return kept
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
