@@ -1,4 +1,4 @@
-"""On a GPU: the golden numbers, no synchronisation, and an assertion in place of a counted error."""
+"""On a GPU: the golden numbers, vocabularies, no synchronisation, and an assertion in place of a counted error."""
 
 import subprocess
 import sys
@@ -8,8 +8,9 @@ import torch
 
 import reference
 from losses.test_golden import CASES, LOSSES
+from losses.test_vocabulary import KEYWORDS, WIDTH, value_and_gradient
 from sinkd import SinkhornLoss
-from sinkd.transport import COSTS
+from sinkd.transport import COSTS, pairwise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -47,3 +48,76 @@ def test_nan_stops_with_the_side():
     program += "SinkhornLoss()(x, torch.zeros_like(x)); torch.cuda.synchronize()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode != 0 and "student logits hold NaN" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("keywords", KEYWORDS, ids=lambda keywords: "-".join(map(str, keywords.values())))
+@pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_vocabulary_is_compared_as_on_a_cpu_in_float64(keywords, apart, dtype):
+    torch.manual_seed(0)
+    teacher = (torch.randn(12, WIDTH) * 3).to(dtype)
+    student = (teacher + apart * torch.randn(12, WIDTH)).to(dtype)
+    found, gradient = value_and_gradient(student.cuda(), teacher.cuda(), keywords)
+    expected, wanted = value_and_gradient(student.double(), teacher.double(), keywords)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert reference.relative_error(gradient.cpu(), wanted) < (1e-4 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_products_of_a_vocabulary_are_right_for_near_rows_and_far_ones(cost):
+    torch.manual_seed(0)
+    teacher = torch.randn(48, 60_000, dtype=torch.float64)
+    assert len(teacher) * teacher.numel() > pairwise.CHEAP
+    student = teacher + torch.logspace(-9, 0, 48, dtype=torch.float64).unsqueeze(-1) * torch.randn_like(teacher)
+    found, gradient = value_and_gradient(student.cuda(), teacher.cuda(), {"cost": cost})
+    expected, wanted = value_and_gradient(student, teacher, {"cost": cost})
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert reference.relative_error(gradient.cpu(), wanted) < 1e-5
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_a_captured_graph_replays_the_loss_of_a_vocabulary(cost):
+    student, teacher = torch.randn(8, WIDTH, device="cuda", requires_grad=True), torch.randn(8, WIDTH, device="cuda")
+    loss = SinkhornLoss(cost=cost)
+    expected, wanted = value_and_gradient(student.detach(), teacher, {"cost": cost})
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # as PyTorch asks: once before, beside the main stream
+        loss(student, teacher).backward()
+    torch.cuda.current_stream().wait_stream(stream)
+    student.grad = None
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = loss(student, teacher)
+        captured.backward()
+    graph.replay()
+    assert captured.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert reference.relative_error(student.grad, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("cost", ["l1", "lorentz"])
+def test_compiles_as_one_graph(cost):
+    student, teacher = torch.randn(32, 3, device="cuda"), torch.randn(32, 3, device="cuda")
+    expected, wanted = value_and_gradient(student, teacher, {"cost": cost})
+    student.requires_grad_()
+    found = torch.compile(SinkhornLoss(cost=cost), fullgraph=True)(student, teacher)
+    found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert reference.relative_error(student.grad, wanted) < 1e-4
+
+
+def test_half_of_a_vocabulary_under_autocast():
+    student, teacher = torch.randn(2, 16, WIDTH, device="cuda", dtype=torch.float16).unbind()
+    with torch.autocast("cuda", torch.bfloat16):
+        found, gradient = value_and_gradient(student, teacher, {"cost": "lorentz"})
+    expected, _ = value_and_gradient(student.cpu().double(), teacher.cpu().double(), {"cost": "lorentz"})
+    assert gradient.dtype == torch.float16 and torch.isfinite(gradient).all()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_command_says_where_to_read_what_was_wrong():
+    program = "import torch; from sinkd import SinkhornLoss; from sinkd.cli.main import guarded\n"
+    program += "x = torch.full((4, 3), torch.nan, device='cuda')\n"
+    program += "raise SystemExit(guarded(lambda: print(SinkhornLoss()(x, torch.zeros_like(x)).item()), []))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode != 0 and "student logits hold NaN" in done.stderr
+    assert any(line.startswith("sinkd: a check on the GPU failed") for line in done.stderr.splitlines())

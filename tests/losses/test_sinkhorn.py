@@ -340,3 +340,15 @@ def test_masks_must_fit_the_logits() -> None:
         SinkhornLoss()(torch.zeros(4, 2), torch.zeros(4, 2), torch.ones(3))
     with pytest.raises(SinkdError, match=r"\(4, 2\).*\(3, 2\); expected the same shape"):
         SinkhornLoss()(torch.zeros(4, 2), torch.zeros(3, 2), torch.ones(4))
+
+
+@pytest.mark.parametrize("width", [1, 3, 70, 4099])
+@pytest.mark.parametrize(
+    "settings", [{"cost": cost} for cost in COSTS] + [{"top_k": 5}, {"value": "matching"}], ids=str
+)
+def test_every_tensor_is_made_where_the_logits_are(settings: dict, width: int) -> None:
+    student, teacher = torch.randn(6, width, requires_grad=True), torch.randn(6, width)
+    with torch.device("meta"):  # whatever is made without saying where lands there, and computes nothing
+        loss = SinkhornLoss(**settings)(student, teacher)
+        loss.backward()
+    assert loss.device.type == student.grad.device.type == "cpu" and torch.isfinite(student.grad).all()

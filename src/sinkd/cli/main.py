@@ -70,6 +70,9 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
     except Terminated as stop:
         return _complain(str(stop), argv, status=143)
     except Exception as error:
+        if "device-side assert" in str(error):  # a GPU's check, which nobody waited for
+            text = 'a check on the GPU failed; the line above with "Assertion" in it says which (--use_cpu counts rows)'
+            return _complain(text, argv, status=1)
         hint = "" if "--traceback" in argv else " (--traceback shows where)"
         return _complain(f"{type(error).__name__}: {error}{hint}", argv, status=1)
 

@@ -190,17 +190,12 @@ class _L1(torch.autograd.Function):
 
 
 def _l1(x: Tensor, y: Tensor) -> Tensor:
-    if x.device.type == "cpu":  # PyTorch's own kernel holds no n m d numbers there; elsewhere its reverse pass does
-        return torch.cdist(x, y, p=1.0)
-    result = x.new_zeros(*x.shape[:-1], y.shape[-2])
-    for k in slices(x, y):
-        result += (x[..., k].unsqueeze(-2) - y[..., k].unsqueeze(-3)).abs_().sum(-1)
-    return result
+    return torch.cdist(x, y, p=1.0)  # PyTorch's own kernel holds no n m d numbers
 
 
 def _l1_pull(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """sum_j weights_ij sign(x_i - y_j), (..., n, d)."""
-    if x.device.type == "cpu":
+    if x.device.type == "cpu":  # elsewhere PyTorch's reverse pass holds n m d numbers
         weights = weights.contiguous()
         return torch.ops.aten._cdist_backward(weights, x, y, 1.0, weights)
     result = torch.empty_like(x)

@@ -9,10 +9,10 @@ norm, and on the way back sum_j w_ij e_ij. Expanding either into products cancel
 writing e out takes n m d numbers. So:
 
 - few classes: e is written out, some rows at a time, so that it stays in a core's cache;
-- a vocabulary, on a CPU: matrix products in float64, and the pairs whose result is mostly rounding (a
-  student near its teacher: the diagonal) once more from their differences;
-- a vocabulary, elsewhere: differences, a slice of the vocabulary at a time. Which pairs are near depends on
-  the values, and looking at values would stop an accelerator.
+- a vocabulary: matrix products in float64, and the pairs whose result is mostly rounding (a student near its
+  teacher: the diagonal) once more from their differences;
+- on an accelerator, up to a width: differences, a slice at a time. Which pairs are near depends on the values, and
+  looking at values stops an accelerator, which is worth it for a vocabulary alone.
 
 All in float64: softmax rows of nearly equal logits differ by less than float32 can tell.
 """
@@ -24,6 +24,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .precision import may_wait
+
 FEW = 64
 """Up to this width rows are written out against each other."""
 NEAR = 1e-6
@@ -33,6 +35,8 @@ CACHE_LIMIT = 2**16
 """Numbers of a temporary on a CPU (512 kB of float64)."""
 SLICE_LIMIT = 2**22
 """Numbers of a temporary where there is no cache to fit."""
+CHEAP = 2**27
+"""Up to so many numbers an accelerator has all differences sooner than a look at values costs it."""
 
 
 def tiny(like: Tensor) -> float:
@@ -140,7 +144,7 @@ def _rows_of(i: slice, rho: Tensor | None, s: Tensor | None) -> tuple[Tensor | N
 def _wide_squares(x: Tensor, y: Tensor) -> Tensor:
     if x.dim() > 2:
         return torch.stack([_wide_squares(*one) for one in _unbind(x, y)]).reshape(*x.shape[:-1], y.shape[-2])
-    if x.device.type != "cpu":
+    if _blind(x, y):
         result = x.new_zeros(x.shape[0], y.shape[0])
         for k in slices(x, y):
             e = written_out(x[:, k], y[:, k])
@@ -160,7 +164,7 @@ def _wide_polar(x: Tensor, y: Tensor, rx: Tensor, ry: Tensor) -> tuple[Tensor, T
         return rho, square
     s, t = reciprocal(rx), reciprocal(ry)
     totals = (rx.unsqueeze(-1) + ry).clamp_min_(tiny(rx))
-    if x.device.type != "cpu":
+    if _blind(x, y):
         rho, square = x.new_zeros(2, x.shape[0], y.shape[0])
         for k in slices(x, y):
             columns, others = class_first(x[:, k], y[:, k])
@@ -190,7 +194,7 @@ def _wide_pull(
     """sum_j weights_ij e_ij, (..., n, d)."""
     if x.dim() > 2:
         return torch.stack([_wide_pull(*one) for one in _unbind(weights, square, x, y, rho, s, t)]).reshape(x.shape)
-    if x.device.type != "cpu":
+    if _blind(x, y):
         result = torch.empty_like(x)
         for k in slices(x, y):
             e = written_out(x[:, k], y[:, k], rho, s, t)
@@ -225,6 +229,13 @@ _wide_pull_op = torch.library.custom_op("sinkd::wide_pull", _wide_pull, mutates_
 _wide_pull_op.register_fake(lambda weights, square, x, y, rho, s, t: torch.empty_like(x))
 
 
+def _blind(x: Tensor, y: Tensor) -> bool:
+    """Should values not be looked at: on an accelerator, for what is cheap without, or where it may not wait?"""
+    if x.device.type == "cpu":
+        return False
+    return not may_wait(x) or x.shape[0] * y.shape[0] * x.shape[1] <= CHEAP
+
+
 def _squared_lengths(x: Tensor, y: Tensor) -> Tensor:
     """norm(x_i)^2 + norm(y_j)^2, (n, m)."""
     return torch.linalg.vector_norm(x, dim=-1).square_().unsqueeze(-1) + torch.linalg.vector_norm(y, dim=-1).square_()
@@ -234,7 +245,8 @@ def _some(chosen: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Row and column numbers of the chosen pairs, as many at a time as rows of x fit."""
     pairs = chosen.nonzero()
     if len(pairs):
-        for some in pairs.split(max(1, CACHE_LIMIT * 4 // x.shape[-1])):
+        limit = CACHE_LIMIT * 4 if x.device.type == "cpu" else SLICE_LIMIT
+        for some in pairs.split(max(1, limit // x.shape[-1])):
             i, j = some.unbind(-1)
             yield i, j
 

@@ -23,3 +23,13 @@ def result_type(*tensors: Tensor) -> torch.dtype:
 def is_static(tensor: Tensor) -> bool:
     """Must control flow ignore the values of `tensor`: on an accelerator (a look synchronises), or under compile?"""
     return torch.compiler.is_compiling() or tensor.device.type != "cpu"
+
+
+def may_wait(tensor: Tensor) -> bool:
+    """May control flow look at values of `tensor` where that is worth a wait for its device?
+
+    Not under compile, and not while a CUDA graph is captured.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return tensor.device.type != "cuda" or not torch.cuda.is_current_stream_capturing()

@@ -173,8 +173,8 @@ class _Solve(torch.autograd.Function):
                 d_kernel = iteration.fixed_point_reverse(plan, rows, cols).addcmul_(plan, each, value=-epsilon)
             else:
                 weights = saved[3:]
-                a = weights.pop(0) if a is None else a
-                b = weights.pop(0) if b is None else b
+                a = weights[0] if a is None else a
+                b = weights[-1] if b is None else b
                 if use_products:
                     d_kernel = iteration.products_reverse(steps, a, b, rows, cols, -epsilon * d_distance)
                 else:
