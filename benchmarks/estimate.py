@@ -11,7 +11,8 @@ exactly `--max_seq_length` tokens, with embeddings untrimmed, no evaluation and 
   its states; the mark is set back before them (5 into /proc/self/clear_refs), so that loading does not count.
 
 Their difference is compared. The allocator is told to give every block of 64 KB or more back at once
-(MALLOC_MMAP_THRESHOLD_), so that resident memory is memory in use.
+(MALLOC_MMAP_THRESHOLD_), so that resident memory is memory in use. With `--device cuda` larger models are trained, and
+both figures are what PyTorch's allocator has given out on the GPU.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks import device
 
 # name -> the student's size and what its run and its plan are told
 CASES: dict[str, dict[str, Any]] = {
@@ -45,7 +48,23 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "110m, labels alone, 4 rows": {"student": "110m", "batch_size": 4, "dropout": 0.0},
 }
+# what a GPU has room for
+LARGE: dict[str, dict[str, Any]] = {
+    "110m, labels alone": {"student": "110m"},
+    "110m, labels alone, bf16": {"student": "110m", "bf16": True},
+    "110m, labels alone, checkpointing": {"student": "110m", "checkpointing": True},
+    "110m from live 340m, kd+sinkhorn": {"student": "110m", "teacher": "340m", "batch_size": 32},
+    "110m from live 340m, 4 micro-batches of 32, bf16": {
+        "student": "110m",
+        "teacher": "340m",
+        "batch_size": 32,
+        "gradient_accumulation_steps": 4,
+        "bf16": True,
+    },
+    "340m, labels alone, 512 tokens, bf16": {"student": "340m", "max_seq_length": 512, "bf16": True},
+}
 DEFAULTS: dict[str, Any] = {
+    "device": "cpu",
     "teacher": None,
     "batch_size": 16,
     "max_seq_length": 128,
@@ -84,8 +103,9 @@ def estimated(case: dict[str, Any]) -> float:
     from sinkd.training.estimate import Plan, estimate, needed
 
     names = ("batch_size", "max_seq_length", "gradient_accumulation_steps", "bf16", "checkpointing", "optimizer")
+    names += ("device",)
     teacher = None if case["teacher"] is None else shape_of(config(case["teacher"], case["dropout"]))
-    plan = Plan(device="cpu", live_teacher=True, **{name: case[name] for name in names})
+    plan = Plan(live_teacher=True, **{name: case[name] for name in names})
     return needed(estimate(shape_of(config(case["student"], case["dropout"])), plan, teacher))
 
 
@@ -97,8 +117,8 @@ def status(name: str) -> int:
     raise KeyError(name)
 
 
-def measure(case: dict[str, Any], folder: Path) -> None:
-    """In the fresh process: train, and print memory before and at the peak."""
+def measure(case: dict[str, Any], folder: Path) -> dict[str, int]:
+    """Train, and say what memory was in use before and at the peak."""
     import torch
     from transformers import BertForSequenceClassification, TrainerCallback
 
@@ -113,14 +133,17 @@ def measure(case: dict[str, Any], folder: Path) -> None:
     (folder / "rows.tsv").write_text("\n".join(lines) + "\n")
     tokenizer = train_tokenizer(lines, 100)
     peaks: list[int] = []
+    cuda = case["device"] == "cuda"
 
     class Peak(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 1:
+            if state.global_step == 1 and cuda:
+                torch.cuda.reset_peak_memory_stats()
+            elif state.global_step == 1:
                 Path("/proc/self/clear_refs").write_text("5")
 
         def on_step_end(self, args, state, control, **kwargs):
-            peaks.append(status("VmHWM"))
+            peaks.append(torch.cuda.max_memory_allocated() if cuda else status("VmHWM"))
 
     def train(name: str, student: str, teacher: str | None) -> None:
         for role, size in {"student": student, "teacher": teacher}.items():
@@ -155,7 +178,7 @@ def measure(case: dict[str, Any], folder: Path) -> None:
             "--gradient_accumulation_steps",
             case["gradient_accumulation_steps"],
         ]
-        flags += ["--max_seq_length", case["max_seq_length"], "--bf16", case["bf16"], "--use_cpu"]
+        flags += ["--max_seq_length", case["max_seq_length"], "--bf16", case["bf16"], "--use_cpu", not cuda]
         flags += ["--gradient_checkpointing"] * case["checkpointing"]
         if teacher is None:
             kind, run, paths = FinetuneArguments, finetune, ["--model_path", folder / f"{name}-student"]
@@ -169,15 +192,18 @@ def measure(case: dict[str, Any], folder: Path) -> None:
     train("tiny", "1x64", None if case["teacher"] is None else "1x64")
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = status("VmRSS")
+    before = torch.cuda.memory_allocated() if cuda else status("VmRSS")
     peaks.clear()
     train("real", case["student"], case["teacher"])
-    print(json.dumps({"before": before, "peak": max(peaks[1:])}), flush=True)
+    return {"before": before, "peak": max(peaks[1:])}
 
 
 def measured(case: dict[str, Any]) -> float:
-    """What a fresh process takes for a case, in bytes."""
+    """What a case takes, in bytes: on a CPU in a fresh process, on a GPU by its allocator's count."""
     with tempfile.TemporaryDirectory() as name:
+        if case["device"] == "cuda":
+            found = measure(case, Path(name))
+            return found["peak"] - found["before"]
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "SINKD_CACHE": f"{name}/cache"}
         command = [sys.executable, "-m", "benchmarks.estimate", "--measure", json.dumps(case), "--folder", name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
@@ -189,29 +215,30 @@ def measured(case: dict[str, Any]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
+    parser.add_argument("--cases", type=int, help="only the first so many")
+    device.add_device(parser)
     parser.add_argument("--out", type=Path, help="write the table there as Markdown, and as JSON beside it")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        measure(args.measure, args.folder)
+        print(json.dumps(measure(args.measure, args.folder)), flush=True)
         return 0
 
     import torch
 
     from sinkd.report import Table, show
 
-    machine = (
-        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    device.use(args.device)
+    machine = f"{device.described()}, Python {platform.python_version()}, torch {torch.__version__}"
     table = Table(
         "Memory of a run, 16 rows of 128 tokens where nothing is said", ["run", "estimated MB", "measured MB", "ratio"]
     )
     table.note = machine
     rows = {}
-    for name, given in list(CASES.items())[: args.cases]:
-        case = DEFAULTS | given
+    cases = LARGE if args.device == "cuda" else CASES
+    for name, given in list(cases.items())[: args.cases]:
+        case = DEFAULTS | {"device": args.device} | given
         said, found = estimated(case), measured(case)
         rows[name] = {"estimated": said, "measured": found}
         table.add(name, f"{said / 1e6:.0f}", f"{found / 1e6:.0f}", f"{said / found:.2f}")

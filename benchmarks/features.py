@@ -14,7 +14,8 @@ Training steps without optimiser, a BERT of `--layers` layers teaching one of ha
   teacher at every step, as the student, from the loss's own gradient.
 
 Extra memory is what a fresh process grows by at its peak, above inputs and models, after a small pass that loads what
-libraries load once (Linux). Both versions' values are compared before anything is timed.
+libraries load once (Linux); on a GPU it is PyTorch's own count. Both versions' values are compared before anything is
+timed.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from benchmarks import device
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -187,8 +189,10 @@ def status(name: str) -> float:
     return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def extra_memory(name: str, plain: bool) -> float:
-    """Megabytes that one pass adds at its peak, in a fresh process."""
+def extra_memory(name: str, plain: bool, step: Callable[[], float]) -> float:
+    """Megabytes that one pass adds at its peak: on a CPU that of a fresh process."""
+    if device.on_cuda():
+        return device.peak_bytes(step) / 1e6
     command = [sys.executable, "-m", "benchmarks.features", *sys.argv[1:], "--measure", name, str(int(plain))]
     # large pieces go back to the system at once, so that what is measured is what is held
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -206,7 +210,9 @@ def main() -> None:
     parser.add_argument("--only", help="only these rows, with commas")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/features.json"), help="where the JSON goes")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    device.add_device(parser)
     given = parser.parse_args()
+    device.use(given.device)
     if given.measure:
         name, plain = given.measure[0], given.measure[1] == "1"
         prepared(name, plain, argparse.Namespace(batch=2, length=24, width=128, layers=2))()  # libraries' own buffers
@@ -217,7 +223,7 @@ def main() -> None:
         print((status("VmHWM") - before) / 1e6)
         return
 
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = f"{device.described()}, torch {torch.__version__}"
     machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
     size = f"B {given.batch}, L {given.length}, D {given.width}"
     columns = ["", "sinkd ms", "plain ms", "faster", "sinkd MB", "plain MB", "memory"]
@@ -231,14 +237,15 @@ def main() -> None:
         times: list[list[float]] = [[], []]
         for _ in range(given.rounds):
             for step, taken in zip(pair, times, strict=True):
+                device.wait()
                 started = time.perf_counter()
                 step()
+                device.wait()
                 taken.append(time.perf_counter() - started)
         ours, theirs = (1000 * statistics.median(taken) for taken in times)
-        del pair
-        memory = [extra_memory(name, plain) for plain in (False, True)]
+        memory = [extra_memory(name, plain, step) for plain, step in zip((False, True), pair, strict=True)]
         rows.append({"name": name, "ms": [ours, theirs], "mb": memory, "values": values})
-        cells = [f"{ours:.0f}", f"{theirs:.0f}", f"{theirs / ours:.1f}x", f"{memory[0]:.0f}", f"{memory[1]:.0f}"]
+        cells = [f"{ours:.3g}", f"{theirs:.3g}", f"{theirs / ours:.1f}x", f"{memory[0]:.0f}", f"{memory[1]:.0f}"]
         table.add(name, *cells, f"{memory[0] / max(memory[1], 0.1):.2f}")
     show(table)
     print(f"\n{table.markdown()}")

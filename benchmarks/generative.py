@@ -13,8 +13,8 @@ Logits are Zipf's law over the vocabulary, what a position adds (deviation 1.5),
 
 A step is a forward and backward pass of a decoder with a head of that width, prompts of 32 tokens, and the loss.
 Evaluation: four choices to each of 8 prompts of 256 tokens, scored from one prefix and each from a sequence of its own.
-Times are of the processor, on one thread: medians over rounds in which all take turns. Memory is the largest sum of
-tensor bytes alive beyond those alive before, from PyTorch's allocator events.
+Times are of the processor, on one thread (on a GPU, of the clock): medians over rounds in which all take turns. Memory
+is the largest sum of tensor bytes alive beyond those alive before, by PyTorch's allocator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.loss import peak_bytes
+from benchmarks import device
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
@@ -60,9 +60,12 @@ LOSSES: dict[str, Loss] = {
 
 
 def timed(work: Callable[[], Any]) -> float:
-    start = time.process_time()
+    clock = time.perf_counter if device.on_cuda() else time.process_time
+    device.wait()
+    start = clock()
     work()
-    return time.process_time() - start
+    device.wait()
+    return clock() - start
 
 
 def in_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -98,8 +101,7 @@ def losses(size: tuple[int, int, int], rounds: int) -> dict[str, dict[str, float
     works = {name: work(loss) for name, loss in LOSSES.items()}
     seconds = in_turns(works, rounds)
     return {
-        name: {"seconds": seconds[name], "megabytes": peak_bytes(LOSSES[name], student, teacher) / 1e6}
-        for name in works
+        name: {"seconds": seconds[name], "megabytes": device.peak_bytes(work) / 1e6} for name, work in works.items()
     }
 
 
@@ -168,9 +170,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="only the first so many sizes")
     parser.add_argument("--out", type=Path)
+    device.add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds\n")
+    device.use(options.device)
+    print(f"{device.described()}, torch {torch.__version__}, {options.rounds} rounds\n")
     print("| (B, T, V) | loss | ms | step ms | extra MB | times faster | of its memory |")
     print("|---|---|---:|---:|---:|---:|---:|")
     rows = []

@@ -1,6 +1,6 @@
 """Forward and backward of SinkhornLoss beside the algorithm as published and beside POT.
 
-    python benchmarks/loss.py --out benchmarks/loss.json
+    python -m benchmarks.loss --out benchmarks/loss.json
 
 Three ways to the same number, on the same logits, in the same process, one after the other in every round:
 
@@ -9,10 +9,11 @@ Three ways to the same number, on the same logits, in the same process, one afte
 - published: the algorithm written plainly: float32, cost by broadcasting (B, B, C) (Lorentz: by acosh of the clamped
   inner product), 20 times rows and columns divided by their sums, gradient by autograd through all of it.
 - POT: the same broadcast cost, then `ot.sinkhorn2` on torch tensors for the same 20 iterations, no stopping test.
+- compiled, on a GPU alone: sinkd under `torch.compile(fullgraph=True)`.
 
 A time is the median over rounds; a ratio is the median over rounds of the ratio within the round, so that whatever
 else the machine does meets all three alike. Memory is the largest sum of tensor bytes alive beyond those alive
-before, from PyTorch's allocator events, over one forward and backward.
+before, by PyTorch's allocator, over one forward and backward.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import ot
 import torch
+from benchmarks import device
 from torch import Tensor
 
 from sinkd.losses import SinkhornLoss
@@ -76,36 +78,33 @@ def pot(cost: str) -> Loss:
     return loss
 
 
+def once(loss: Loss, student: Tensor, teacher: Tensor) -> None:
+    student.grad = None
+    loss(student, teacher).backward()
+
+
 def seconds(loss: Loss, student: Tensor, teacher: Tensor, repeats: int) -> float:
+    device.wait()
     start = time.perf_counter()
     for _ in range(repeats):
-        student.grad = None
-        loss(student, teacher).backward()
+        once(loss, student, teacher)
+    device.wait()
     return (time.perf_counter() - start) / repeats
 
 
-def peak_bytes(loss: Loss, student: Tensor, teacher: Tensor) -> int:
-    """Largest sum of bytes allocated at once, beyond what was, in one forward and backward."""
-    student.grad = None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        loss(student, teacher).backward()
-    assert profile.profiler is not None
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
 def measure(cost: str, batch: int, classes: int, seconds_each: float) -> dict:
-    generator = torch.Generator().manual_seed(0)
-    student = torch.randn(batch, classes, generator=generator).mul_(2).requires_grad_()
-    teacher = torch.randn(batch, classes, generator=generator).mul_(2)
+    torch.manual_seed(0)
+    student = torch.randn(batch, classes).mul_(2).requires_grad_()
+    teacher = torch.randn(batch, classes).mul_(2)
     ways: dict[str, Loss] = {"sinkd": SinkhornLoss.published(cost=cost), "published": published(cost), "pot": pot(cost)}
-    memory = {name: peak_bytes(way, student, teacher) for name, way in ways.items()}
-    once = {name: seconds(way, student, teacher, 1) for name, way in ways.items()}
-    repeats = {name: max(1, min(50, int(0.05 / taken))) for name, taken in once.items()}
+    if device.on_cuda():
+        torch.compiler.reset()
+        ways["compiled"] = torch.compile(SinkhornLoss.published(cost=cost), fullgraph=True)
+    for way in ways.values():
+        once(way, student, teacher)  # compiled now, and libraries loaded
+    memory = {name: device.peak_bytes(lambda way=way: once(way, student, teacher)) for name, way in ways.items()}
+    alone = {name: seconds(way, student, teacher, 1) for name, way in ways.items()}
+    repeats = {name: max(1, min(50, int(0.05 / taken))) for name, taken in alone.items()}
     rounds: list[dict[str, float]] = []
     start = time.perf_counter()
     while len(rounds) < 3 or (time.perf_counter() - start < seconds_each and len(rounds) < 200):
@@ -119,29 +118,19 @@ def measure(cost: str, batch: int, classes: int, seconds_each: float) -> dict:
     return row
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def table(machine: dict, rows: list[dict]) -> str:
+    ways = [name.removesuffix("_ms") for name in rows[0] if name.endswith("_ms")]
+    shown = {"pot": "POT"}
+    columns = ["cost", "B, C", *(f"{shown.get(name, name)} ms" for name in ways), "over published", "over POT"]
+    columns += [f"{shown.get(name, name)} MB" for name in ways]
     lines = [f"{key}: {value}" for key, value in machine.items()]
-    lines += [
-        "",
-        "| cost | B, C | sinkd ms | published ms | POT ms | over published | over POT "
-        "| sinkd MB | published MB | POT MB |",
-    ]
-    lines += ["|" + "---|" * 10]
+    lines += ["", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for r in rows:
-        times = " | ".join(f"{r[f'{name}_ms']:.3g}" for name in ("sinkd", "published", "pot"))
-        ratios = " | ".join(f"{r[f'speedup_over_{name}']:.2f}x" for name in ("published", "pot"))
-        memory = " | ".join(f"{r[f'{name}_mb']:.3g}" for name in ("sinkd", "published", "pot"))
-        lines.append(f"| {r['cost']} | {r['batch']}, {r['classes']} | {times} | {ratios} | {memory} |")
+        times = [f"{r[f'{name}_ms']:.3g}" for name in ways]
+        ratios = [f"{r[f'speedup_over_{name}']:.2f}x" for name in ("published", "pot")]
+        memory = [f"{r[f'{name}_mb']:.3g}" for name in ways]
+        cells = [r["cost"], f"{r['batch']}, {r['classes']}", *times, *ratios, *memory]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -151,11 +140,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="measuring time of each line (at least 3 rounds)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, for all three")
     parser.add_argument("--max_classes", type=int, default=max(c for _, c in SIZES), help="leave out wider sizes")
+    device.add_device(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    device.use(arguments.device)
     machine = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "command": " ".join(["python -m benchmarks.loss", *sys.argv[1:]]),
+        "machine": device.described(),
         "versions": f"python {platform.python_version()}, torch {torch.__version__}, POT {ot.__version__}",
         "sinkd": "eager; checks of shapes and values on; marginal errors off; float64 differences, float32 after",
     }

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from benchmarks import device
 from benchmarks.loss import published as published_sinkhorn
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
@@ -51,12 +52,14 @@ class Stopwatch(TrainerCallback):
             self.started = time.perf_counter()
 
     def on_train_end(self, args, state, control, **kwargs):
+        device.wait()
         self.seconds = time.perf_counter() - self.started
 
 
 def arguments(kind: type[TrainingArguments], folder: str, **more) -> TrainingArguments:
     common = {"num_train_epochs": 1, "learning_rate": 5e-5, "per_device_train_batch_size": BATCH, "seed": 0}
     common |= {"save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True}
+    common |= {"use_cpu": not device.on_cuda()}
     return kind(output_dir=folder, logging_steps=100, **common, **more)
 
 
@@ -98,9 +101,9 @@ def published_seconds(student, teacher, rows, tokenizer) -> float:
     order = torch.randperm(len(rows)).tolist()
     for start in range(0, len(rows), BATCH):
         columns = rows[order[start : start + BATCH]]
-        labels = torch.tensor(columns.pop("labels"))
+        labels = torch.tensor(columns.pop("labels"), device=student.device)
         columns.pop("length")
-        batch = tokenizer.pad(columns, padding="max_length", max_length=LENGTH, return_tensors="pt")
+        batch = tokenizer.pad(columns, padding="max_length", max_length=LENGTH, return_tensors="pt").to(student.device)
         shown = {"output_hidden_states": True, "output_attentions": True}
         logits = student(**batch, **shown).logits
         with torch.no_grad():
@@ -110,6 +113,7 @@ def published_seconds(student, teacher, rows, tokenizer) -> float:
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+    device.wait()
     return time.perf_counter() - started
 
 
@@ -120,7 +124,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=640, help="rows a round; the published arm takes a quarter")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/pipeline.json"), help="where the JSON goes")
+    device.add_device(parser)
     given = parser.parse_args()
+    device.use(given.device, default=False)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
@@ -130,8 +136,8 @@ def main() -> None:
     sample = np.random.default_rng(0).permutation(len(task.read("train")))[: given.rows]
     rows = encode(task.read("train").select(sample), tokenizer, LENGTH)
     few = rows.select(range(given.rows // 4))
-    teacher = load_encoder(given.encoder, task, "--encoder").eval()
-    student = keep_layers(load_encoder(given.encoder, task, "--encoder"), LAYERS)
+    teacher = load_encoder(given.encoder, task, "--encoder").eval().to(given.device)
+    student = keep_layers(load_encoder(given.encoder, task, "--encoder"), LAYERS).to(given.device)
 
     speeds: dict[str, list[float]] = {"sinkd": [], "fine-tuning": [], "published": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +155,7 @@ def main() -> None:
             speeds["published"].append(len(few) / seconds)
         cache = first - len(rows) / statistics.median(speeds["sinkd"])
 
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = f"{device.described()}, torch {torch.__version__}"
     machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
     table = Table(f"Distillation of {len(rows)} rows of CoLA ({machine})", ["", "rows/s", "sinkd is", "range"])
     result = {
