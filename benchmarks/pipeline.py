@@ -34,7 +34,8 @@ from benchmarks.loss import published as published_sinkhorn
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 from sinkd.losses import kd
-from sinkd.losses.objective import Objective, hard_label_loss
+from sinkd.losses.labels import hard_label_loss
+from sinkd.losses.objective import Objective
 from sinkd.models import keep_layers, load_encoder, load_tokenizer
 from sinkd.report import Table, show
 from sinkd.tasks import Collator, encode, load_task

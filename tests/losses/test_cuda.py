@@ -9,7 +9,9 @@ import torch
 import reference
 from losses.test_golden import CASES, LOSSES
 from losses.test_vocabulary import KEYWORDS, WIDTH, value_and_gradient
-from sinkd import SinkhornLoss
+from memory import peak_bytes
+from sinkd import Objective, SinkhornLoss
+from sinkd.losses.term import View
 from sinkd.transport import COSTS, pairwise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -121,3 +123,39 @@ def test_a_command_says_where_to_read_what_was_wrong():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode != 0 and "student logits hold NaN" in done.stderr
     assert any(line.startswith("sinkd: a check on the GPU failed") for line in done.stderr.splitlines())
+
+
+def published(student, teacher, labels, text="ce:1+kl:0.1+sinkhorn:1", **options):
+    """The published objective of language models, and the student's gradient."""
+    objective = Objective.parse(text, temperature=1.0, sinkhorn={"weight": 0.0008, **options}).to(student.device)
+    student = student.detach().requires_grad_()
+    total = objective(View(student), View(teacher), {"labels": labels}).total
+    return total.detach(), torch.autograd.grad(total, student)[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"cost": "l1", "top_k": 20}], ids=["lorentz", "l1-20"])
+@pytest.mark.parametrize("apart", [1.0, 1e-3])
+def test_the_published_objective_is_what_it_is_on_a_cpu(options, apart):
+    torch.manual_seed(0)
+    teacher, labels = torch.randn(24, 10_000) * 3, torch.randint(10_000, (24,))
+    labels[::5] = -100
+    student = teacher + apart * torch.randn(24, 10_000)
+    expected, wanted = published(student.double(), teacher.double(), labels, **options)
+    found, gradient = published(student.cuda(), teacher.cuda(), labels.cuda(), **options)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert reference.relative_error(gradient.cpu(), wanted) < 1e-3
+
+
+def test_rows_of_a_vocabulary_are_compared_without_waiting(no_synchronisation):
+    student, teacher = torch.randn(2, 16, 10_000, device="cuda")
+    labels = torch.zeros(16, dtype=torch.int64, device="cuda")
+    published(student, teacher, labels, "ce:1+kd:1+kl:1+reverse_kl:1+js:1+tvd:1")
+
+
+@pytest.mark.parametrize("options", [{}, {"cost": "l1", "top_k": 20}], ids=["lorentz", "l1-20"])
+def test_no_row_is_written_out(options):
+    """Beside the logits: the gradient, one term's that is added to it, and slices."""
+    student, teacher = torch.randn(2, 256, 151_936, device="cuda")
+    labels = torch.zeros(256, dtype=torch.int64, device="cuda")
+    published(student[:8], teacher[:8], labels[:8], **options)  # libraries take their workspaces
+    assert peak_bytes(lambda: published(student, teacher, labels, **options)) < 4 * student.nbytes

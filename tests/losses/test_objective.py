@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from sinkd import Objective, SinkdError, SinkhornLoss
 from sinkd.losses import annealed_temperature, objective
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Stack
-from sinkd.losses.objective import TERMS, hard_label_loss
+from sinkd.losses.labels import hard_label_loss
+from sinkd.losses.objective import TERMS
 from sinkd.losses.term import Progress, Term, View
 
 NAMES = sorted(TERMS)

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sinkd.losses.feature import LOGITS, Stack
-from sinkd.losses.objective import Objective, hard_label_loss
+from sinkd.losses.labels import hard_label_loss
+from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.sampler import SeededSampler, UpdateBatches

@@ -4,7 +4,8 @@ All take logits (..., C) of one shape and a temperature T > 0, compare p = softm
 q = softmax(teacher / T), and give the mean over all rows: a scalar, float32 (float64 if a side is), without a
 factor T^2 (as published). One class (C = 1) is regression: each is then the mean squared difference of the
 scores divided by T. -inf logits are impossible classes: where both sides have them they change nothing. An empty
-batch gives 0. All raise SinkdError for shapes that differ and for NaN or +inf.
+batch gives 0. All raise SinkdError for shapes that differ and for NaN or +inf. Rows as wide as a vocabulary are read
+a slice at a time, forward and backward, unless the teacher's gradient is wanted too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..errors import SinkdError
 from ..transport.precision import island, result_type
 from .logits import check_shapes, guard, precise
+from .pieces import is_wide, rowwise
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -81,11 +83,20 @@ def _rows(row: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Ten
     dtype = result_type(student, teacher)
     if student.numel() == 0:
         return (student.sum() * 0.0).to(dtype)
+
+    def total(part: Tensor, others: Tensor) -> Tensor:
+        z_s, z_t = precise(part) / temperature, precise(others) / temperature
+        if part.shape[-1] == 1:
+            return (z_s - z_t).square().sum()
+        return row(torch.log_softmax(z_s, -1), torch.log_softmax(z_t, -1)).sum()
+
     with island(student.device):
-        z_s, z_t = precise(student) / temperature, precise(teacher) / temperature
-        if student.shape[-1] == 1:
-            return (z_s - z_t).square().mean().to(dtype)
-        return row(torch.log_softmax(z_s, -1), torch.log_softmax(z_t, -1)).mean().to(dtype)
+        if is_wide(student) and not teacher.requires_grad:
+            flat = teacher.flatten(0, -2)
+            value = rowwise(student.flatten(0, -2), lambda part, i: total(part, flat[i]))
+        else:
+            value = total(student, teacher)
+        return (value / student.shape[:-1].numel()).to(dtype)
 
 
 def _expect(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -96,4 +107,5 @@ def _expect(log_q: Tensor, log_p: Tensor) -> Tensor:
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(q || p)."""
-    return _expect(log_q, log_q) - _expect(log_q, log_p)
+    q = log_q.exp()
+    return (q * (log_q - log_p).masked_fill(q == 0, 0.0)).sum(-1)

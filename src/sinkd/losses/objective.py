@@ -12,49 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sinkd.errors import SinkdError
 from sinkd.losses import divergence
 from sinkd.losses.attribution import AttributionLoss
 from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.hidden import HiddenTransport
+from sinkd.losses.labels import HardLabels
 from sinkd.losses.relation_term import relations
 from sinkd.losses.sinkhorn import SinkhornLoss
 from sinkd.losses.term import Progress, Term, View
-
-
-class HardLabels(Term):
-    """`ce`: cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
-
-    name = "ce"
-    teacher_needs = frozenset()
-    needs_labels = True
-    family = "label"
-
-    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
-        return labelled(batch["labels"]).sum()
-
-    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        return hard_label_loss(student.logits, batch["labels"])
-
-
-def labelled(labels: Tensor) -> Tensor:
-    """Which rows have a label, bool: class ids other than -100, scores other than NaN."""
-    return ~labels.isnan() if labels.is_floating_point() else labels != -100
-
-
-def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss over the labelled rows, 0 when there are none.
-
-    logits (..., C) with labels (...): class ids, -100 where unlabelled; or (..., 1) with scores, NaN where unlabelled.
-    """
-    known = labelled(labels)
-    if logits.shape[-1] == 1:
-        error = (logits[..., 0].float() - labels.masked_fill(~known, 0.0).float()).square()
-        return (error * known).sum() / known.sum().clamp(min=1)
-    total = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=-100, reduction="sum")
-    return total / known.sum().clamp(min=1)
 
 
 class Divergence(Term):

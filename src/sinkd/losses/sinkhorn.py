@@ -17,7 +17,7 @@ from ..transport.lorentz import Clamped, Curvature
 from ..transport.precision import is_static, island, result_type
 from ..transport.solver import GRADIENTS, Gradient, Transport, sinkhorn
 from .logits import check_shapes, guard, log_odds, probabilities
-from .vocabulary import fold, fold_logits, is_wide, wide_lorentz
+from .vocabulary import fold, fold_logits, is_sliced, wide_lorentz
 
 Representation = Literal["probability", "log_odds", "vector"]
 Reduction = Literal["mean", "sum"]
@@ -225,7 +225,7 @@ class SinkhornLoss(nn.Module):
                     scale = scale * rows.student.shape[-1] ** 0.5
                 x, y = log_odds(rows.student, self.temperature), log_odds(rows.teacher, self.temperature)
                 return x * scale, y * scale
-            if self.top_k is not None and rows.mask is None and is_wide(rows.student, rows.teacher):
+            if self.top_k is not None and rows.mask is None and is_sliced(rows.student, rows.teacher):
                 return fold_logits(rows.student, rows.teacher, self.temperature, self.top_k, self.top_k_of)
             x, y = probabilities(rows.student, self.temperature), probabilities(rows.teacher, self.temperature)
             return (x, y) if self.top_k is None else fold(x, y, self.top_k, rows.mask, self.top_k_of)
@@ -248,7 +248,7 @@ class SinkhornLoss(nn.Module):
         """Is the cost computed from the logits, a slice of the vocabulary at a time?"""
         whole = self.representation == "probability" and self.top_k is None and not self.debias
         near = self.hyperbolic is not None and self.hyperbolic.largest <= 100
-        return whole and near and rows.mask is None and is_wide(rows.student, rows.teacher)
+        return whole and near and rows.mask is None and is_sliced(rows.student, rows.teacher)
 
     def _sliced_cost(self, rows: Rows) -> Tensor:
         assert self.hyperbolic is not None

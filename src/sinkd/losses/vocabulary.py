@@ -10,7 +10,7 @@ On a GPU each way waits for it once: a small price beside what is saved.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from ..transport.precision import is_static, may_wait
 from ..transport.product import product
+from .pieces import is_wide, spans
 
-WIDE = 4096
-"""From this width on rows are not written out."""
-SLICE = 2**18
-"""Numbers of a slice on a CPU, which stays in a core's cache; a GPU takes sixteen times as many."""
 APART = 1e-2
 """Above this squared difference, relative to squared lengths, float32 products are right to about 1e-5."""
 NEAR = 1e-9
@@ -66,10 +63,10 @@ def _split(x: Tensor, keep: Tensor, columns: Tensor | None) -> Tensor:
     return torch.cat([kept if columns is None else kept[..., columns], rest], -1)
 
 
-def is_wide(student: Tensor, teacher: Tensor) -> bool:
+def is_sliced(student: Tensor, teacher: Tensor) -> bool:
     """Are these logits rows that should not be written out, and that can be sliced by their values?"""
     flat = student.dim() == 2 and not teacher.requires_grad
-    return flat and student.shape[-1] >= WIDE and may_wait(student) and may_wait(teacher)
+    return flat and is_wide(student) and may_wait(student) and may_wait(teacher)
 
 
 def fold_logits(student: Tensor, teacher: Tensor, temperature: float, k: int, of: str) -> tuple[Tensor, Tensor]:
@@ -112,7 +109,7 @@ class _Fold(torch.autograd.Function):
         d_result = d_result / ctx.temperature
         slope = d_result - (d_result * result).sum(-1, keepdim=True)
         d_logits = torch.empty_like(logits)
-        for i in _row_slices(logits):
+        for i in spans(len(logits), logits.shape[-1], logits.device):
             p = _softened(logits[i], total[i], ctx.temperature, torch.float32)
             torch.mul(p, slope[i, -1:].to(p.dtype), out=p)
             d_logits[i] = p
@@ -214,7 +211,7 @@ def _log_total(logits: Tensor, temperature: float) -> Tensor:
     """logsumexp of logits / temperature, (n, 1) float64: from float32 powers of what is below each row's largest."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     parts = []
-    for i in _row_slices(logits):
+    for i in spans(len(logits), logits.shape[-1], logits.device):
         rows = logits[i].to(dtype)
         top = rows.amax(-1, keepdim=True)
         total = (rows - top).div_(temperature).exp_().sum(-1, keepdim=True, dtype=torch.float64)
@@ -238,15 +235,5 @@ def _slices(
     return p, q
 
 
-def _slice_of(logits: Tensor) -> int:
-    return SLICE if logits.device.type == "cpu" else 16 * SLICE
-
-
-def _row_slices(logits: Tensor) -> Iterator[slice]:
-    step = max(1, _slice_of(logits) // logits.shape[-1])
-    return (slice(i, i + step) for i in range(0, len(logits), step))
-
-
-def _column_slices(student: Tensor, teacher: Tensor) -> Iterator[slice]:
-    step = math.ceil(_slice_of(student) / max(len(student), len(teacher)))
-    return (slice(k, k + step) for k in range(0, student.shape[-1], step))
+def _column_slices(student: Tensor, teacher: Tensor) -> list[slice]:
+    return spans(student.shape[-1], max(len(student), len(teacher)), student.device)

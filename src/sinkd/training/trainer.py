@@ -24,7 +24,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS
-from sinkd.losses.objective import Objective, Value, hard_label_loss
+from sinkd.losses.labels import hard_label_loss
+from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import Progress, View
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside

@@ -1,0 +1,53 @@
+"""`ce`: a model's predictions beside the task's hard labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..transport.precision import island, result_type
+from .pieces import is_wide, rowwise
+from .term import Progress, Term, View
+
+
+class HardLabels(Term):
+    """`ce`: cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
+
+    name = "ce"
+    teacher_needs = frozenset()
+    needs_labels = True
+    family = "label"
+
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
+        return labelled(batch["labels"]).sum()
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        return hard_label_loss(student.logits, batch["labels"])
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """Which rows have a label, bool: class ids other than -100, scores other than NaN."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != -100
+
+
+def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss over the labelled rows, 0 when there are none.
+
+    logits (..., C) with labels (...): class ids, -100 where unlabelled; or (..., 1) with scores, NaN where unlabelled.
+    Rows as wide as a vocabulary are read a slice at a time, forward and backward.
+    """
+    known, dtype = labelled(labels), result_type(logits)
+    if logits.shape[-1] == 1:
+        error = (logits[..., 0].to(dtype) - labels.masked_fill(~known, 0.0).to(dtype)).square()
+        return (error * known).sum() / known.sum().clamp(min=1)
+    rows, labels = logits.flatten(0, -2), labels.flatten()
+
+    def total(part: Tensor, i: slice) -> Tensor:
+        return F.cross_entropy(part.to(dtype), labels[i], ignore_index=-100, reduction="sum")
+
+    with island(rows.device):
+        value = rowwise(rows, total) if is_wide(rows) else total(rows, slice(None))
+    return (value / known.sum().clamp(min=1)).to(dtype)
