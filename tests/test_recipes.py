@@ -124,6 +124,7 @@ def test_generative_recipes_hold_the_published_numbers(name):
     assert args.seed == (32 if gpt else 42)
     if role == "student":
         assert (args.distill_loss, args.sinkhorn_weight) == ("ce:1+kl:0.1+sinkhorn:1", 0.0008)
+        assert (args.temperature, args.sinkhorn_temperature) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("name", recipes.names())

@@ -72,6 +72,7 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
         assert float(row["accuracy"]) == metrics["best"]
     settings = json.loads((folder / "debug" / "student" / "manifest.json").read_text())["settings"]
     assert settings["teacher_path"] == "debug/teacher" and settings["sinkhorn_weight"] == 0.0008
+    assert settings["temperature"] == 1.0, "the published kl does not soften"
     # and what a run leaves is scored and asked as it was trained
     assert main(["evaluate", "--dataset_name", "super_glue", "--dataset_config_name", "copa", "--templates_dir",
                  "templates", "--model_path", "debug/student"]) == 0  # fmt: skip

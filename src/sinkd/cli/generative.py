@@ -17,6 +17,7 @@ TEACHER = COMMON | {"num_train_epochs": 30.0}
 STUDENT = COMMON | {
     "num_train_epochs": 10.0,
     "distill_loss": "ce:1+kl:0.1+sinkhorn:1",
+    "temperature": 1.0,
     "sinkhorn_weight": 0.0008,
 }
 
