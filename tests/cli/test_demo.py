@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sinkd.cli.demo import OBJECTIVES
+from sinkd.cli.demo import objectives
 from sinkd.cli.main import main
 
 
@@ -14,9 +14,10 @@ def test_a_small_demo_prints_its_table_and_a_second_one_changes_nothing(tmp_path
     command += ["--output_dir", str(tmp_path / "demo")]
     assert main(command) == 0
     shown = capsys.readouterr().out
-    assert "corpus: 120 sentences to train on" in shown
+    assert "corpus: 120 sentences to train on, 240 more without labels" in shown
     table = shown[shown.index("What the student learned") :].splitlines()
-    assert [row for row in ["teacher", *OBJECTIVES] if not any(line.startswith(row) for line in table)] == []
+    rows = ["teacher", *objectives(tmp_path)]
+    assert [row for row in rows if not any(line.startswith(row) for line in table)] == []
     sizes = {name: re.search(rf"^{name}\D*([\d,]+)", shown, re.M).group(1) for name in ("teacher", "student, kd")}
     assert int(sizes["teacher"].replace(",", "")) > 2 * int(sizes["student, kd"].replace(",", ""))
     assert "| teacher |" in (tmp_path / "demo" / "README.md").read_text()

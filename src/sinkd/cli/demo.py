@@ -28,13 +28,22 @@ from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Summary
 from sinkd.training.run import distill, finetune
 
-# What is compared: the row's name, and the flags that make the objective.
-OBJECTIVES = {
-    "student, labels alone": ["--distill_loss", "ce"],
-    "student, kd": ["--distill_loss", "kd"],
-    "student, kd+sinkhorn (l1)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "l1"],
-    "student, kd+sinkhorn (Lorentz)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "lorentz"],
-}
+# How many sentences without labels there are for one of them with a label.
+UNLABELED = 2
+
+
+def objectives(unlabeled: Path) -> dict[str, list[str]]:
+    """What is compared: each row's name, and the flags that make it. `unlabeled` holds text without labels."""
+    matching = ["--distill_loss", "kd+sinkhorn_hidden"]
+    return {
+        "student, labels alone": ["--distill_loss", "ce"],
+        "student, kd": ["--distill_loss", "kd"],
+        "student, kd+sinkhorn (l1)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "l1"],
+        "student, kd+sinkhorn (Lorentz)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "lorentz"],
+        "student, kd+matching": matching,
+        # as many steps, over more sentences
+        "student, kd+matching, more text": [*matching, "--unlabeled_file", str(unlabeled), "--num_train_epochs", "4"],
+    }
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
 def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: bool = False) -> None:
     """Run the demo in `folder`, print its table, and write it there as Markdown."""
     recipe = Recipe()
-    data = write_corpus(folder / f"data-{train_rows}-{dev_rows}", train_rows, dev_rows)
+    more = UNLABELED * train_rows
+    data = write_corpus(folder / f"data-{train_rows}-{dev_rows}", train_rows, dev_rows, n_unlabeled=more)
     common = ["--task_name", "cola", "--data_dir", str(data), *recipe.shared_flags]
     common += ["--overwrite"] if overwrite else []
 
@@ -76,7 +86,8 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
         return parse_arguments(kind, [*common, "--output_dir", str(folder / name), *flags], "sinkd demo")
 
     task = load_named_task(arguments(FinetuneArguments, "data", "--seeds", seeds))
-    print(f"corpus: {train_rows:,} sentences to train on, {dev_rows:,} to evaluate on, in {data}", flush=True)
+    sizes = f"{train_rows:,} sentences to train on, {more:,} more without labels, {dev_rows:,} to evaluate on"
+    print(f"corpus: {sizes}, in {data}", flush=True)
     tokenizer = train_tokenizer(task.read("train")["text"], recipe.vocabulary)
     starts = {}
     for role, (layers, width, heads) in {"teacher": recipe.teacher, "student": recipe.student}.items():
@@ -86,7 +97,7 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
     taught = finetune(teacher_args, task, [RunProgress("teacher", task.metric)])
     teacher = taught.outcomes[0].folder
     results = {"teacher": taught}
-    for row, flags in OBJECTIVES.items():
+    for row, flags in objectives(data / "unlabeled.txt").items():
         name = row.removeprefix("student, ")
         paths = ["--teacher_path", teacher, "--student_path", starts["student"], "--seeds", seeds]
         args = arguments(

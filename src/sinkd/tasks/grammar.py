@@ -265,9 +265,12 @@ def sentences(seed: int = 0) -> Iterator[tuple[str, int, str]]:
         yield name, label, f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def write_corpus(folder: str | Path, n_train: int = 4000, n_dev: int = 1000, seed: int = 0) -> Path:
+def write_corpus(
+    folder: str | Path, n_train: int = 4000, n_dev: int = 1000, seed: int = 0, n_unlabeled: int = 0
+) -> Path:
     """Write <folder>/CoLA/train.tsv, dev.tsv and test.tsv (n_dev rows without labels) in CoLA's layout.
 
+    Where `n_unlabeled` sentences more are asked for they go to <folder>/unlabeled.txt, one a line.
     Returns `folder`, to be given to `load_task("cola", folder)`. The same arguments write the same bytes.
     """
     folder = Path(folder)
@@ -281,4 +284,7 @@ def write_corpus(folder: str | Path, n_train: int = 4000, n_dev: int = 1000, see
             lines.append(f"{name}\t{label}\t{mark}\t{sentence}" if split != "test" else f"{number}\t{sentence}")
         with (folder / "CoLA" / f"{split}.tsv").open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{line}\n" for line in lines)
+    if n_unlabeled:
+        with (folder / "unlabeled.txt").open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{next(rows)[2]}\n" for _ in range(n_unlabeled))
     return folder
