@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -11,6 +13,8 @@ from transformers import (
     GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MT5Config,
+    MT5ForConditionalGeneration,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -47,19 +51,28 @@ def word_tokenizer(padding_side: str = "right") -> PreTrainedTokenizerFast:
 
 
 def small_model(kind: str, vocabulary: int, width: int = 16, layers: int = 2, seed: int = 0, positions: int = 256):
-    """A random t5, gpt2, gpt_neo, llama or qwen2 without dropout, with weights large enough to tell tokens apart."""
+    """A random t5, mt5, gpt2, gpt_neo, llama or qwen2 without dropout, with weights large enough to tell tokens apart.
+
+    Head and embedding are one for gpt2, gpt_neo, and any kind that ends with "_tied".
+    """
     set_seed(seed)
+    kind, tied = kind.removesuffix("_tied"), kind.endswith("_tied")
     common = {"vocab_size": vocabulary, "initializer_range": 0.3, "pad_token_id": 0, "eos_token_id": 1}
     rotary = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
     rotary |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": positions}
     quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     calm = {"resid_dropout": 0.0, "embed_dropout": 0.0, "attention_dropout": 0.0}
-    if kind == "t5":
+    rotary |= {"tie_word_embeddings": tied}
+    if kind in ("t5", "mt5"):
         shape = {"d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": layers, "num_heads": 2}
-        config = T5Config(
-            **shape, vocab_size=vocabulary, dropout_rate=0.0, tie_word_embeddings=False, decoder_start_token_id=0
-        )
-        model = T5ForConditionalGeneration(config)
+        shape |= {"vocab_size": vocabulary, "dropout_rate": 0.0, "decoder_start_token_id": 0}
+        if kind == "t5":
+            model = T5ForConditionalGeneration(T5Config(**shape, tie_word_embeddings=tied))
+        else:
+            model = MT5ForConditionalGeneration(MT5Config(**shape))
+        if not tied:  # which no config says: a checkpoint of T5 1.1, mT5 or T0 holds a head, and loads with it
+            model.lm_head.weight = nn.Parameter(0.3 * torch.randn(vocabulary, width))
+            del model.all_tied_weights_keys["lm_head.weight"]
     elif kind == "gpt2":
         model = GPT2LMHeadModel(
             GPT2Config(n_embd=width, n_layer=layers, n_head=2, n_positions=positions, **quiet, **common)

@@ -9,12 +9,17 @@ from sinkd.models import cut_head, decoder_start, load_language_model, shared_to
 from sinkd.models.language import device_map, head_width, say_not_spread
 
 
-@pytest.mark.parametrize("kind", ["t5", "gpt2", "gpt_neo", "llama", "qwen2"])
+KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_family_loads_as_what_it_is(kind, tmp_path):
     folder = write_language_model(tmp_path / kind, kind)
     model = load_language_model(str(folder), "--model_path")
-    assert model.config.is_encoder_decoder == (kind == "t5")
-    assert decoder_start(model.config) == (0 if kind == "t5" else None)
+    assert model.config.is_encoder_decoder == ("t5" in kind)
+    assert decoder_start(model.config) == (0 if "t5" in kind else None)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert (embedding is head) == (kind.endswith("_tied") or "gpt" in kind)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
@@ -36,18 +41,24 @@ def test_an_encoder_is_no_language_model(tmp_path, world):
         load_language_model(str(world.teacher), "--model_path")
 
 
-@pytest.mark.parametrize("kind", ["t5", "gpt2"])
-def test_heads_of_different_width_are_cut_to_the_tokenizers(kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_of_different_width_are_cut_to_the_tokenizers(kind, tmp_path):
     tokenizer = word_tokenizer()
     real = len(tokenizer)
     teacher, student = small_model(kind, real + 5), small_model(kind, real + 40, seed=1)
     batch = {"input_ids": torch.tensor([[3, 4, 5]])}
-    batch |= {"decoder_input_ids": torch.tensor([[0]])} if kind == "t5" else {}
+    batch |= {"decoder_input_ids": torch.tensor([[0]])} if "t5" in kind else {}
     width, said = shared_vocabulary(tokenizer, teacher.config, student.config)
     with torch.no_grad():
         before = teacher(**batch).logits[..., :real]
         torch.testing.assert_close(cut_head(teacher, width)(**batch).logits, before)
     assert (width, head_width(cut_head(student, width)), student.config.vocab_size) == (real, real, real)
+    assert len(student.get_input_embeddings().weight) == real
+    teacher.save_pretrained(tmp_path)
+    loaded = load_language_model(str(tmp_path), "--teacher_path")
+    assert head_width(loaded) == real
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, before)
     heads = f"the teacher's head has {real + 5} entries and the student's {real + 40}"
     assert said == f"{heads}: both are cut to the tokenizer's {real}"
     assert shared_vocabulary(tokenizer, teacher.config, student.config) == (real, None)

@@ -8,7 +8,7 @@ from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.likelihood import choice_log_likelihoods
 from small_language_models import small_model, word_tokenizer
 
-KINDS = ["t5", "gpt2", "gpt_neo", "llama", "qwen2"]
+KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [20, 21], [30, 31, 32, 33]]
 CHOICES = [[[40, 1], [41, 42, 43, 1], [44, 45, 1]], [[50, 51, 1]], [[1], [60, 61, 62, 63, 64, 1]]]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -108,8 +109,17 @@ def shared_vocabulary(
 
 def cut_head(model: PreTrainedModel, width: int) -> PreTrainedModel:
     """The model with no more than its first `width` entries of embedding and head, in place."""
-    if head_width(model) != width:
-        model.resize_token_embeddings(width, mean_resizing=False)
+    if head_width(model) == width:
+        return model
+    weight = model.get_output_embeddings().weight
+    tied = weight is model.get_input_embeddings().weight
+    model.resize_token_embeddings(width, mean_resizing=False)
+    if not tied:
+        # transformers takes every T5 for tied, those with a head of their own (1.1, mT5, T0) too: resizing made it so
+        head = model.get_output_embeddings()
+        head.weight = nn.Parameter(weight.detach()[:width].clone(), requires_grad=weight.requires_grad)
+        for name in [name for name, found in model.named_parameters() if found is head.weight]:
+            model.all_tied_weights_keys.pop(name, None)
     return model
 
 
