@@ -72,7 +72,7 @@ def test_another_width_goes_through_a_map_that_is_trained():
 
 
 def test_figures_for_the_log():
-    figures = met().diagnostics(TEACHER, TEACHER)
+    figures = met().diagnostics(TEACHER, TEACHER, {})
     assert figures["matched"] > 0.9 and 0 <= figures["marginal_error"] < 0.1
 
 

@@ -60,7 +60,7 @@ class HiddenTransport(Term):
         return self.loss(*self._rows(student, teacher))
 
     @torch.no_grad()
-    def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
+    def diagnostics(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
         transport = self.loss.transport(*self._rows(student, teacher))
         own = transport.plan.diagonal(dim1=-2, dim2=-1).mean()
         return {"marginal_error": float(transport.marginal_error().mean()), "matched": float(own)}

@@ -86,22 +86,25 @@ class Transport(Term):
     def forward(self, student: Any, teacher: Any, batch: Mapping[str, Any], progress: Progress) -> Tensor:
         if self.batchwise:
             return self.loss(student, teacher)
-        student, teacher = (self.points(view, batch) for view in (student, teacher))
-        if "counts" not in batch:
-            return self.loss(student, teacher)
-        counts = batch["counts"].tolist()
-        pairs = zip(student.split(counts), teacher.split(counts), strict=True)
-        values = [self.loss(one, other) for one, other in pairs if len(one)]
-        return torch.stack(values).mean() if values else student.sum() * 0.0
+        values = [self.loss(*pair) for pair in self._sequences(student, teacher, batch)]
+        return torch.stack(values).mean() if values else self.points(student, batch).sum() * 0.0
 
     @torch.no_grad()
-    def diagnostics(self, student: Any, teacher: Any) -> dict[str, float]:
-        if not self.batchwise:
-            student, teacher = (view.softened(self.loss.temperature) for view in (student, teacher))
-        figures = {"marginal_error": float(self.loss.transport(student, teacher).marginal_error())}
+    def diagnostics(self, student: Any, teacher: Any, batch: Mapping[str, Any]) -> dict[str, float]:
+        pairs = [(student, teacher)] if self.batchwise else self._sequences(student, teacher, batch)
+        errors = [float(self.loss.transport(*pair).marginal_error().mean()) for pair in pairs]
+        figures = {"marginal_error": sum(errors) / max(len(errors), 1)}
         if self.loss.curvature is not None:
             figures["curvature"] = float(self.loss.curvature)
         return figures
+
+    def _sequences(self, student: View, teacher: View, batch: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        """Both sides' points of each example that has any; of all at once where the batch does not count them."""
+        ours, theirs = self.points(student, batch), self.points(teacher, batch)
+        if "counts" not in batch:
+            return [(ours, theirs)]
+        counts = batch["counts"].tolist()
+        return [pair for pair in zip(ours.split(counts), theirs.split(counts), strict=True) if len(pair[0])]
 
 
 # name -> how to make the term, or the terms that share its weight, from the objective's temperature and the options

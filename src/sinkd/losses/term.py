@@ -104,7 +104,7 @@ class Term(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not say how to compute its value")
 
-    def diagnostics(self, student: Any, teacher: Any) -> dict[str, float]:
+    def diagnostics(self, student: Any, teacher: Any, batch: Mapping[str, Any]) -> dict[str, float]:
         """Figures worth logging beside the value (a curvature, a marginal error), from what the call takes;
-        computed at logging steps only."""
+        computed at logging steps only. A batchwise term must not look at the batch here either."""
         return {}

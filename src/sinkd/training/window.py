@@ -128,7 +128,8 @@ class Window:
         figures: dict[str, float] = {}
         for term in self.objective:
             sides = self._compared.get(term.name, (student, teacher))
-            figures |= {f"{term.name}/{key}": figure for key, figure in term.diagnostics(*sides).items()}
+            found = term.diagnostics(*sides, self.batches[self.done - 1])
+            figures |= {f"{term.name}/{key}": figure for key, figure in found.items()}
         return figures
 
     @property
