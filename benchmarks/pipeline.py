@@ -93,6 +93,7 @@ def finetuning_seconds(student, rows, tokenizer, folder: str) -> float:
 
 
 def published_seconds(student, teacher, rows, tokenizer) -> float:
+    teacher.to(student.device)  # sinkd sent it away when it had answered
     for model in (student, teacher):
         model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, eps=1e-8, weight_decay=0.0)

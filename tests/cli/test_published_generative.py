@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sinkd import SinkdError, recipes
@@ -59,7 +60,8 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
         status, out, said = typed(student, *COPA, "--model_name_or_path", "small", "-ep", 1)
     assert status == 0, said
     assert "ce:1+kl:0.1+sinkhorn:1" in out
-    spread = "--parallelize: this machine has no accelerator, so models are not spread"
+    found = "one accelerator" if torch.cuda.is_available() else "no accelerator"
+    spread = f"--parallelize: this machine has {found}, so models are not spread"
     assert caplog.messages.count(spread) == 1
     assert len([message for message in caplog.messages if "both are cut to the tokenizer's" in message]) == 1
     for role in ("teacher", "student"):
