@@ -281,8 +281,9 @@ def test_answers_come_in_the_order_of_the_rows(trainer):
     made.model.eval()
     for i in (0, 31, 63):
         batch = made.data_collator([rows[i]])
+        inputs = {name: batch[name].to(made.args.device) for name in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            alone = made.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[0]
+            alone = made.model(**inputs).logits[0].cpu()
         np.testing.assert_allclose(answers[i], alone, atol=1e-5)
 
 

@@ -121,7 +121,8 @@ def _values(above: Tensor) -> tuple[Tensor, Tensor]:
     half_square = torch.addcmul(above, above, above, value=0.5)  # sinh(distance)^2 / 2
     # what is nearer counts as equal: the sums of `_pull` carry 1e-16 times what is infinite there
     by_sinh = torch.threshold(half_square, _EQUAL**2 / 2, math.inf).rsqrt_()
-    return above.add_(half_square.mul_(by_sinh), alpha=math.sqrt(2)).log1p_(), by_sinh
+    # a result made in place has no gradient under torch.compile of PyTorch 2.11
+    return above.add_(half_square.mul_(by_sinh), alpha=math.sqrt(2)).log1p(), by_sinh
 
 
 def _pull(weights: Tensor, own: Tensor, other: Tensor) -> Tensor:

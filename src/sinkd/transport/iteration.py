@@ -42,10 +42,11 @@ def times(kernel: Tensor, vector: Tensor) -> Tensor:
 
 def multiplier(kernel: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """The function that `times` is for this kernel: asked once, where calls are what costs."""
-    if kernel.device.type != "cpu":
+    on_cpu = kernel.device.type == "cpu"
+    if kernel.dim() == 2 and (on_cpu or not torch.compiler.is_compiling()):
+        return torch.mv  # for a vector a GPU's libraries have no TF32
+    if not on_cpu:
         return lambda kernel, vector: (kernel * vector.unsqueeze(-2)).sum(-1)
-    if kernel.dim() == 2:
-        return torch.mv
     return lambda kernel, vector: torch.matmul(kernel, vector.unsqueeze(-1)).squeeze(-1)
 
 

@@ -199,7 +199,8 @@ def _near_values(rho: Tensor, square: Tensor, rows: _Radius, cols: _Radius) -> t
     rise_square = rise * rise
     z = torch.addcmul(rise_square, rows.sinh.unsqueeze(-1) * cols.sinh.unsqueeze(-2), angle)
     slope = (z + 1).mul_(z).sqrt_()
-    result = z.add_(slope).mul_(2).log1p_()  # = 2 asinh(sqrt z)
+    # a result made in place has no gradient under torch.compile of PyTorch 2.11
+    result = z.add_(slope).mul_(2).log1p()  # = 2 asinh(sqrt z)
     by_z = reciprocal(slope)
     by_rho = rise_square.add_(1).sqrt_().mul_(rise).mul_(by_z)
     return result, both.mul_(by_z), by_rho, angle.mul_(by_z)
