@@ -229,7 +229,7 @@ def main() -> int:
 
     from sinkd.report import Table, show
 
-    device.use(args.device)
+    device.use(args.device, default=False)
     machine = f"{device.described()}, Python {platform.python_version()}, torch {torch.__version__}"
     table = Table(
         "Memory of a run, 16 rows of 128 tokens where nothing is said", ["run", "estimated MB", "measured MB", "ratio"]
@@ -242,6 +242,7 @@ def main() -> int:
         said, found = estimated(case), measured(case)
         rows[name] = {"estimated": said, "measured": found}
         table.add(name, f"{said / 1e6:.0f}", f"{found / 1e6:.0f}", f"{said / found:.2f}")
+        print(f"{name}: {said / found:.2f}", file=sys.stderr, flush=True)
     show(table)
     if args.out:
         args.out.write_text(f"{table.title}.\n\n{table.markdown()}\n{machine}\n", encoding="utf-8")
