@@ -19,9 +19,11 @@ from transformers import (
     T5Config,
 )
 
-from sinkd import SinkdError
+from memory import peak_bytes
+from sinkd import Objective, SinkdError
 from sinkd.cli.estimate import tabulate
 from sinkd.cli.main import main
+from sinkd.losses.term import View
 from sinkd.models.shape import read_shape, shape_of
 from sinkd.training.estimate import Plan, cache_bytes, estimate, needed
 
@@ -139,6 +141,17 @@ def test_fsdp_shares_all_but_the_layers_at_work():
     # and keeps gradients whole from one micro-batch to the next
     assert part("gradients", plan)[0] == 0
     assert part("gradients", replace(plan, gradient_accumulation_steps=2))[0] == 4 * STUDENT.parameters
+
+
+def test_the_loss_of_a_vocabulary_holds_what_is_said():
+    plan = Plan(batch_size=16, answer_tokens=8, terms=3, device="cpu")
+    said, _ = part("logits and losses", plan)
+    student = torch.randn(plan.batch_size * plan.answer_tokens, STUDENT.outputs, requires_grad=True)
+    teacher = torch.randn_like(student)
+    objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1")
+    labels = torch.zeros(len(student), dtype=torch.int64)
+    held = peak_bytes(lambda: objective(View(student), View(teacher), {"labels": labels}).total.backward())
+    assert said == pytest.approx(held + student.nbytes + teacher.nbytes, rel=0.15)
 
 
 def test_ddp_keeps_the_gradients_twice():

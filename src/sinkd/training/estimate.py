@@ -23,7 +23,8 @@ in a pass (4; 2 under bf16):
   With gradient checkpointing a layer keeps its input, n, and one layer at a time all of the above.
 - working memory: the gradients of the layer at work, or a live teacher's pass, whichever is larger.
 - logits: for N answer tokens of V entries (an encoder: B rows of C labels) the student's logits, and float32 copies for
-  each term (log-probabilities of student and teacher, and a gradient).
+  each term (log-probabilities of student and teacher, and a gradient). A vocabulary is read in slices: the logits of
+  both, the gradient, and where there are several terms one that is added to it.
 - the window of a batchwise term: the points of student and teacher and the gradient at the student's, for the rows of
   all micro-batches and devices, and three matrices of rows by rows of the transport (cost, plan, gradient).
 
@@ -37,6 +38,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sinkd.errors import SinkdError
+from sinkd.losses.pieces import WIDE
 from sinkd.models.shape import Shape
 
 SHARDINGS = ("none", "ddp", "fsdp2", "zero1", "zero2", "zero3")
@@ -228,7 +230,8 @@ def _answers(model: Shape, plan: Plan) -> int:
 
 def _losses(student: Shape, plan: Plan) -> float:
     size = 2 if plan.bf16 else FLOAT
-    return float(_answers(student, plan) * student.outputs * (size + FLOAT * (3 * plan.terms + 1)))
+    copies = FLOAT * (3 * plan.terms + 1) if student.outputs < WIDE else FLOAT + size * min(plan.terms, 2)
+    return float(_answers(student, plan) * student.outputs * (size + copies))
 
 
 def _window(student: Shape, plan: Plan) -> float:
