@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from memory import peak_bytes
 from sinkd import Objective, SinkdError, SinkhornLoss
 from sinkd.losses import js, kd, kl, tvd
 from sinkd.losses.feature import LOGITS, Forward
@@ -103,6 +104,12 @@ def test_losses_and_gradients_are_off_by_no_more_than_the_bound(temperature):
         )
         off = (live - read).abs().sum(-1)
         assert (off <= 2 * rest / temperature + 1e-5).all() and (off > 0).all()
+
+
+def test_keeping_them_writes_no_logits_out():
+    seen = Forward(torch.nn.Identity(), {}, torch.randn(64, 40_000))
+    for feature in (LikeliestIds(10), LikeliestLogs(10), Rest(10, 2.0)):
+        assert peak_bytes(lambda feature=feature: feature.read(seen, BATCH)) < 0.6 * seen.logits.nbytes
 
 
 def test_all_entries_are_the_prediction_itself():

@@ -13,7 +13,7 @@ student's logits by no more than twice that mass over T, summed over a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature, Forward, join_tokens, split_tokens
+from sinkd.losses.pieces import spans
 from sinkd.losses.term import Term, View
 
 NONE = -1e4
@@ -64,7 +65,7 @@ class LikeliestLogs(LikeliestIds):
         return f"likeliest-{self.k}-log-probabilities"
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
-        return self.top(seen.logits).values.float() - _log_total(seen.logits)
+        return _row_by_row(seen.logits, lambda rows: self.top(rows).values.float() - _log_total(rows))
 
     def token_bytes(self, width: int, size: int) -> int:
         return size * min(self.k, width)
@@ -84,9 +85,12 @@ class Rest(LikeliestIds):
         return f"likeliest-{self.k}-rest-{self.temperature:.15g}"
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
-        others = seen.logits.scatter(-1, self.top(seen.logits).indices, -torch.inf)
-        softened = torch.div(others.float(), self.temperature).logsumexp(-1, True)
-        return (softened - _log_total(seen.logits) / self.temperature).clamp_min(NONE)
+        def rest(rows: Tensor) -> Tensor:
+            others = rows.scatter(-1, self.top(rows).indices, -torch.inf).float()
+            softened = (others / self.temperature).logsumexp(-1, True)
+            return (softened - _log_total(rows) / self.temperature).clamp_min(NONE)
+
+        return _row_by_row(seen.logits, rest)
 
     def token_bytes(self, width: int, size: int) -> int:
         return size
@@ -132,6 +136,11 @@ def kept_for(terms: Iterable[Term], k: int) -> frozenset[Feature]:
         temperatures.add(float(term.softens_at))
     rests = [Rest(k, temperature) for temperature in temperatures]
     return frozenset({LikeliestIds(k), LikeliestLogs(k), *rests}) if rests else frozenset()
+
+
+def _row_by_row(logits: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `of` gives for rows (n, V), a slice of them at a time: no further logits are written out."""
+    return torch.cat([of(logits[i]) for i in spans(len(logits), logits.shape[-1], logits.device)])
 
 
 def _log_total(logits: Tensor) -> Tensor:
