@@ -82,8 +82,8 @@ def sentence_angles(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
 
         return head, value
 
-    anchors = spans(rows, rows * rows)
-    return piecewise(s, (piece(head, anchor) for head in spans(heads, rows**3) for anchor in anchors))
+    anchors = spans(rows, rows * rows, s.device)
+    return piecewise(s, (piece(head, anchor) for head in spans(heads, rows**3, s.device) for anchor in anchors))
 
 
 def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
@@ -112,7 +112,7 @@ def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> T
 
         return rows, value
 
-    return piecewise(s, map(piece, spans(len(s), widths * max(widths // heads, s.shape[1]))))
+    return piecewise(s, map(piece, spans(len(s), widths * max(widths // heads, s.shape[1]), s.device)))
 
 
 def count_pairs(mask: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def triplet_angles(
     s, t = student.to(dtype), teacher.detach().to(dtype)
     k1, k2 = min(k1, s.shape[1]), min(k2, s.shape[1])
     length, width = s.shape[1], max(s.shape[-1], t.shape[-1])
-    parts = spans(len(s), max(heads * length * length, k1 * k2 * width))
+    parts = spans(len(s), max(heads * length * length, k1 * k2 * width), s.device)
     with torch.no_grad(), island(t.device):
         chosen = [_attended(t[rows], mask[rows], heads, k1, k2) for rows in parts]
         goals = [_triplets(t[rows], *tokens) for rows, tokens in zip(parts, chosen, strict=True)]
