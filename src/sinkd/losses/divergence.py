@@ -27,12 +27,12 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0)
     >>> kd(torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, -1.0]]))
     tensor(0.6931)
     """
-    return _rows(lambda log_p, log_q: -_expect(log_q, log_p), student_logits, teacher_logits, temperature)
+    return _rows(lambda log_p, log_q: -_expect(log_q, log_p), student_logits, teacher_logits, temperature, towards=True)
 
 
 def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Forward divergence KL(q || p), mean of sum_c q_c (log q_c - log p_c), >= 0."""
-    return _rows(_kl, student_logits, teacher_logits, temperature)
+    return _rows(_kl, student_logits, teacher_logits, temperature, towards=True)
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -74,8 +74,13 @@ def annealed_temperature(temperature: float, epoch: int, epochs: int) -> float:
     return float(temperature if epochs == 1 else temperature + (1 - temperature) * epoch / (epochs - 1))
 
 
-def _rows(row: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """The mean of row(log p, log q) over all rows; the squared difference where there is one class."""
+def _rows(
+    row: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, temperature: float, towards: bool = False
+) -> Tensor:
+    """The mean of row(log p, log q) over all rows; the squared difference where there is one class.
+
+    towards: the derivative of `row` by the student's logits is (p - q) / T.
+    """
     check_shapes(student, teacher)
     if not temperature > 0:
         raise SinkdError(f"temperature is {temperature}; it must be greater than 0")
@@ -93,7 +98,12 @@ def _rows(row: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Ten
     with island(student.device):
         if is_wide(student) and not teacher.requires_grad:
             flat = teacher.flatten(0, -2)
-            value = rowwise(student.flatten(0, -2), lambda part, i: total(part, flat[i]))
+
+            def slope(part: Tensor, i: slice) -> Tensor:
+                p, q = (torch.softmax(precise(side) / temperature, -1) for side in (part, flat[i]))
+                return p.sub_(q).div_(temperature)
+
+            value = rowwise(student.flatten(0, -2), lambda part, i: total(part, flat[i]), slope if towards else None)
         else:
             value = total(student, teacher)
         return (value / student.shape[:-1].numel()).to(dtype)

@@ -37,13 +37,18 @@ def piecewise(student: Tensor, pieces: Iterable[Piece]) -> Tensor:
     return _Piecewise.apply(student, pieces)
 
 
-def rowwise(student: Tensor, rows: Callable[[Tensor, slice], Tensor]) -> Tensor:
+def rowwise(
+    student: Tensor,
+    rows: Callable[[Tensor, slice], Tensor],
+    slope: Callable[[Tensor, slice], Tensor] | None = None,
+) -> Tensor:
     """Sum of rows(student[i], i) over slices i of the rows of (n, V): a scalar, float64.
 
     `rows` gives a scalar that is a sum over the rows it is shown, differentiable by them. What is kept for the backward
     pass are the student's rows and what `rows` itself refers to. A second derivative is taken of all rows at once.
+    `slope`: the derivative of `rows` by what it is shown, where that is known; else autograd finds it.
     """
-    return _Rowwise.apply(student, rows)
+    return _Rowwise.apply(student, rows, slope)
 
 
 def is_wide(logits: Tensor) -> bool:
@@ -90,9 +95,14 @@ class _Piecewise(torch.autograd.Function):
 
 class _Rowwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, rows: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        rows: Callable[[Tensor, slice], Tensor],
+        slope: Callable[[Tensor, slice], Tensor] | None,
+    ) -> Tensor:
         ctx.save_for_backward(student)
-        ctx.rows = rows
+        ctx.rows, ctx.slope = rows, slope
         total = student.new_zeros((), dtype=torch.float64)
         with island(student.device):
             for i in spans(len(student), student.shape[-1], student.device):
@@ -100,17 +110,20 @@ class _Rowwise(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor, None, None]:
         (student,) = ctx.saved_tensors
         with island(student.device):
             if torch.is_grad_enabled():
                 value = ctx.rows(student, slice(None))
                 (gradient,) = torch.autograd.grad(value, student, d_total.to(value.dtype), create_graph=True)
-                return gradient, None
+                return gradient, None, None
             gradient = torch.empty_like(student)
             for i in spans(len(student), student.shape[-1], student.device):
+                if ctx.slope is not None:
+                    gradient[i] = ctx.slope(student[i], i).mul_(d_total)
+                    continue
                 part = student[i].detach().requires_grad_()
                 with torch.enable_grad():
                     value = ctx.rows(part, i)
                 (gradient[i],) = torch.autograd.grad(value, part, d_total.to(value.dtype))
-        return gradient, None
+        return gradient, None, None
