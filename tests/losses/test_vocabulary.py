@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memory import peak_bytes
-from sinkd import SinkhornLoss
+from sinkd import SinkdError, SinkhornLoss
 from sinkd.losses import pieces
 from sinkd.losses.vocabulary import fold, fold_logits, likeliest
 
@@ -90,6 +90,22 @@ def test_only_the_teachers_entries_are_kept_where_no_others_are_known():
     p, q = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.2, 0.6]])
     assert fold(p, q, 1)[0].shape == (1, 3)
     torch.testing.assert_close(fold(p, q, 1, of="teacher"), (torch.tensor([[0.2, 0.8]]), torch.tensor([[0.6, 0.4]])))
+
+
+@pytest.mark.parametrize("keywords", [{"cost": "lorentz"}, {"cost": "l1", "top_k": 20}], ids=["whole", "top 20"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+@pytest.mark.parametrize(
+    ("junk", "said"), [(torch.nan, "1 of 5 rows hold NaN"), (torch.inf, "1 of 5 rows hold NaN or [+]inf")]
+)
+def test_logits_that_cannot_be_used_are_counted(keywords, side, junk, said):
+    sides = {"student": torch.randn(5, WIDTH), "teacher": torch.randn(5, WIDTH)}
+    sides[side][2, 7] = junk
+    for ask in (SinkhornLoss(**keywords), SinkhornLoss(**keywords).transport):
+        with pytest.raises(SinkdError, match=f"{side} logits: {said}"):
+            ask(sides["student"], sides["teacher"])
+    sides[side][2] = -torch.inf
+    with pytest.raises(SinkdError, match=f"{side} logits: 1 of 5 rows are -inf throughout"):
+        SinkhornLoss(**keywords)(sides["student"], sides["teacher"])
 
 
 def test_no_row_is_written_out():

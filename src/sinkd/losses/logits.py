@@ -41,17 +41,19 @@ def check_finite(student: Tensor, teacher: Tensor) -> None:
         SinkdError: naming the side and the number of rows.
     """
     for side, logits in (("student", student), ("teacher", teacher)):
-        if logits.numel() == 0:
-            continue
-        # the largest logit of a row is NaN, +inf or -inf exactly when the row cannot be used
-        top = logits.detach().amax(-1)
-        if math.isfinite(float(top.sum())) or bool(top.isfinite().all()):
-            continue
-        bad = int((top.isnan() | top.isposinf()).sum())
-        if bad:
-            raise SinkdError(f"{side} logits: {bad} of {top.numel()} rows hold NaN or +inf; logits must be below +inf")
-        bad = int(top.isneginf().sum())
-        raise SinkdError(f"{side} logits: {bad} of {top.numel()} rows are -inf throughout; one class must be possible")
+        if logits.numel():
+            check_tops(side, logits.detach().amax(-1))
+
+
+def check_tops(side: str, top: Tensor) -> None:
+    """`check_finite` from each row's largest logit: NaN, +inf or -inf exactly when the row cannot be used."""
+    if math.isfinite(float(top.sum())) or bool(top.isfinite().all()):
+        return
+    bad = int((top.isnan() | top.isposinf()).sum())
+    if bad:
+        raise SinkdError(f"{side} logits: {bad} of {top.numel()} rows hold NaN or +inf; logits must be below +inf")
+    bad = int(top.isneginf().sum())
+    raise SinkdError(f"{side} logits: {bad} of {top.numel()} rows are -inf throughout; one class must be possible")
 
 
 def guard(student: Tensor, teacher: Tensor) -> None:

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from ..transport.precision import is_static, may_wait
 from ..transport.product import product
+from .logits import check_tops
 from .pieces import is_wide, spans
 
 APART = 1e-2
@@ -118,7 +119,10 @@ class _Fold(torch.autograd.Function):
 
 
 def wide_lorentz(student: Tensor, teacher: Tensor, temperature: float, c: float | Tensor) -> Tensor:
-    """`lorentz.distance` of the softened logits (n, V) and (m, V), wide ones: (n, m), float64."""
+    """`lorentz.distance` of the softened logits (n, V) and (m, V), wide ones: (n, m), float64.
+
+    Raises SinkdError as `check_finite` does, on a CPU: the largest logits are needed anyway.
+    """
     square, rise, rx, ry = _Gram.apply(student, teacher, temperature)
     # lengths are at most 1, so everything here is small at curvatures of order 1
     root = c.double().sqrt() if isinstance(c, Tensor) else math.sqrt(c)
@@ -136,6 +140,9 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, ...]:
         tops = tuple(side.amax(-1, keepdim=True).double() / temperature for side in (student, teacher))
+        if not is_static(student):
+            for side, top in zip(("student", "teacher"), tops, strict=True):
+                check_tops(side, top)
         # a GPU may round float32 products (TF32), and to look whether rows are near would be one more wait
         single = student.device.type == "cpu" and torch.float64 not in (student.dtype, teacher.dtype)
         dtype = torch.float32 if single else torch.float64
