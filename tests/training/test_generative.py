@@ -300,3 +300,33 @@ def test_on_policy_is_a_share():
 def test_the_cache_must_hold_what_is_transported():
     with pytest.raises(SinkdError, match=r"--teacher_cache_top_k is 5; it must be at least --sinkhorn_top_k, 10"):
         DistillationArguments(output_dir="o", teacher_cache_top_k=5, sinkhorn_top_k=10)
+
+
+# Layers and attributions
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "qwen2"])
+def test_hidden_states_of_decoders_are_compared_from_the_cache_as_live(kind, tmp_path):
+    pair = small_model(kind, VOCABULARY), small_model(kind, VOCABULARY)
+    losses = {
+        text + cache: trained(pair, tmp_path, text + cache, distill_loss=text, teacher_cache=cache, mgskd_heads=4)
+        for text in ("kl", "kl+sinkhorn_hidden", "kl+mgskd")
+        for cache in ("auto", "off")
+    }
+    assert losses["kl+sinkhorn_hiddenauto"] == pytest.approx(losses["kl+sinkhorn_hiddenoff"], rel=1e-5)
+    assert losses["kl+mgskdauto"] == pytest.approx(losses["kl+mgskdoff"], rel=1e-5)
+    assert len({round(losses[f"{text}auto"][0], 4) for text in ("kl", "kl+sinkhorn_hidden", "kl+mgskd")}) == 3
+
+
+@pytest.mark.parametrize("text", ["kl+sinkhorn_hidden", "kl+mgskd"])
+def test_an_encoder_decoder_has_two_stacks_of_layers(text, tmp_path):
+    pair = small_model("t5", VOCABULARY), small_model("t5", VOCABULARY)
+    with pytest.raises(
+        SinkdError, match="a t5 has two stacks of layers; hidden states are compared where there is one"
+    ):
+        trained(pair, tmp_path, "t5", distill_loss=text)
+
+
+def test_attributions_are_for_encoders(two, tmp_path):
+    with pytest.raises(SinkdError, match="saliency is for encoders, and this task is answered by a language model"):
+        trained(two, tmp_path, "saliency", distill_loss="kl+saliency")

@@ -114,6 +114,10 @@ class DistillationTrainer(TaskTrainer):
                 torch.manual_seed(args.seed)
                 objective.meet(_stack(kwargs.get("model"), "student"), _stack(teacher, "teacher"))
         if any("embeddings" in feature.captures for feature in objective.student_needs):
+            if isinstance(kwargs.get("data_collator"), AnswerCollator):
+                raise SinkdError(
+                    "saliency is for encoders, and this task is answered by a language model; leave it out"
+                )
             _make_twice_differentiable(kwargs["model"], args)
         super().__init__(args=args, objective=objective, **kwargs)
         self.teacher = freeze(teacher) if isinstance(teacher, nn.Module) else teacher
