@@ -11,6 +11,9 @@ Loss: (B, T, V) logits of B answers of T tokens, forward and backward.
 
 Logits are Zipf's law over the vocabulary, what a position adds (deviation 1.5), and a student's error (0.5).
 
+The whole objective of language models, ce + 0.1 kl + sinkhorn, as plain expressions with the published transport, and
+as sinkd's `Objective` with Lorentz.
+
 A step is a forward and backward pass of a decoder with a head of that width, prompts of 32 tokens, and the loss.
 Evaluation: four choices to each of 8 prompts of 256 tokens, scored from one prefix and each from a sequence of its own.
 Times are of the processor, on one thread (on a GPU, of the clock): medians over rounds in which all take turns. Memory
@@ -24,16 +27,21 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarks import device
+from benchmarks.loss import extra_bytes, once
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
 from sinkd.losses import SinkhornLoss
 from sinkd.losses.feature import LOGITS
+from sinkd.losses.objective import Objective
+from sinkd.losses.term import View
 from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.likelihood import choice_log_likelihoods
 from sinkd.training.teacher import observe
@@ -52,11 +60,30 @@ def published(student: Tensor, teacher: Tensor) -> Tensor:
     return 0.0008 * (plan * cost).sum()
 
 
+def labels_of(student: Tensor) -> Tensor:
+    return torch.arange(student.shape[0] * student.shape[1]) % student.shape[-1]
+
+
+def published_sum(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hard labels, kl and transport as plain expressions of PyTorch."""
+    ours, theirs = student.flatten(0, 1), teacher.flatten(0, 1)
+    kl = F.kl_div(ours.log_softmax(-1), theirs.softmax(-1), reduction="batchmean")
+    return F.cross_entropy(ours, labels_of(student)) + 0.1 * kl + published(student, teacher)
+
+
+def sinkds_sum(student: Tensor, teacher: Tensor) -> Tensor:
+    """The default objective of language models."""
+    objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1", temperature=1.0, sinkhorn={"weight": 0.0008})
+    views = View(student.flatten(0, 1)), View(teacher.flatten(0, 1))
+    return objective(*views, {"labels": labels_of(student)}).total
+
+
 LOSSES: dict[str, Loss] = {
     "published": published,
     "lorentz": SinkhornLoss.published(cost="lorentz", weight=0.0008),
     "l1, top 50": SinkhornLoss.published(cost="l1", weight=0.0008, top_k=50),
 }
+SUMS: dict[str, Loss] = {"plain PyTorch": published_sum, "sinkd": sinkds_sum}
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -88,20 +115,12 @@ def frequencies(width: int) -> Tensor:
     return -1.5 * torch.arange(10, width + 10).log()[torch.randperm(width)]
 
 
-def losses(size: tuple[int, int, int], rounds: int) -> dict[str, dict[str, float]]:
+def losses(size: tuple[int, int, int], rounds: int, compared: dict[str, Loss]) -> dict[str, dict[str, float]]:
     student, teacher = logits_of(size)
-
-    def work(loss: Loss) -> Callable[[], None]:
-        def once() -> None:
-            student.grad = None
-            loss(student, teacher).backward()
-
-        return once
-
-    works = {name: work(loss) for name, loss in LOSSES.items()}
-    seconds = in_turns(works, rounds)
+    seconds = in_turns({name: partial(once, loss, student, teacher) for name, loss in compared.items()}, rounds)
     return {
-        name: {"seconds": seconds[name], "megabytes": device.peak_bytes(work) / 1e6} for name, work in works.items()
+        name: {"seconds": seconds[name], "megabytes": extra_bytes(loss, student, teacher) / 1e6}
+        for name, loss in compared.items()
     }
 
 
@@ -179,12 +198,23 @@ def main() -> None:
     print("|---|---|---:|---:|---:|---:|---:|")
     rows = []
     for size in SIZES[: options.sizes]:
-        found, step = losses(size, options.rounds), steps(size, options.rounds)
+        found, step = losses(size, options.rounds, LOSSES), steps(size, options.rounds)
         base = found["published"]
         for name, figures in found.items():
             faster, share = base["seconds"] / figures["seconds"], figures["megabytes"] / base["megabytes"]
             rows.append({"size": size, "loss": name, "step": step[name], **figures, "faster": faster, "share": share})
             ms = f"{figures['seconds'] * 1e3:,.1f} | {step[name] * 1e3:,.1f} | {figures['megabytes']:,.1f}"
+            print(f"| {size} | {name} | {ms} | {faster:.1f} | {share:.2f} |", flush=True)
+    print("\n| (B, T, V) | ce + 0.1 kl + sinkhorn | ms | extra MB | times faster | of its memory |")
+    print("|---|---|---:|---:|---:|---:|")
+    sums = []
+    for size in SIZES[: options.sizes]:
+        found = losses(size, options.rounds, SUMS)
+        base = found["plain PyTorch"]
+        for name, figures in found.items():
+            faster, share = base["seconds"] / figures["seconds"], figures["megabytes"] / base["megabytes"]
+            sums.append({"size": size, "sum": name, **figures, "faster": faster, "share": share})
+            ms = f"{figures['seconds'] * 1e3:,.1f} | {figures['megabytes']:,.1f}"
             print(f"| {size} | {name} | {ms} | {faster:.1f} | {share:.2f} |", flush=True)
     asked = evaluation(options.rounds)
     saving = asked["each whole"] / asked["one prefix"]
@@ -193,7 +223,7 @@ def main() -> None:
     )
     print(f"with each choice read whole: {saving:.1f} times faster")
     if options.out:
-        options.out.write_text(json.dumps({"rows": rows, "evaluation": asked}, indent=1) + "\n")
+        options.out.write_text(json.dumps({"rows": rows, "sums": sums, "evaluation": asked}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

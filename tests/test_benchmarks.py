@@ -115,8 +115,11 @@ def test_study(tmp_path, world, tmp_path_factory):
 @pytest.mark.slow
 def test_generative(tmp_path):
     printed = run("generative", "--rounds", 1, "--sizes", 1, "--out", "generative.json", cwd=tmp_path)
-    rows = json.loads((tmp_path / "generative.json").read_text())["rows"]
-    assert {row["loss"] for row in rows} == {"published", "lorentz", "l1, top 50"}
+    found = json.loads((tmp_path / "generative.json").read_text())
+    assert {row["loss"] for row in found["rows"]} == {"published", "lorentz", "l1, top 50"}
+    assert {row["sum"] for row in found["sums"]} == {"plain PyTorch", "sinkd"}
+    gradient = 4 * 8 * 4 * 32128 / 1e6  # megabytes, which every loss must hold
+    assert all(row["megabytes"] >= gradient for row in found["rows"] + found["sums"])
     assert "from one prefix a row" in printed
 
 
