@@ -219,6 +219,10 @@ def test_a_cache_of_all_entries_by_likelihood_is_a_live_run(two, tmp_path):
     live = trained(two, tmp_path, "live", teacher_cache="off")
     whole = trained(two, tmp_path, "whole", teacher_cache_top_k=VOCABULARY)
     assert whole == pytest.approx(live, rel=1e-4)
+    parts = {"gradient_accumulation_steps": 2, "per_gpu_batch_size": 2}  # a window gathers what is restored
+    assert trained(two, tmp_path, "parts", teacher_cache_top_k=VOCABULARY, **parts) == pytest.approx(
+        trained(two, tmp_path, "live-parts", teacher_cache="off", **parts), rel=1e-4
+    )
 
 
 def test_a_likelier_cache_is_smaller(two, tmp_path):
@@ -290,6 +294,12 @@ def test_on_policy_has_the_live_teacher_score_them(two, tmp_path):
     losses = [trained(two, tmp_path, f"policy-{share}", on_policy=share) for share in (0.0, 1.0, 1.0)]
     assert losses[1] == losses[2] != losses[0]
     assert all(map(math.isfinite, losses[1]))
+    # half of the batches are read from a cache, of the likeliest entries too, and half are scored live
+    mixed = trained(two, tmp_path, "mixed", on_policy=0.5)
+    assert losses[0] != mixed != losses[1]
+    assert trained(two, tmp_path, "few", on_policy=0.5, teacher_cache_top_k=VOCABULARY) == pytest.approx(
+        mixed, rel=1e-4
+    )
 
 
 def test_on_policy_is_a_share():
