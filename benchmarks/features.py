@@ -189,10 +189,10 @@ def status(name: str) -> float:
     return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def extra_memory(name: str, plain: bool, step: Callable[[], float]) -> float:
-    """Megabytes that one pass adds at its peak: on a CPU that of a fresh process."""
+def extra_memory(name: str, plain: bool, given: argparse.Namespace) -> float:
+    """Megabytes that a first pass adds at its peak, gradients among them: on a CPU that of a fresh process."""
     if device.on_cuda():
-        return device.peak_bytes(step) / 1e6
+        return device.peak_bytes(prepared(name, plain, given)) / 1e6
     command = [sys.executable, "-m", "benchmarks.features", *sys.argv[1:], "--measure", name, str(int(plain))]
     # large pieces go back to the system at once, so that what is measured is what is held
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -243,7 +243,8 @@ def main() -> None:
                 device.wait()
                 taken.append(time.perf_counter() - started)
         ours, theirs = (1000 * statistics.median(taken) for taken in times)
-        memory = [extra_memory(name, plain, step) for plain, step in zip((False, True), pair, strict=True)]
+        del pair
+        memory = [extra_memory(name, plain, given) for plain in (False, True)]
         rows.append({"name": name, "ms": [ours, theirs], "mb": memory, "values": values})
         cells = [f"{ours:.3g}", f"{theirs:.3g}", f"{theirs / ours:.1f}x", f"{memory[0]:.0f}", f"{memory[1]:.0f}"]
         table.add(name, *cells, f"{memory[0] / max(memory[1], 0.1):.2f}")
