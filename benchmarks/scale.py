@@ -39,6 +39,7 @@ from sinkd.report import Table, show
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.distillation import DistillationTrainer
+from sinkd.training.gather import leave_group
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def work(given: argparse.Namespace) -> None:
     if trainer.is_world_process_zero():
         figures = {"seconds": seconds, "computing": computing.seconds}
         print(json.dumps(figures | {"updates": trainer.state.global_step, "megabytes": peak}), flush=True)
-    if torch.distributed.is_initialized():  # gloo's threads abort a process that ends before them
-        torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def run(cut: Cut, given: argparse.Namespace, folder: str, rows: int) -> dict:

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress
+from sinkd.training.gather import leave_group
 from sinkd.training.teacher import observe
 from sinkd.training.window import Window
 
@@ -35,9 +36,8 @@ def gradient(student, teacher, batches, sizes, rank, parameters) -> torch.Tensor
     return torch.cat([parameter.flatten() for parameter in parameters()])
 
 
-def main(out: str, student_path: str, teacher_path: str, rows: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+def sharded_gradient(student_path: str, teacher_path: str, rows: str) -> torch.Tensor:
+    """The gradient of one update of a student that all processes hold a part of, put together again."""
     rank = distributed.get_rank()
     teacher = AutoModelForSequenceClassification.from_pretrained(teacher_path).eval().requires_grad_(False)
     student = AutoModelForSequenceClassification.from_pretrained(student_path).eval()
@@ -51,10 +51,16 @@ def main(out: str, student_path: str, teacher_path: str, rows: str) -> None:
     def gradients():
         return [p.grad.full_tensor() for p in student.parameters() if p.grad is not None]
 
-    found = gradient(student, teacher, [row[rank] for row in batches], sizes, rank, gradients)
-    if rank == 0:
+    return gradient(student, teacher, [row[rank] for row in batches], sizes, rank, gradients)
+
+
+def main(out: str, student_path: str, teacher_path: str, rows: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    found = sharded_gradient(student_path, teacher_path, rows)
+    if distributed.get_rank() == 0:
         torch.save(found, out)
-    distributed.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

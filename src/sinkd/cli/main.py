@@ -78,10 +78,9 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
 
 
 def _leave_group() -> None:
-    """Leave torchrun's process group, where there is one: its threads would abort a process that ends before them."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+    """Leave torchrun's process group, where this process joined one."""
+    if "torch.distributed" in sys.modules:
+        importlib.import_module("sinkd.training.gather").leave_group()
 
 
 def _complain(sentence: str, argv: Sequence[str] = (), status: int = 2) -> int:

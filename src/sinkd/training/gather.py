@@ -1,4 +1,6 @@
-"""What the processes of a run tell each other beside gradients: rows, and sums."""
+"""What the processes of a run tell each other beside gradients: rows, and sums; and how they part."""
+
+import gc
 
 import torch
 from torch import Tensor, distributed
@@ -27,3 +29,13 @@ def summed(values: Tensor, device: torch.device) -> Tensor:
     total = values.to(device, copy=True)
     distributed.all_reduce(total)
     return total.to(values.device)
+
+
+def leave_group() -> None:
+    """Leave the process group, where there is one, before the process ends: its threads would abort it then.
+
+    A wrapped model refers to itself and to the group, and would hold it for as long as Python does.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()
+        distributed.destroy_process_group()
