@@ -16,7 +16,7 @@ from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.arguments import DistillationArguments, parse_arguments
 from sinkd.training.distillation import DistillationTrainer
 from small_tokenizer import WORDS, small_tokenizer
-from training.test_window import BOUND, cut, distance, models  # noqa: F401
+from training.test_window import BOUND, cut, cuts_by_two, distance, job, models  # noqa: F401
 
 STILL = ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0"]
 OBJECTIVES = {
@@ -114,21 +114,24 @@ def test_micro_batches_give_the_loss_of_the_whole(cut, models, objective, deep):
     more = ["--distill_loss", objective, "--mgskd_heads", 4, "--ig_steps", 2, "--max_train_rows", 129]
     # two layers on both sides: embeddings and first layers by tokens, the last by sentences
     more += ["--student_path", models[1], "--curvature_lr", 0.02] if deep else ["--curvature_lr", 0.02]
-    whole = cut(32, 1, 1, *more)
+    whole = cut(32, 1, *more)
     if deep:
         assert "parts/mgskd/sentences" in whole["losses"][0]
-    parts = cut(8, 4, 1, *more)
+    parts = cut(8, 4, *more)
     assert parts["losses"][0]["loss"] == pytest.approx(whole["losses"][0]["loss"], rel=1e-6)
     assert distance(parts, whole) < LOOSER
-    assert distance(cut(8, 4, 1, *more, "--transport_scope", "micro"), whole) > 30 * LOOSER
+    assert distance(cut(8, 4, *more, "--transport_scope", "micro"), whole) > 30 * LOOSER
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[FEATURES], ["kd:1+integrated_saliency:1+sinkhorn_hidden:1", "--ig_steps", 2]])
-def test_processes_give_the_loss_of_one(cut, models, more):  # noqa: F811
-    more = ["--distill_loss", *more, "--mgskd_heads", 4, "--student_path", models[1], "--max_train_rows", 129]
-    whole = cut(32, 1, 1, *more)
-    assert distance(cut(8, 2, 2, *more), whole) < LOOSER
+def test_processes_give_the_loss_of_one(cut, cuts_by_two, models):  # noqa: F811
+    more = ["--mgskd_heads", 4, "--ig_steps", 2, "--max_train_rows", 129]
+    deep = [*more, "--distill_loss", FEATURES, "--student_path", models[1]]
+    # a narrower student's hidden states go through projectors, which are learned
+    narrow = [*more, "--distill_loss", "kd:1+integrated_saliency:1+sinkhorn_hidden:1", "--curvature_lr", 0.02]
+    for found, flags in zip(cuts_by_two([[8, 2, *deep], [8, 2, *narrow]]), (deep, narrow), strict=True):
+        assert distance(found, cut(32, 1, *flags)) < LOOSER
+        assert bool(len(found["moved_own"])) == (flags is narrow)
 
 
 FAMILIES = ["Bert", "DistilBert", "Roberta", "ModernBert"]
