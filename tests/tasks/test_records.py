@@ -41,7 +41,11 @@ def test_tsv_reads_any_bytes_at_all_as_rows_or_as_errors(folder, data):
     assert [number for number, _ in found] == sorted({number for number, _ in found})
 
 
-@given(rows=st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), field), min_size=1))
+# Python 3.10 neither writes nor reads a NUL in CSV.
+cell = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(rows=st.lists(st.tuples(cell, cell), min_size=1))
 def test_csv_gives_back_quotes_commas_and_line_breaks(folder, rows):
     path = folder / "rows.csv"
     with path.open("w", encoding="utf-8", newline="") as file:

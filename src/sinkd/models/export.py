@@ -71,10 +71,13 @@ def export_onnx(model: PreTrainedModel, inputs: Mapping[str, Tensor], file: Path
 def quantize_onnx(file: Path, target: Path) -> Path:
     """Write the model in `file` with int8 weights; what flows through it is quantised as it comes (dynamic)."""
     need_packages()
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(file)
+    del model.graph.value_info[:]  # sizes as traced, which older versions of ONNX Runtime hold against dynamic ones
     with _quiet():
-        quantize_dynamic(str(file), str(target), weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(model, str(target), weight_type=QuantType.QInt8, per_channel=True)
     return target
 
 
