@@ -42,7 +42,8 @@ MATCHING = {
     "kd + distance": DISTANCE,
     "kd + matching": HIDDEN,
 }
-NAMES = "ce kd kd+sinkhorn kd+saliency kd+integrated_saliency kd+mgskd kd+sinkhorn_hidden kd+sinkhorn+saliency+mgskd"
+NAMES = "ce kd kd+sinkhorn kd+saliency kd_anneal+saliency kd+integrated_saliency kd+mgskd kd+sinkhorn_hidden"
+NAMES += " kd+sinkhorn+saliency+mgskd"
 OBJECTIVES = {name: ["--distill_loss", name, "--ig_steps", "4"] for name in NAMES.split()}
 OBJECTIVES["mgskd alone"] = ["--only_mgskd"]
 
