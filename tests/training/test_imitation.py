@@ -246,6 +246,16 @@ def test_engines_of_one_backward_pass_are_refused(taught, tmp_path, objective, f
         DistillationTrainer(objective=objective, teacher=model, model=model, args=args)
 
 
+@pytest.mark.parametrize("objective", ["kd+sinkhorn", "kd+sinkhorn_hidden"])
+def test_deepspeed_does_not_train_what_the_objective_learns(world, taught, tmp_path, objective):
+    args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True, learnable_curvature=objective == "kd+sinkhorn")
+    args.deepspeed = "zero.json"
+    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    name = objective.removeprefix("kd+")
+    with pytest.raises(SinkdError, match=f"^DeepSpeed trains .* of the student alone, and {name} has its own"):
+        DistillationTrainer(objective=objective, teacher=load(taught), model=load(world.student), args=args)
+
+
 def test_projectors_depend_on_the_seed_alone(world, taught, tmp_path):
     """Processes do not tell each other the objective's weights, and whoever uses the trainer may have drawn before."""
     load = transformers.AutoModelForSequenceClassification.from_pretrained

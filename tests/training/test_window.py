@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from sinkd.errors import SharedError
 from sinkd.losses.feature import LOGITS, Stack
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
@@ -303,6 +304,22 @@ def test_hard_labels_alone_take_no_second_pass(world, micro_batches):
     logits = torch.cat([observe(student, batch, [LOGITS]).logits for batch in micro_batches])
     labels = torch.cat([batch["labels"] for batch in micro_batches])
     torch.testing.assert_close(total, hard_label_loss(logits, labels))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("objective", "looks"), [("kd+sinkhorn", ["cpu", "cuda"]), ("kd", ["cpu"])])
+def test_several_processes_look_for_nan_where_they_wait_anyway(micro_batches, monkeypatch, objective, looks, device):
+    monkeypatch.setattr("sinkd.training.window.summed", lambda values, device: values + values)  # two processes alike
+    sizes = np.array([[len(batch["labels"])] * 2 for batch in micro_batches])
+    window = Window(Objective.parse(objective), micro_batches, sizes, 0, lambda _: View(), lambda _: View(), Progress())
+    window.device = torch.device(device)
+    bad = torch.tensor([3, 0])
+    if device in looks:
+        with pytest.raises(SharedError, match="in 6 rows of the student and 0 of the teacher"):
+            window._need_finite(bad)
+    window._need_finite(torch.zeros_like(bad))
+    if device not in looks:
+        window._need_finite(bad)
 
 
 @pytest.mark.parametrize(("n_rows", "drop_last"), [(100, False), (96, False), (65, False), (100, True), (5, False)])

@@ -119,6 +119,12 @@ class DistillationTrainer(TaskTrainer):
                     "saliency is for encoders, and this task is answered by a language model; leave it out"
                 )
             _make_twice_differentiable(kwargs["model"], args)
+        own = sorted({name.split(".")[1] for name, p in objective.named_parameters() if p.requires_grad})
+        if own and args.deepspeed:
+            raise SinkdError(
+                f"DeepSpeed trains the parameters of the student alone, and {', '.join(own)} has its own (curvature, "
+                "scale or projectors); leave out --deepspeed, or what learns them"
+            )
         super().__init__(args=args, objective=objective, **kwargs)
         self.teacher = freeze(teacher) if isinstance(teacher, nn.Module) else teacher
         self.on_teacher_rows = on_teacher_rows

@@ -95,7 +95,7 @@ class Window:
         student, teacher = self.student(batch), self._answer(place)
         self._answers.pop(place, None)
         if not self._states:
-            self._need_finite(student, teacher)
+            self._need_finite(_unusable(student, teacher))
         own: dict[str, Tensor] = {}
         if self.gathered:
             own = {term.name: self._points(term, student, batch, place) for term in self.gathered}
@@ -154,13 +154,14 @@ class Window:
     @torch.no_grad()
     def _look_ahead(self) -> None:
         """Collect the points of all micro-batches, and evaluate the batchwise terms on them."""
-        students, teachers = [], []
+        students, teachers, bad = [], [], []
         for place, batch in enumerate(self.batches):
             self._states.append(RandomState(self.device))
             view, taught = self.ahead(batch), self._answer(place)
-            self._need_finite(view, taught)
+            bad.append(_unusable(view, taught))
             students.append({term.name: self._points(term, view, batch, place) for term in self.gathered})
             teachers.append({term.name: self._points(term, taught, batch, place) for term in self.gathered})
+        self._need_finite(torch.stack(bad).sum(0))
         self._transport(students, teachers)
 
     def _answer(self, place: int) -> View:
@@ -172,15 +173,14 @@ class Window:
             self._answers[place] = view
         return view
 
-    def _need_finite(self, student: View, teacher: View) -> None:
-        """With several processes: stop all of them, with one message, where any has logits that cannot be used."""
-        if self.ranks == 1 or self.device.type != "cpu":
-            return  # losses check what they are given; on a GPU, looking would wait for it
-        found = []
-        for view in (student, teacher):
-            top = torch.zeros(1) if view.logits is None else view.logits.detach().float().amax(-1)
-            found.append((~top.isfinite()).sum())
-        bad_student, bad_teacher = summed(torch.stack(found), self.device).tolist()
+    def _need_finite(self, bad: Tensor) -> None:
+        """With several processes: stop all of them, with one message, where any has logits that cannot be used.
+
+        bad: this process's `_unusable` rows. On an accelerator looking is to wait for it, as gathering rows is.
+        """
+        if self.ranks == 1 or not (self.device.type == "cpu" or (self.gathers and self.gathered)):
+            return  # losses check what they are given
+        bad_student, bad_teacher = summed(bad, self.device).tolist()
         if bad_student or bad_teacher:
             raise SharedError(
                 f"logits are not finite in {bad_student} rows of the student and {bad_teacher} of the teacher, over "
@@ -211,6 +211,13 @@ class Window:
         """All processes' points, and where this one's begin."""
         points = points.float() if points.dtype in (torch.float16, torch.bfloat16) else points
         return gather_rows(points) if self.gathers else (points, 0)
+
+
+def _unusable(student: View, teacher: View) -> Tensor:
+    """How many rows of either side have NaN, +inf or nothing but -inf, (2,)."""
+    tops = [torch.zeros(1) if view.logits is None else view.logits.detach().amax(-1) for view in (student, teacher)]
+    device = next((view.logits.device for view in (student, teacher) if view.logits is not None), None)
+    return torch.stack([(~top.isfinite()).sum().to(device) for top in tops])
 
 
 class _Transported:
