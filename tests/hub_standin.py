@@ -19,11 +19,15 @@ TOKEN = "hf_standin"
 
 
 class Hub:
-    """Serves until the block ends. files: repository -> path -> content. commits: (repository, message, paths)."""
+    """Serves until the block ends.
+
+    files: repository -> path -> content. commits: (repository, message, paths). private: repositories.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
         self.commits: list[tuple[str, str, list[str]]] = []
+        self.private: set[str] = set()
         self.refuse_commits = False
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
 
@@ -103,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = json.loads(body)
             name = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
             self.hub.files.setdefault(name, {})
+            if wanted.get("private") or wanted.get("visibility") == "private":  # by versions of the client
+                self.hub.private.add(name)
             return self.reply({"url": f"{self.hub.environment['HF_ENDPOINT']}/{name}", "name": name, "id": name})
         if path == "/api/validate-yaml":
             return self.reply({"errors": [], "warnings": []})

@@ -15,3 +15,9 @@ class SharedError(SinkdError):
 
 class Terminated(Exception):
     """A run was asked to stop, and wrote a checkpoint first: the same command goes on from there."""
+
+
+def first_sentence(error: BaseException) -> str:
+    """What another library's error says first, on one line; the name of its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -3,16 +3,17 @@
 import json
 import os
 import pickle
-import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from sinkd import SinkdError
 from sinkd.cli.main import main
-from sinkd.models import load_encoder
+from sinkd.models import load_encoder, load_language_model
 from sinkd.tasks import load_task
+from small_language_models import write_language_model
 
 
 class Evil:
@@ -96,4 +97,36 @@ def test_an_empty_or_cut_file_is_one_sentence(published, world):
         with pytest.raises(SinkdError) as caught:
             load_encoder(str(published), load_task("cola", world.data), "--model_path", must_have_head=True)
         assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
-    shutil.rmtree(published)
+        assert "pytorch_model.bin is cut" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt_neo"])
+def test_a_language_models_weights_are_tensors_or_refused(kind, tmp_path):
+    folder = write_language_model(tmp_path / kind, kind, width=16)
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    weights = folder / "pytorch_model.bin"
+    (folder / "training_args.bin").write_bytes(pickle.dumps(Evil(tmp_path / "opened")))
+    torch.save(state, weights)
+    loaded = load_language_model(str(folder), "--teacher_path").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+
+    whole = weights.read_bytes()
+    wrong = {
+        "is refused: its pytorch_model.bin holds more than tensors": pickle.dumps(Evil(tmp_path / "opened"), protocol=2),
+        "pytorch_model.bin is cut or damaged": whole[: len(whole) // 2],
+        "pytorch_model.bin is cut": b"",
+    }
+    for fragment, content in wrong.items():
+        weights.write_bytes(content)
+        with pytest.raises(SinkdError) as caught:
+            load_language_model(str(folder), "--teacher_path")
+        assert fragment in str(caught.value) and f"--teacher_path {folder}" in str(caught.value)
+        assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_a_config_that_is_no_object_is_one_sentence(published):
+    (published / "checkpoints" / "best_checkpoint" / "config.json").write_text("[]")
+    with pytest.raises(SinkdError, match=r"config\.json holds no JSON object"):
+        load_encoder(str(published), None, "--model_path")

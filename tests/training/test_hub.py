@@ -10,7 +10,12 @@ import pytest
 from huggingface_hub import constants
 
 from hub_standin import TOKEN, Hub
+from sinkd import SinkdError
 from sinkd.cli.main import main
+from sinkd.models import load_encoder
+from sinkd.tasks import load_task
+from sinkd.training.arguments import TaskArguments
+from sinkd.training.trainer import TaskTrainer
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -97,3 +102,15 @@ def test_several_seeds_are_not_pushed_to_one_place(world, tmp_path, capsys):
     flags = ["--model_path", world.student, "--push_to_hub", "--seeds", "0,1"]
     assert main(["finetune", *map(str, world.flags(tmp_path / "run", *flags))]) == 2
     assert "--push_to_hub and --seeds" in capsys.readouterr().err
+
+
+def test_a_trainer_in_a_program_of_ones_own_takes_token_and_privacy_from_the_call(world, tmp_path, here, monkeypatch):
+    """As `push_to_hub(token=..., private=...)` of every Trainer passes them on."""
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    args = TaskArguments(output_dir=str(tmp_path / "run"), eval_strategy="no", hub_model_id="user/own")
+    trainer = TaskTrainer(model=load_encoder(str(world.student), load_task("cola", world.data), "student"), args=args)
+    with pytest.raises(SinkdError, match="--push_to_hub: the hub does not give the repository user/own"):
+        trainer.init_hf_repo()
+    trainer.init_hf_repo(token=TOKEN, private=True)
+    assert trainer.hub_model_id == "user/own" and here.private == {"user/own"}

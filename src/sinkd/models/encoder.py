@@ -2,11 +2,8 @@
 
 import json
 import logging
-import pickle
-import re
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -18,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
+from sinkd.models.weights import load_weights
 from sinkd.tasks.task import Task
 
 logger = logging.getLogger(__name__)
@@ -67,6 +65,8 @@ def _untyped_bert(folder: Path) -> BertConfig | None:
     """The config in a folder that names no model type, as BERT's first releases have it; None for any other."""
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise SinkdError(f"{path} holds no JSON object, which a config is")
     # RoBERTa has one token type, DistilBERT none.
     return BertConfig.from_dict(content) if "model_type" not in content and content.get("type_vocab_size") == 2 else None
 
@@ -91,23 +91,10 @@ def load_encoder(
             raise SinkdError(f'--config_overrides sets "{key}", which the config of {path} does not have')
         setattr(config, key, value)
     headed = has_head(config)
-    try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, dtype="float32", output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SinkdError(f"{flag} {path} cannot be loaded: {first_sentence(error)}") from error
-    except (pickle.UnpicklingError, EOFError) as error:
-        # What torch says here advises to load the file all the same.
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"holds more than tensors (it asks for {found[1]})" if found else "is cut, or holds more than tensors"
-        raise SinkdError(
-            f"{flag} {path} is refused: its pytorch_model.bin {reason}, and opening such a file can run another's code; "
-            "fetch it again, or ask for the weights as model.safetensors"
-        ) from error
+    model, missing = load_weights(AutoModelForSequenceClassification, folder, f"{flag} {path}", config=config)
     # What a file lacks is drawn at random, without a word: only a head, and the pooler beneath it, may be new.
     body = f"{model.base_model_prefix}."
-    lacking = [key for key in found["missing_keys"] if headed or (key.startswith(body) and "pooler" not in key)]
+    lacking = [key for key in missing if headed or (key.startswith(body) and "pooler" not in key)]
     if lacking:
         raise SinkdError(f"{flag} {path} lacks {len(lacking)} of the model's weights, {min(lacking)} among them")
     return model
@@ -245,8 +232,3 @@ def _lower_case(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool | None
     said = settings.is_file() and "do_lower_case" in json.loads(settings.read_text(encoding="utf-8"))
     only_vocabulary = (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file()
     return False if only_vocabulary and not said else None
-
-
-def first_sentence(error: Exception) -> str:
-    """What an error says first."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

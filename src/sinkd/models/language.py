@@ -5,7 +5,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -16,7 +15,8 @@ from transformers import (
 )
 
 from sinkd.errors import SinkdError
-from sinkd.models.encoder import find_checkpoint, first_sentence, load_config
+from sinkd.models.encoder import find_checkpoint, load_config
+from sinkd.models.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,10 @@ def load_language_model(
         setattr(config, key, value)
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     spread = device_map() if parallelize else None
-    try:
-        model, found = kind.from_pretrained(
-            find_checkpoint(path, flag), config=config, dtype="float32", output_loading_info=True, device_map=spread
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SinkdError(f"{flag} {path} cannot be loaded as a language model: {first_sentence(error)}") from error
-    if found["missing_keys"]:
-        lacking = sorted(found["missing_keys"])
+    model, lacking = load_weights(
+        kind, find_checkpoint(path, flag), f"{flag} {path}", config=config, device_map=spread
+    )
+    if lacking:
         raise SinkdError(f"{flag} {path} lacks {len(lacking)} of a language model's weights, {lacking[0]} among them")
     return model
 

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from transformers.trainer_utils import HubStrategy
 
 import sinkd
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +26,21 @@ def api() -> HfApi:
     return HfApi(library_name="sinkd", library_version=sinkd.__version__)
 
 
-def open_repository(trainer: Any) -> None:
+def open_repository(trainer: Any, token: str | None = None, private: bool | None = None) -> None:
     """Make, or find, the repository that `--hub_model_id` names, or one called as the output folder.
 
-    Raises SinkdError where the hub refuses or cannot be reached.
+    token, private: in place of `--hub_token` and `--hub_private_repo`. Raises SinkdError where the hub refuses or
+    cannot be reached.
     """
     args = trainer.args
     name = args.hub_model_id or Path(args.output_dir).absolute().name
+    token = args.hub_token if token is None else token
+    private = args.hub_private_repo if private is None else private
     try:
-        made = api().create_repo(name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True)
+        made = api().create_repo(name, token=token, private=private, exist_ok=True)
     except Exception as error:  # the hub's own classes, its client's and the system's
-        raise SinkdError(f"--push_to_hub: the hub does not give the repository {name}: {_reason(error)}") from error
+        reason = first_sentence(error)
+        raise SinkdError(f"--push_to_hub: the hub does not give the repository {name}: {reason}") from error
     trainer.hub_model_id, trainer.push_in_progress = made.repo_id, None
 
 
@@ -56,7 +60,7 @@ def push_checkpoint(trainer: Any, folder: Path) -> None:
             place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else folder.name
             _upload(trainer, folder, f"{message}, checkpoint", place=place)
     except Exception as error:
-        logger.warning("%s was not pushed to the hub: %s", folder, _reason(error))
+        logger.warning("%s was not pushed to the hub: %s", folder, first_sentence(error))
 
 
 def push_run(trainer: Any) -> None:
@@ -69,7 +73,7 @@ def push_run(trainer: Any) -> None:
         _upload(trainer, folder, "End of training", ignore=UNFINISHED)
     except Exception as error:
         raise SinkdError(
-            f"the run is finished in {folder}, and was not pushed to the hub ({_reason(error)}); "
+            f"the run is finished in {folder}, and was not pushed to the hub ({first_sentence(error)}); "
             "the same command pushes it"
         ) from error
 
@@ -86,7 +90,3 @@ def _upload(
         revision=trainer.args.hub_revision,
         ignore_patterns=ignore,
     )
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -313,7 +313,7 @@ class TaskTrainer(Trainer):
 
     def init_hf_repo(self, token=None, private=None):
         if self.is_world_process_zero():
-            open_repository(self)
+            open_repository(self, token, private)
 
     def _push_from_checkpoint(self, checkpoint_folder):
         """Not from the folder that is being written: `_save_checkpoint` pushes the whole one."""

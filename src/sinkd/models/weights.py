@@ -1,0 +1,44 @@
+"""A checkpoint's weights, as transformers reads them; what is wrong with a file is told in one sentence.
+
+A `pytorch_model.bin` is a pickle, of which torch takes tensors alone. What torch says about any other advises to load it
+all the same, and that is not passed on.
+"""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from sinkd.errors import SinkdError, first_sentence
+
+
+def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The model in a folder or on the hub, float32, and the names of the weights that it has and the files lack.
+
+    kind: an auto class of transformers. named: how the user named the model, as in "--model_path models/bert". The other
+    keywords are `from_pretrained`'s. Raises SinkdError for files that cannot be read, or hold more than tensors.
+    """
+    try:
+        model, found = kind.from_pretrained(folder, dtype="float32", output_loading_info=True, **keywords)
+    except (pickle.UnpicklingError, EOFError) as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"holds more than tensors (it asks for {asked[1]})" if asked else "is cut, or holds more than tensors"
+        raise SinkdError(
+            f"{named} is refused: its pytorch_model.bin {reason}, and opening such a file can run another's code; "
+            "fetch it again, or ask for the weights as model.safetensors"
+        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise SinkdError(f"{named} cannot be loaded: {_reason(error, Path(folder))}") from error
+    return model, sorted(found["missing_keys"])
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why; torch's readers and the system name no file, where it is one that is cut."""
+    file = folder / "pytorch_model.bin"
+    nameless = not isinstance(error, OSError) or error.errno is not None
+    if nameless and file.is_file() and not (folder / "model.safetensors").is_file():
+        return f"{file} is cut or damaged ({first_sentence(error)}); fetch it again"
+    return first_sentence(error)
