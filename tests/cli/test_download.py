@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from dataclasses import replace
@@ -218,24 +219,66 @@ def test_without_google_drive_it_is_said_what_to_fetch(tmp_path, monkeypatch, ca
     assert str(tmp_path / "generative") in error and error.count("\n") == 1
 
 
-def test_what_came_from_google_drive_is_unpacked_and_its_models_are_listed(tmp_path, monkeypatch):
+def test_what_came_from_google_drive_is_unpacked_listed_and_not_fetched_again(tmp_path, monkeypatch, capsys):
     """gdown brings a folder of archives; the network itself is what it stands for here."""
+    asked = []
 
     def bring(id, output, quiet, resume):
+        asked.append(id)
+        config = tarfile.TarInfo("cola/student/config.json")
+        with tarfile.open(Path(output) / "cola.tar.gz", "w:gz") as opened:
+            opened.addfile(config)
         with zipfile.ZipFile(Path(output) / "rte.zip", "w") as opened:
             opened.writestr("rte/teacher/config.json", b"{}")
         return [str(Path(output) / "rte.zip")]
 
     monkeypatch.setattr("gdown.download_folder", bring)
-    models = fetch_published("encoders", tmp_path / "published")
-    assert models == [tmp_path / "published" / "rte" / "teacher"]
-    assert not list(tmp_path.rglob("*.zip"))
+    command = ["download", "checkpoints", "--tasks", "encoders", "--to", str(tmp_path)]
+    folder = tmp_path / "encoders"
+    models = [folder / "cola" / "student", folder / "rte" / "teacher"]
+    for _ in range(2):
+        assert main(command) == 0
+        assert capsys.readouterr().out == f"{folder}: {models[0]}, {models[1]}\n"
+    assert asked == [PUBLISHED["encoders"].id]
+    assert not list(folder.glob("*.zip")) and not list(folder.glob("*.gz"))
+    # What is no longer whole is fetched again.
+    (folder / "rte" / "teacher" / "config.json").write_text("")
+    assert main(command) == 0
+    assert len(asked) == 2 and (folder / "rte" / "teacher" / "config.json").read_text() == "{}"
 
+
+def test_a_hostile_archive_from_google_drive_is_refused(tmp_path, monkeypatch):
     def hostile(id, output, quiet, resume):
         with zipfile.ZipFile(Path(output) / "evil.zip", "w") as opened:
             opened.writestr("../../evil", b"x")
         return ["evil.zip"]
 
     monkeypatch.setattr("gdown.download_folder", hostile)
-    with pytest.raises(SinkdError, match="leads out of the folder"):
-        fetch_published("encoders", tmp_path / "published")
+    for _ in range(2):
+        with pytest.raises(SinkdError, match="leads out of the folder"):
+            fetch_published("encoders", tmp_path / "published")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_every_file_that_google_drive_refuses_is_named(tmp_path, monkeypatch, capsys):
+    def refuse(id, output, quiet, resume):
+        raise RuntimeError("Failed to download the following files:\n- a/one.zip\n- a/two.zip")
+
+    monkeypatch.setattr("gdown.download_folder", refuse)
+    assert main(["download", "checkpoints", "--tasks", "encoders", "--to", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "- a/one.zip - a/two.zip" in error
+
+
+def test_a_mirror_that_is_no_address_is_one_sentence(tmp_path, capsys):
+    assert main(["download", "glue", "--mirror", "my/folder", "--to", str(tmp_path)]) == 2
+    assert "--mirror my/folder is no address; give one that begins with https://" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "plain").touch()
+    place = str(tmp_path / "plain" / "glue")
+    for command in (["glue", "--tasks", "rte"], ["checkpoints", "--tasks", "encoders"]):
+        assert main(["download", *command, "--to", place]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "cannot be written (Not a directory)" in error

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 from sinkd import SinkdError
 from sinkd.cli.main import main
-from sinkd.models.convert import convert, find_bert, to_model
+from sinkd.models.convert import convert, find_bert, read_words, to_model
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -168,6 +168,54 @@ def test_without_tensorflow_it_is_said_how_to_install_it(folder, tmp_path, monke
 def test_a_folder_that_is_not_empty_is_not_written_to(folder, tmp_path):
     with pytest.raises(SinkdError, match="is there already"):
         convert(folder, folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "fragment"),
+    [
+        ("[1]", "holds no JSON object"),
+        ("{", "is no JSON"),
+        ('{"hidden_size": "a"}', "describes no BERT"),
+        ('{"hidden_act": "foo"}', "describes no BERT (KeyError: 'foo')"),
+        ('{"num_attention_heads": 7}', "describes no BERT"),
+    ],
+)
+def test_a_config_that_makes_no_model_is_one_sentence(folder, tmp_path, capsys, config, fragment):
+    (folder / "bert_config.json").write_text(config)
+    assert main(["convert", str(folder), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{folder / 'bert_config.json'} {fragment}" in error
+
+
+def test_a_vocabulary_has_an_entry_a_line_and_is_utf_8(folder, tmp_path, capsys):
+    (folder / "vocab.txt").write_bytes("[PAD]\n\u2028\n\x85a\n".encode())
+    assert read_words(folder / "vocab.txt") == ["[PAD]", "\u2028", "\x85a"]
+    (folder / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
+    assert main(["convert", str(folder), str(tmp_path / "out")]) == 2
+    assert "vocab.txt, line 2: found byte 0xff" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path, monkeypatch, capsys):
+    words = [f"w{i}" for i in range(VOCABULARY)]
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words[5:]]) + "\n")
+    (folder / "bert_config.json").write_text(json.dumps(google.config(VOCABULARY)))
+    monkeypatch.setattr(sys.modules["sinkd.models.convert"], "read_variables", lambda prefix: model_variables())
+    (tmp_path / "plain").touch()
+    assert main(["convert", str(folder), str(tmp_path / "plain" / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "plain/out cannot be written (Not a directory)" in error
+
+    def full(self, folder):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.BertTokenizer.save_pretrained", full)
+        assert main(["convert", str(folder), str(tmp_path / "out")]) == 2
+    assert "out cannot be written (No space left on device); make room" in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+    (tmp_path / "out").mkdir()
+    assert main(["convert", str(folder), str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "vocab.txt").read_bytes() == (folder / "vocab.txt").read_bytes()
 
 
 # The whole way, through TensorFlow's own Saver

@@ -1,9 +1,9 @@
-"""Files come whole or not at all, over a server that cuts, lies and forgets; archives write only where they may."""
+"""Files come whole or not at all, over a server that cuts, lies and forgets."""
 
 import hashlib
-import stat
+import http.client
+import ssl
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from sinkd.errors import SinkdError
 from sinkd.tasks import transfer
-from sinkd.tasks.transfer import fetch, unpack
+from sinkd.tasks.transfer import fetch
 
 CONTENT = bytes(range(256)) * 2000
 SIZE = len(CONTENT)
@@ -64,7 +64,7 @@ def server():
     server.server.server_close()
 
 
-def get(server, target: Path, size: int | None = SIZE, sha256=SHA) -> Path:
+def get(server, target: Path, size: int = SIZE, sha256=SHA) -> Path:
     return fetch(server.url, target, size, sha256, pause=0.001)
 
 
@@ -79,10 +79,9 @@ def refused(call, *fragments: str) -> None:
 # Transfers
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_a_transfer_that_is_cut_twice_goes_on_where_it_was(server, tmp_path, known):
+def test_a_transfer_that_is_cut_twice_goes_on_where_it_was(server, tmp_path):
     server.cuts = [100_000, 50_000]
-    path = get(server, tmp_path / "new" / "file.zip", *(() if known else (None, None)))
+    path = get(server, tmp_path / "new" / "file.zip")
     assert path.read_bytes() == CONTENT
     assert server.requests == [None, "bytes=100000-", "bytes=150000-"]
     assert [file.name for file in path.parent.iterdir()] == ["file.zip"]
@@ -108,10 +107,12 @@ def test_a_whole_file_is_not_fetched_again(server, tmp_path):
 
 def test_a_file_of_another_size_or_content_is_refused_and_kept_nowhere(server, tmp_path):
     refused(lambda: get(server, tmp_path / "file", size=len(CONTENT) - 1), "sends more than 511,999 bytes")
-    refused(lambda: get(server, tmp_path / "file", sha256="0" * 64), "SHA-256", SHA)
+    refused(
+        lambda: get(server, tmp_path / "file", sha256="0" * 64), "SHA-256", SHA, "it is removed; give the same command"
+    )
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_bytes(CONTENT[:-1])  # put there by hand
-    refused(lambda: get(server, tmp_path / "file"), "511,999 bytes", "should have 512,000")
+    refused(lambda: get(server, tmp_path / "file"), "511,999 bytes", "should have 512,000", "delete it")
     assert server.requests == [None, None]
 
 
@@ -125,13 +126,15 @@ def test_a_file_that_ends_early_for_ever_is_told_with_what_to_do(server, tmp_pat
 
 def test_a_part_longer_than_the_file_is_begun_again(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT + b"more")
-    assert get(server, tmp_path / "file", size=None, sha256=SHA).read_bytes() == CONTENT
+    assert get(server, tmp_path / "file").read_bytes() == CONTENT
 
 
 def test_no_network_and_no_such_file_say_what_to_fetch_by_hand(server, tmp_path):
     server.server.server_close()
     away = "http://127.0.0.1:9/file"
-    refused(lambda: fetch(away, tmp_path / "file", pause=0.001), "cannot be reached", f"fetch {away} by hand")
+    refused(
+        lambda: fetch(away, tmp_path / "file", SIZE, SHA, pause=0.001), "cannot be reached", f"fetch {away} by hand"
+    )
     assert not (tmp_path / "file").exists()
 
 
@@ -144,74 +147,42 @@ def test_a_server_that_refuses_is_asked_once_and_one_that_fails_again(server, tm
     assert len(server.requests) == 1 + transfer.ATTEMPTS
 
 
-# Archives
+def test_a_server_without_ranges_that_always_cuts_is_given_up(server, tmp_path):
+    """Some bytes more than last time are no progress where every time begins anew."""
+    server.ranges, server.cuts = False, [300, 200] * 50
+    refused(lambda: get(server, tmp_path / "file"), "the connection was cut", "by hand")
+    assert len(server.requests) == transfer.ATTEMPTS + 1
 
 
-@pytest.fixture
-def archive(tmp_path):
-    def archive(entries: dict[str, bytes], kinds: dict[str, int] | None = None) -> Path:
-        path = tmp_path / "archive.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
-            for name, content in entries.items():
-                entry = zipfile.ZipInfo(name)
-                entry.filename = name  # as it is: ZipInfo would cut it at a zero byte
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                entry.external_attr = ((kinds or {}).get(name, stat.S_IFREG) | 0o644) << 16
-                opened.writestr(entry, content)
-        return path
+@pytest.mark.parametrize("error", [ssl.SSLError("bad record"), ConnectionResetError("reset"), OSError(5, "odd")])
+def test_a_connection_that_breaks_in_any_way_is_gone_on_with(server, tmp_path, monkeypatch, error):
+    read, calls = http.client.HTTPResponse.read, []
 
-    return archive
+    def breaking(self, *size):
+        calls.append(size)
+        if len(calls) == 3:
+            raise error
+        return read(self, *size)
 
-
-def test_wanted_files_are_unpacked_and_nothing_else(archive, tmp_path):
-    path = archive({"T/train.tsv": b"train", "T/original/raw.txt": b"raw", "__MACOSX/T/._train.tsv": b"x"})
-    written = unpack(path, tmp_path / "out", {"T/train.tsv": "train.tsv"}, 100)
-    assert written == [tmp_path / "out" / "train.tsv"]
-    assert [file.name for file in (tmp_path / "out").rglob("*")] == ["train.tsv"]
-    assert (tmp_path / "out" / "train.tsv").read_bytes() == b"train"
-    assert len(unpack(path, tmp_path / "all", None, 100)) == 3
+    monkeypatch.setattr(http.client.HTTPResponse, "read", breaking)
+    assert get(server, tmp_path / "file").read_bytes() == CONTENT
+    assert server.requests == [None, f"bytes={2 * transfer.CHUNK}-"]
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "T/../../evil", "C:\\evil", "..\\evil", "T/a:b"])
-def test_an_entry_that_leads_out_refuses_the_archive(archive, tmp_path, name):
-    path = archive({"T/train.tsv": b"train", name: b"evil"})
-    refused(lambda: unpack(path, tmp_path / "out", {"T/train.tsv": "train.tsv"}, 100), "is refused", "leads out")
-    assert [file.name for file in tmp_path.iterdir()] == ["archive.zip"]
+def test_a_place_that_cannot_be_written_is_one_sentence_at_once(server, tmp_path):
+    (tmp_path / "plain").touch()
+    refused(
+        lambda: get(server, tmp_path / "plain" / "file"), "plain/file.part cannot be written", "name another folder"
+    )
+    (tmp_path / "file.part").mkdir()
+    refused(lambda: get(server, tmp_path / "file"), "file.part cannot be written (Is a directory)")
+    assert len(server.requests) <= 1
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
-def test_links_and_devices_refuse_the_archive(archive, tmp_path, kind):
-    path = archive({"T/train.tsv": b"/etc/passwd"}, {"T/train.tsv": kind})
-    refused(lambda: unpack(path, tmp_path / "out", None, 100), "is refused", "link or a device")
-    assert [file.name for file in tmp_path.iterdir()] == ["archive.zip"]
-
-
-def test_an_archive_that_swells_is_stopped_whatever_it_says(archive, tmp_path):
-    path = archive({"T/train.tsv": bytes(10_000_000)})
-    data = path.read_bytes()
-    real, lie = (10_000_000).to_bytes(4, "little"), (5).to_bytes(4, "little")
-    refused(lambda: unpack(path, tmp_path / "out", None, 1_000_000), "more than 1,000,000 bytes")
-    path.write_bytes(data.replace(real, lie))
-    assert path.read_bytes() != data
-    with pytest.raises(SinkdError):
-        unpack(path, tmp_path / "out", None, 1_000_000)
-    assert [file.name for file in tmp_path.iterdir()] == ["archive.zip"]
-
-
-def test_a_name_that_is_there_twice_refuses_the_archive(tmp_path):
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "twice.zip", "w") as opened:
-        opened.writestr("a", b"one")
-        opened.writestr("a", b"two")
-    refused(lambda: unpack(tmp_path / "twice.zip", tmp_path / "out", None, 100), "twice")
-
-
-def test_a_damaged_archive_or_one_without_the_file_leaves_nothing_behind(archive, tmp_path):
-    path = archive({"T/train.tsv": b"train" * 1000})
-    refused(lambda: unpack(path, tmp_path / "out", {"T/dev.tsv": "dev.tsv"}, 10_000), "lacks T/dev.tsv")
-    data = bytearray(path.read_bytes())
-    data[45] ^= 255
-    path.write_bytes(data)
-    refused(lambda: unpack(path, tmp_path / "out", None, 10_000), "cannot be unpacked")
-    path.write_bytes(b"no archive")
-    refused(lambda: unpack(path, tmp_path / "out", None, 10_000), "cannot be unpacked")
-    assert [file.name for file in tmp_path.iterdir()] == ["archive.zip"]
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_as_such_and_not_as_a_cut_connection(server, tmp_path):
+    (tmp_path / "file.part").symlink_to("/dev/full")
+    refused(
+        lambda: get(server, tmp_path / "file"), "file.part cannot be written (No space left on device)", "make room"
+    )
+    assert len(server.requests) == 1

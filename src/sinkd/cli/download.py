@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--dry_run", action="store_true", help="print what would be fetched, and stop")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     given = parser.parse_args(argv)
+    if not given.mirror.startswith(("http://", "https://")):
+        raise SinkdError(f"--mirror {given.mirror} is no address; give one that begins with https:// or http://")
     place, parts = PLACES[given.what]
     folder = Path(given.to or place)
     chosen = _chosen(given.tasks, parts, given.what)
@@ -89,5 +91,5 @@ def _get(what: str, name: str, folder: Path, mirror: str) -> str:
         files = fetch_model(BERT[name], folder / name)
         return f"{folder / name}: {', '.join(path.name for path in files)}"
     models = fetch_published(name, folder / name)
-    listed = ", ".join(str(path) for path in models) or "no model among what was fetched"
-    return f"{folder / name}: {listed}"
+    listed = ", ".join(str(path) for path in models)
+    return f"{folder / name}: {listed or 'what was fetched lies there, and no config.json of a model is in it'}"

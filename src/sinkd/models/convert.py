@@ -9,7 +9,9 @@ TensorFlow reads the checkpoint, and nothing else of sinkd imports it. What beco
 """
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     BertConfig,
     BertForPreTraining,
@@ -26,7 +29,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
+from sinkd.tasks.records import decode, lines
+from sinkd.tasks.transfer import writing
 
 HOW_TO_INSTALL = "TensorFlow reads such checkpoints and is not installed; pip install 'sinkd[tf]' brings it"
 
@@ -94,8 +99,7 @@ def read_variables(prefix: Path) -> dict[str, np.ndarray]:
         names = [name for name in reader.get_variable_to_shape_map() if not _OPTIMISER.search(name)]
         return {name: reader.get_tensor(name) for name in sorted(names)}
     except Exception as error:  # TensorFlow has error classes of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SinkdError(f"the TensorFlow checkpoint {prefix} cannot be read: {reason}") from error
+        raise SinkdError(f"the TensorFlow checkpoint {prefix} cannot be read: {first_sentence(error)}") from error
 
 
 def to_state_dict(variables: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -161,24 +165,59 @@ def convert(path: str | Path, output: str | Path) -> PreTrainedModel:
     checkpoint, folder = find_bert(path), Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SinkdError(f"{folder} is there already; name a new folder for the converted model")
-    try:
-        config = json.loads(checkpoint.config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SinkdError(f"{checkpoint.config} is no JSON: {error}") from error
+    config, words = _read_config(checkpoint.config), read_words(checkpoint.vocabulary)
     model = to_model(read_variables(checkpoint.prefix), config)
-    words = checkpoint.vocabulary.read_text(encoding="utf-8").splitlines()
     if len(words) != model.config.vocab_size:
         raise SinkdError(
-            f"{checkpoint.vocabulary} has {len(words)} entries, and the model's embedding {model.config.vocab_size}"
+            f"{checkpoint.vocabulary} has {len(words)} entries, and the model's embedding {model.config.vocab_size}; "
+            "put the vocabulary there that came with this checkpoint"
         )
     cased = any(word != word.lower() and not word.startswith("[") for word in words)
     tokenizer = BertTokenizer.from_pretrained(
         str(checkpoint.vocabulary.parent), do_lower_case=not cased, model_max_length=model.config.max_position_embeddings
     )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "vocab.txt").write_bytes(checkpoint.vocabulary.read_bytes())
+    aside = folder.with_name(f".{folder.name}.converting")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with writing(folder):
+            aside.mkdir(parents=True)
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            (aside / "vocab.txt").write_bytes(checkpoint.vocabulary.read_bytes())
+            os.replace(aside, folder)  # an empty folder may be there
+    except SafetensorError as error:  # which is what a full disk is called there
+        raise SinkdError(f"{folder} cannot be written ({first_sentence(error)}); make room for it") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return model
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """What bert_config.json says, where it describes a BERT."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SinkdError(f"{path} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise SinkdError(f"{path} holds no JSON object, which bert_config.json is")
+    try:
+        with torch.device("meta"):
+            BertModel(BertConfig(**{key: value for key, value in config.items() if key != "model_type"}))
+    except Exception as error:  # whatever transformers and torch raise for settings that make no model
+        reason = " ".join(str(error).split())
+        raise SinkdError(f"{path} describes no BERT ({type(error).__name__}: {reason}); put Google's there") from error
+    return config
+
+
+def read_words(path: Path) -> list[str]:
+    """The entries of vocab.txt, one a line; what else Unicode calls the end of a line is a character like any other."""
+    words = []
+    for number, line in lines(path):
+        try:
+            words.append(decode(line))
+        except SinkdError as error:
+            raise SinkdError(f"{path}, line {number}: {error}") from error
+    return words
 
 
 def _new_name(name: str) -> str | None:

@@ -4,15 +4,15 @@ What is fetched is a folder that `--model_path` takes. Weights are safetensors w
 `pytorch_model.bin` is read with `weights_only=True` later, and no other pickle is ever opened.
 """
 
-import zipfile
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
-from sinkd.errors import SinkdError
-from sinkd.tasks.transfer import unpack
+from sinkd.errors import SinkdError, first_sentence
+from sinkd.tasks.archive import is_archive, unpack
+from sinkd.tasks.transfer import writing
 
 # The pretrained models that the published commands start from: folder -> name on the hub.
 BERT = {
@@ -22,6 +22,7 @@ BERT = {
 SMALL_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 HOW_TO_INSTALL = "gdown fetches from Google Drive and is not installed; pip install 'sinkd[download]' brings it"
 UNPACKED_LIMIT = 1 << 36  # bytes
+BROUGHT = ".brought.json"  # path -> bytes of what came from Google Drive, written when all of it was there
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def fetch_model(name: str, folder: Path) -> list[Path]:
     except SinkdError:
         raise
     except Exception as error:  # the hub's own classes, its client's and the system's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_sentence(error)
         url = f"{constants.ENDPOINT}/{name}/tree/main"
         files = "config.json, vocab.txt and model.safetensors (or pytorch_model.bin)"
         raise SinkdError(
@@ -73,29 +74,54 @@ def fetch_model(name: str, folder: Path) -> list[Path]:
     return [folder / file for file in wanted]
 
 
-def fetch_published(name: str, folder: Path, published: Mapping[str, Drive] = PUBLISHED) -> list[Path]:
+def fetch_published(name: str, folder: Path) -> list[Path]:
     """Published checkpoints into `folder`, archives unpacked there; returns the folders that hold a model's config.
 
-    Raises SinkdError where gdown is missing, or Google Drive refuses, with what to fetch by hand.
+    What was brought whole before, and is there in its size, is not asked for again. Raises SinkdError where gdown is
+    missing, or Google Drive refuses, with what to fetch by hand.
     """
+    if not _is_whole(folder):
+        _bring(PUBLISHED[name], folder)
+        for path in sorted(folder.rglob("*")):
+            if is_archive(path):
+                unpack(path, path.parent, None, UNPACKED_LIMIT)
+                path.unlink()
+        with writing(folder / BROUGHT):
+            (folder / BROUGHT).write_text(json.dumps(_sizes(folder), indent=1) + "\n", encoding="utf-8")
+    return sorted(path.parent for path in folder.rglob("config.json"))
+
+
+def _bring(drive: Drive, folder: Path) -> None:
     try:
         import gdown
     except ImportError as error:
         raise SinkdError(HOW_TO_INSTALL) from error
-    drive = published[name]
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         bring = gdown.download_folder if drive.is_folder else gdown.download
-        fetched = bring(id=drive.id, output=f"{folder}/", quiet=True, resume=True)
-        if not fetched:
+        if not bring(id=drive.id, output=f"{folder}/", quiet=True, resume=True):
             raise OSError("nothing came")
     except Exception as error:  # gdown's own classes, requests' and the system's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__  # gdown lists files line by line
         raise SinkdError(
             f"{drive.url} cannot be fetched ({reason}); fetch it in a browser and unpack it into {folder}"
         ) from error
-    for path in folder.rglob("*.zip"):
-        if zipfile.is_zipfile(path):
-            unpack(path, path.parent, None, UNPACKED_LIMIT)
-            path.unlink()
-    return sorted(path.parent for path in folder.rglob("config.json"))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != BROUGHT
+    }
+
+
+def _is_whole(folder: Path) -> bool:
+    """Is all there that was there when everything had come?"""
+    try:
+        brought = json.loads((folder / BROUGHT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(brought, dict) and brought.items() <= _sizes(folder).items()

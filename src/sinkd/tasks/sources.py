@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sinkd.errors import SinkdError
+from sinkd.tasks.archive import unpack
 from sinkd.tasks.records import lines
-from sinkd.tasks.transfer import fetch, unpack
+from sinkd.tasks.transfer import fetch, writing
 
 HOST = "https://dl.fbaipublicfiles.com"
 
@@ -107,7 +108,8 @@ class Source:
             for archive in self.archives
         ]
         if self.make is not None:
-            self.make(fetched, root / self.folder)
+            with writing(root / self.folder):
+                self.make(fetched, root / self.folder)
         else:
             files = {f"{self.inside}/{file}": file for file in self.rows}
             unpack(fetched[0], root / self.folder, files, limit=max(1 << 26, 40 * self.archives[0].size))
