@@ -142,6 +142,24 @@ def test_an_export_that_answers_otherwise_fails_and_is_not_called_model_onnx(tau
     assert (tmp_path / "out" / "model.wrong").exists() and not (tmp_path / "out" / "model.onnx").exists()
 
 
+def test_only_a_folder_without_a_model_is_written_to_and_no_file_of_another_export_stays(taught, tmp_path, capsys):
+    shutil.copytree(taught, tmp_path / "model")
+    config = (tmp_path / "model" / "config.json").read_bytes()
+    (tmp_path / "plain").touch()
+    for place, said in {
+        "model": "holds a model (model.safetensors)",
+        "plain": "cannot be written (File exists)",
+    }.items():
+        assert main(["export", str(taught), "--output_dir", str(tmp_path / place)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{tmp_path / place} {said}" in error
+    assert (tmp_path / "model" / "config.json").read_bytes() == config
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model_int8.onnx").write_bytes(b"another model's")
+    assert main(["export", str(taught), "--output_dir", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.onnx")} == {"model.onnx"}
+
+
 def test_wrong_input_is_one_sentence(world, tmp_path, monkeypatch, capsys):
     def refused(*argv: str) -> str:
         assert main(["export", *argv]) == 2

@@ -175,3 +175,14 @@ def test_a_closed_pipe_is_no_failure():
     closed = shell("sinkd distill --dry_run --task_name cola | head -1")
     assert closed.stdout.count("\n") == 1
     assert closed.stderr == ""
+
+
+def test_a_file_that_the_system_refuses_is_named(raising, capsys):
+    raising(PermissionError(13, "Permission denied", "models/bert"))
+    assert main(["finetune"]) == 1
+    assert capsys.readouterr().err == (
+        "sinkd: models/bert cannot be read or written: Permission denied (--traceback shows where)\n"
+    )
+    raising(OSError(28, "No space left on device"))
+    assert main(["finetune"]) == 1
+    assert "the system says: [Errno 28] No space left on device" in capsys.readouterr().err

@@ -11,9 +11,10 @@ from sinkd import DistillationArguments
 from sinkd.cli.main import main
 from sinkd.models import load_tokenizer
 from sinkd.tasks import load_task
-from sinkd.training.arguments import parse_arguments
-from sinkd.training.card import licence_of, teacher_scores
+from sinkd.training.arguments import FinetuneArguments, parse_arguments
+from sinkd.training.card import licence_of, shown_command, teacher_scores
 from sinkd.training.kind import saved_teacher
+from sinkd.training.manifest import describe
 from sinkd.training.rows import Rows
 
 
@@ -85,6 +86,22 @@ def test_neither_card_nor_manifest_tells_the_token(distilled):
     for name in ("README.md", "manifest.json"):
         assert "hf_secret" not in (distilled / name).read_text()
     assert "--hub_token ..." in (distilled / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("main_glue.py", "python3 main_glue.py --do_train"),
+        ("T0/distillation.py", "python3 T0/distillation.py --do_train"),
+        ("/usr/bin/sinkd", "sinkd --do_train"),
+        ("/usr/lib/sinkd/__main__.py", "python -m sinkd --do_train"),
+        ("/somewhere/main_glue.py", "python3 main_glue.py --do_train"),
+    ],
+)
+def test_the_command_in_a_card_is_one_that_a_shell_runs(taught, tmp_path, monkeypatch, typed, told):
+    monkeypatch.setattr("sys.argv", [typed, "--do_train"])
+    describe(FinetuneArguments(output_dir=str(tmp_path)), {}).write(tmp_path)
+    assert shown_command(tmp_path) == told
 
 
 def test_a_teachers_card_names_no_teacher(taught, world):

@@ -18,6 +18,7 @@ from sinkd.models import find_checkpoint, load_encoder, load_tokenizer
 from sinkd.models.export import OnnxModel, export_onnx, need_packages, quantize_onnx
 from sinkd.report import Table, show
 from sinkd.tasks import ChoiceTask, Collator, Task
+from sinkd.tasks.transfer import writing
 from sinkd.training.arguments import FinetuneArguments, parse_arguments
 from sinkd.training.inference import megabytes
 from sinkd.training.manifest import read_manifest
@@ -31,6 +32,7 @@ SENTENCES = (
     "When the last train had gone, the two of them walked home along the river, talked about the concert, and found "
     "that neither could remember who had sung the second song, nor whether it had been sung at all.",
 )
+FILES = ("model.onnx", "model.onnx.data", "model_int8.onnx", "model_int8.onnx.data", "model.wrong")
 TOLERANCE = 1e-3  # of the largest logit: what float32 in another order of sums may come to
 
 Batch = dict[str, torch.Tensor]
@@ -79,13 +81,15 @@ def run(args: ExportArguments, path: str) -> list[Path]:
     folder = Path(find_checkpoint(path, "--model_path"))
     if not args.output_dir and not folder.is_dir():
         raise SinkdError(f"--output_dir is missing; name a folder for what becomes of {path}")
-    output = Path(args.output_dir or folder / "onnx")
     task = _task(args)
     tokenizer = load_tokenizer(path, "--model_path", args.do_lower_case)
     model = load_encoder(path, task, "--model_path", must_have_head=True).eval()
     splits = _batches(task, tokenizer, args)
     batches = [batch for split in splits.values() for batch in split]
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in batches[0]]
+    output = _place(Path(args.output_dir or folder / "onnx"))
+    for name in FILES:  # of an earlier export, maybe of another model
+        (output / name).unlink(missing_ok=True)
     model.config.save_pretrained(output)
     tokenizer.save_pretrained(output)
     file = export_onnx(model, _example({name: batches[0][name] for name in names}), output / "model.onnx")
@@ -102,6 +106,18 @@ def run(args: ExportArguments, path: str) -> list[Path]:
         written.append(small.file)
     show(_table(path, answers, task, splits, written))
     return written
+
+
+def _place(folder: Path) -> Path:
+    """The folder to write to, made where it is not there. Raises SinkdError where it cannot be, or holds a model."""
+    weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if weights:
+        raise SinkdError(
+            f"--output_dir {folder} holds a model ({weights[0]}); name a folder for the exported one alone"
+        )
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _run_settings(path: str | None, argv: Sequence[str]) -> dict[str, Any]:

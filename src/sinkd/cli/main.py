@@ -69,6 +69,11 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
         return 0
     except Terminated as stop:
         return _complain(str(stop), argv, status=143)
+    except OSError as error:
+        hint = "" if "--traceback" in argv else " (--traceback shows where)"
+        named = error.filename is not None and error.strerror is not None
+        told = f"{error.filename} cannot be read or written: {error.strerror}" if named else f"the system says: {error}"
+        return _complain(f"{told}{hint}", argv, status=1)
     except Exception as error:
         if "device-side assert" in str(error):  # a GPU's check, which nobody waited for
             text = 'a check on the GPU failed; the line above with "Assertion" in it says which (--use_cpu counts rows)'

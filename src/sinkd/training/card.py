@@ -104,7 +104,7 @@ def write_card(
         results=_results(trainer, outcome, teacher, folder),
         results_note=_results_note(outcome, teacher),
         training=_training(args, task),
-        command=_command(folder),
+        command=shown_command(folder),
         licence=_licence_text(args, start, licence),
         citation=CITATION,
     )
@@ -189,7 +189,8 @@ def _results(trainer: TaskTrainer, outcome: Outcome, teacher: TeacherScores | No
 
 def _results_note(outcome: Outcome, teacher: TeacherScores | None) -> str:
     note = f"The epoch or step with the best {outcome.metric} on the dev set was kept"
-    note += f" ({len(outcome.history)} evaluations; after the last step {outcome.final:.4f})."
+    count = len(outcome.history)
+    note += f" ({count} evaluation{'s' * (count > 1)}; after the last step {outcome.final:.4f})."
     return note if teacher is None else f"{note} The teacher's scores: {teacher.source}."
 
 
@@ -230,13 +231,16 @@ def _objective_settings(args: DistillationArguments, objective: str) -> dict[str
     }
 
 
-def _command(folder: Path) -> str:
+def shown_command(folder: Path) -> str:
+    """What made the run in a folder, as a shell takes it."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise SinkdError(f"{folder} has no manifest, and a card tells the command from it")
     program, *words = manifest.argv
     if program == "__main__.py":
         program = "python -m sinkd"
+    elif program.endswith(".py"):
+        program = f"python3 {shlex.quote(program)}"
     return " ".join([program, *map(shlex.quote, words)])
 
 

@@ -62,7 +62,7 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
     settings = json.loads(json.dumps(args.to_dict(), default=str))
     names = {f.name for f in fields(args)} - INCIDENTAL
     return Manifest(
-        argv=[Path(sys.argv[0]).name, *_without_secrets(sys.argv[1:])],
+        argv=[_program(sys.argv[0]), *_without_secrets(sys.argv[1:])],
         config={name: settings[name] for name in sorted(names) if name in settings},
         settings=settings,
         inputs=inputs,
@@ -74,6 +74,11 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
         seed=args.seed,
         world_size=args.world_size,
     )
+
+
+def _program(path: str) -> str:
+    """A script as it was typed, `T0/distillation.py`; of an installed program its name, no folder of this machine."""
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def _without_secrets(words: list[str]) -> list[str]:
