@@ -46,6 +46,14 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "gradient_accumulation_steps": 4,
     },
+    "4 x 256 from live 22m, kd+mgskd, 4 micro-batches": {
+        "student": "4x256",
+        "teacher": "22m",
+        "dropout": 0.0,
+        "batch_size": 8,
+        "gradient_accumulation_steps": 4,
+        "distill_loss": "kd+mgskd",
+    },
     "110m, labels alone, 4 rows": {"student": "110m", "batch_size": 4, "dropout": 0.0},
 }
 # what a GPU has room for
@@ -66,6 +74,7 @@ LARGE: dict[str, dict[str, Any]] = {
 DEFAULTS: dict[str, Any] = {
     "device": "cpu",
     "teacher": None,
+    "distill_loss": "kd+sinkhorn",
     "batch_size": 16,
     "max_seq_length": 128,
     "gradient_accumulation_steps": 1,
@@ -99,14 +108,17 @@ def config(size: str, dropout: float) -> Any:
 
 def estimated(case: dict[str, Any]) -> float:
     """What `sinkd estimate` says of a case, in bytes."""
+    from sinkd.losses.objective import Objective
     from sinkd.models.shape import shape_of
-    from sinkd.training.estimate import Plan, estimate, needed
+    from sinkd.training.estimate import Plan, compares, estimate, needed
 
     names = ("batch_size", "max_seq_length", "gradient_accumulation_steps", "bf16", "checkpointing", "optimizer")
     names += ("device",)
     teacher = None if case["teacher"] is None else shape_of(config(case["teacher"], case["dropout"]))
-    plan = Plan(live_teacher=True, **{name: case[name] for name in names})
-    return needed(estimate(shape_of(config(case["student"], case["dropout"])), plan, teacher))
+    student = shape_of(config(case["student"], case["dropout"]))
+    objective = Objective.parse("ce:1" if teacher is None else case["distill_loss"])
+    plan = Plan(live_teacher=True, **compares(objective, student, teacher), **{name: case[name] for name in names})
+    return needed(estimate(student, plan, teacher))
 
 
 def status(name: str) -> int:
@@ -185,7 +197,7 @@ def measure(case: dict[str, Any], folder: Path) -> dict[str, int]:
         else:
             kind, run = DistillationArguments, distill
             paths = ["--student_path", folder / f"{name}-student", "--teacher_path", folder / f"{name}-teacher"]
-            paths += ["--teacher_cache", "off", "--distill_loss", "kd+sinkhorn"]
+            paths += ["--teacher_cache", "off", "--distill_loss", case["distill_loss"]]
         args = parse_arguments(kind, [str(flag) for flag in (*flags, *paths)], "estimate")
         run(args, load_named_task(args), [Peak()])
 

@@ -25,7 +25,7 @@ from sinkd.cli.estimate import tabulate
 from sinkd.cli.main import main
 from sinkd.losses.term import View
 from sinkd.models.shape import read_shape, shape_of
-from sinkd.training.estimate import Plan, cache_bytes, estimate, needed
+from sinkd.training.estimate import Plan, cache_bytes, compares, estimate, needed
 
 # Activations: against what autograd keeps of a real model
 
@@ -176,6 +176,29 @@ def test_the_window_holds_the_points_of_all_micro_batches_and_devices():
     points = 4 * 8 * 2 * 3
     assert part("points of the window", plan, TEACHER) == (4 * (3 * points * 32128 + 3 * points**2), 0)
     assert "points of the window" not in {p.name for p in estimate(STUDENT, replace(plan, batchwise=False), TEACHER)}
+
+
+def test_a_window_of_one_micro_batch_holds_no_points_but_the_plan():
+    assert part("points of the window", Plan(batch_size=2, answer_tokens=8), TEACHER) == (4 * 3 * 16**2, 0)
+
+
+def test_terms_that_compare_layers_are_counted_and_attributions_refused():
+    small, large = read_shape("22m", "--student"), read_shape("340m", "--teacher")
+    hidden = compares(Objective.parse("kd+sinkhorn_hidden"), small, large)
+    assert (hidden["batchwise"], hidden["sentence_layers"], hidden["hidden_states"]) == (False, 6, False)
+    plan = Plan(batch_size=4, gradient_accumulation_steps=3, **compares(Objective.parse("kd+mgskd"), small, large))
+    (found,) = [part.passes for part in estimate(small, plan, large) if part.name == "hidden states"]
+    assert found == 4 * 4 * 128 * (3 * 25 * 1024 + 4 * 384)
+    with pytest.raises(SinkdError, match=r"^saliency keeps the graph of a gradient"):
+        compares(Objective.parse("kd+sinkhorn+saliency"), small, large)
+    with pytest.raises(SinkdError, match="two stacks"):
+        compares(Objective.parse("kl+sinkhorn_hidden"), STUDENT, TEACHER)
+
+
+def test_what_can_be_kept_of_sentences_needs_no_live_teacher(capsys):
+    for objective, live in (("kd+sinkhorn_hidden", False), ("kd+mgskd", True)):
+        assert main(["estimate", "--student", "22m", "--teacher", "340m", "--distill_loss", objective]) == 0
+        assert ("teacher's parameters" in capsys.readouterr().out) == live
 
 
 def test_the_need_is_the_larger_moment():

@@ -7,7 +7,7 @@ from sinkd.losses.objective import Objective
 from sinkd.models.shape import SIZES, Shape, read_shape
 from sinkd.report import Table, show
 from sinkd.training.arguments import ArgumentParser
-from sinkd.training.estimate import DTYPE_BYTES, OPTIMIZERS, SHARDINGS, Plan, cache_bytes, estimate, needed
+from sinkd.training.estimate import DTYPE_BYTES, OPTIMIZERS, SHARDINGS, Plan, cache_bytes, compares, estimate, needed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
         if (teacher.kind == "encoder") != (student.kind == "encoder"):
             raise SinkdError(f"--teacher is an {teacher.kind}, --student an {student.kind}; they must answer alike")
     objective = Objective.parse(given.distill_loss if teacher is not None else "ce:1")
+    compared = compares(objective, student, teacher)
     plan = Plan(
         batch_size=given.batch_size,
         max_seq_length=given.max_seq_length,
@@ -56,8 +57,7 @@ def main(argv: Sequence[str]) -> None:
         checkpointing=given.gradient_checkpointing,
         live_teacher=given.teacher_cache == "off" or not objective.cacheable,
         teacher_dtype=given.teacher_dtype,
-        terms=len(list(objective)),
-        batchwise=bool(objective.batchwise),
+        **compared,
         device="cpu" if given.use_cpu else "cuda",
     )
     show(tabulate(student, plan, teacher))

@@ -21,12 +21,16 @@ in a pass (4; 2 under bf16):
   padding mask (B * L^2 numbers) and a number a token and head. An RMS normalisation that is composed in Python keeps 2
   tensors. Under autocast normalisations keep float32, and each of the three products of attention its own bf16 copy.
   With gradient checkpointing a layer keeps its input, n, and one layer at a time all of the above.
-- working memory: the gradients of the layer at work, or a live teacher's pass, whichever is larger.
+- working memory: the gradients of the layer at work, or a live teacher's pass, whichever is larger. A language model's
+  head has its gradient first of all, while every activation is still there: V * D numbers.
 - logits: for N answer tokens of V entries (an encoder: B rows of C labels) the student's logits, and float32 copies for
   each term (log-probabilities of student and teacher, and a gradient). A vocabulary is read in slices: the logits of
   both, the gradient, and where there are several terms one that is added to it.
-- the window of a batchwise term: the points of student and teacher and the gradient at the student's, for the rows of
-  all micro-batches and devices, and three matrices of rows by rows of the transport (cost, plan, gradient).
+- the window of a batchwise term: three matrices of rows by rows of the transport (cost, plan, gradient), for the rows
+  of all micro-batches and devices; where there are several, also the points of student and teacher and the gradient
+  at the student's. A point is a prediction, or the sentences of all compared layers.
+- hidden states that are compared within a row (`mgskd`): a live teacher's of every layer, float32, for micro-batches
+  that are still to come, and a gradient at the student's for each of four parts.
 
 Two moments can be the peak: the start of the backward pass, when all activations and no gradients are there (all of
 them, where several micro-batches accumulate, or DDP keeps its buckets), and the update, when it is the other way round.
@@ -35,9 +39,12 @@ Not counted: what the device's driver and its libraries take, and memory that th
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sinkd.errors import SinkdError
+from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Stack
+from sinkd.losses.layers import Sentences
+from sinkd.losses.objective import Objective
 from sinkd.losses.pieces import WIDE
 from sinkd.models.shape import Shape
 
@@ -53,7 +60,9 @@ class Plan:
 
     The names of flags mean what they mean there: batch_size, rows a device and micro-batch; max_seq_length and
     answer_tokens, tokens a row that are read, and answered by a language model. terms: of the objective; batchwise:
-    whether one of them sees the whole window. device: a CPU has no fused kernel for attention with dropout or a bias.
+    whether one of them transports predictions; sentence_layers: how many layers' sentences are compared over a window;
+    hidden_states: whether tokens' are, within a row. device: a CPU has no fused kernel for attention with dropout or a
+    bias.
     Raises SinkdError for numbers below 1 and for sharding over a single device.
     """
 
@@ -70,6 +79,8 @@ class Plan:
     teacher_dtype: str = "float32"
     terms: int = 2
     batchwise: bool = True
+    sentence_layers: int = 0
+    hidden_states: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
 
     def __post_init__(self) -> None:
@@ -80,6 +91,32 @@ class Plan:
             raise SinkdError(f"sharding is one of {', '.join(SHARDINGS)}, optimizer one of {', '.join(OPTIMIZERS)}")
         if self.sharding != "none" and self.devices == 1:
             raise SinkdError(f"--sharding {self.sharding} shares a model among devices; give --devices above 1")
+
+
+def compares(objective: Objective, student: Shape, teacher: Shape | None) -> dict[str, Any]:
+    """The fields of a `Plan` that an objective decides, which `meet`s the models for it.
+
+    Raises SinkdError for attributions, and for hidden states of an encoder-decoder.
+    """
+    uncounted = [term.name for term in objective if any("embeddings" in f.captures for f in term.student_needs)]
+    if uncounted:
+        raise SinkdError(
+            f"{' and '.join(uncounted)} keeps the graph of a gradient, and how much that takes is not worked out; "
+            "estimate the objective's other terms, and allow for more"
+        )
+    if objective.compares_layers and teacher is not None:
+        if student.decoder_layers or teacher.decoder_layers:
+            raise SinkdError(
+                "an encoder-decoder has two stacks of layers; hidden states are compared where there is one"
+            )
+        objective.meet(Stack(student.layers, student.width), Stack(teacher.layers, teacher.width))
+    sentences = [f for term in objective.batchwise for f in term.student_needs if isinstance(f, Sentences)]
+    return {
+        "terms": len(list(objective)),
+        "batchwise": any(LOGITS in term.student_needs for term in objective.batchwise),
+        "sentence_layers": sum(len(feature.layers) for feature in sentences),
+        "hidden_states": HIDDEN_STATES in objective.student_needs,
+    }
 
 
 @dataclass(frozen=True)
@@ -117,10 +154,16 @@ def estimate(student: Shape, plan: Plan, teacher: Shape | None = None) -> list[P
         parts.append(Part("teacher's parameters", kept, kept))
         work = max(work, _forward_work(teacher, plan))
     parts.append(Part("working memory", work, 0.0))
+    if student.kind != "encoder":
+        sharded = plan.bf16 and plan.sharding.startswith(("zero", "fsdp"))
+        parts.append(Part("gradient of the head", (2.0 if sharded else FLOAT) * student.outputs * student.width, 0.0))
     parts.append(Part("logits and losses", _losses(student, plan), 0.0))
-    window = _window(student, plan) if plan.batchwise and teacher is not None else 0.0
-    if window:
-        parts.append(Part("points of the window", window, 0.0))
+    if teacher is not None:
+        for name, size in (
+            ("points of the window", _window(student, teacher, plan)),
+            ("hidden states", _hidden(student, teacher, plan)),
+        ):
+            parts += [Part(name, size, 0.0)] if size else []
     return parts
 
 
@@ -234,6 +277,25 @@ def _losses(student: Shape, plan: Plan) -> float:
     return float(_answers(student, plan) * student.outputs * (size + copies))
 
 
-def _window(student: Shape, plan: Plan) -> float:
-    points = _answers(student, plan) * plan.gradient_accumulation_steps * plan.devices
-    return float(FLOAT * (3 * points * student.outputs + 3 * points * points))
+def _window(student: Shape, teacher: Shape, plan: Plan) -> float:
+    """What batchwise terms hold, of predictions and of sentences."""
+    parts = plan.gradient_accumulation_steps * plan.devices
+    rows, size = plan.batch_size * parts, 0.0
+    if plan.batchwise:
+        points = _answers(student, plan) * parts
+        size += 3 * points * points + (3 * points * student.outputs if parts > 1 else 0)
+    if plan.sentence_layers:
+        wide = (
+            student.width + 2 * teacher.width
+        )  # the student's before and after they are mapped to the teacher's width
+        size += plan.sentence_layers * (3 * rows * rows + 2 * rows * wide)
+    return float(FLOAT * size)
+
+
+def _hidden(student: Shape, teacher: Shape, plan: Plan) -> float:
+    """Hidden states of tokens that are there beside the activations."""
+    if not plan.hidden_states:
+        return 0.0
+    tokens = plan.batch_size * plan.max_seq_length
+    kept = plan.gradient_accumulation_steps * (teacher.layers + 1) * tokens * teacher.width
+    return float(FLOAT * (kept + 4 * tokens * student.width))
