@@ -19,10 +19,13 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
     """The model in a folder or on the hub, float32, and the names of the weights that it has and the files lack.
 
     kind: an auto class of transformers. named: how the user named the model, as in "--model_path models/bert". The other
-    keywords are `from_pretrained`'s. Raises SinkdError for files that cannot be read, or hold more than tensors.
+    keywords are `from_pretrained`'s. Raises SinkdError for files that cannot be read, hold more than tensors, or tensors
+    of other shapes than the config asks for.
     """
+    # What does not fit is named below; transformers would print a report of it, and name nothing in its error.
+    keywords |= {"dtype": "float32", "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, found = kind.from_pretrained(folder, dtype="float32", output_loading_info=True, **keywords)
+        model, found = kind.from_pretrained(folder, **keywords)
     except (pickle.UnpicklingError, EOFError) as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"holds more than tensors (it asks for {asked[1]})" if asked else "is cut, or holds more than tensors"
@@ -32,6 +35,10 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SinkdError(f"{named} cannot be loaded: {_reason(error, Path(folder))}") from error
+    for name, there, wanted in sorted(found["mismatched_keys"]):
+        raise SinkdError(
+            f"{named} does not fit its config: {name} has the shape {tuple(there)}, and {tuple(wanted)} is asked for"
+        )
     return model, sorted(found["missing_keys"])
 
 
