@@ -257,6 +257,15 @@ def test_a_submission_follows_what_a_choice_means(tmp_path):
     assert [json.loads(line)["label"] for line in lines] == ["true", "false"]
 
 
+def test_a_submission_answers_bad_lines_too(tmp_path):
+    file = write_superglue("copa", tmp_path) / "test.jsonl"
+    file.write_text(file.read_text() + '{"idx": 2}\n')
+    task = load_superglue("copa", tmp_path, bad_rows="skip")
+    task.examples("test", COPA)
+    with pytest.raises(SinkdError, match=r"test.jsonl has 1 bad lines, and a submission needs an answer for each"):
+        task.write_submission("test", np.array([0, 0]), tmp_path)
+
+
 def test_a_submission_needs_examples_of_every_row(tmp_path):
     task = task_of("copa", tmp_path)
     with pytest.raises(SinkdError, match="no examples of superglue/copa test were made yet"):

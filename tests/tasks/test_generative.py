@@ -25,6 +25,16 @@ def test_a_decoders_answer_begins_with_its_space(tokenizer):
     )
 
 
+def test_what_shares_a_batch_does_not_decide_an_answers_pieces():
+    joining = word_tokenizer()
+    joining.add_tokens([": king"])  # so that no answer can be cut from behind a colon where it begins with a king
+    reader = Reader(joining, one_sequence=True)
+    texts = ["king ran", "  the man"]
+    together = reader.answers(texts)
+    assert together == [answer for text in texts for answer in reader.answers([text])]
+    assert together[0] == [*joining(" king ran")["input_ids"], EOS]
+
+
 def test_an_encoder_decoders_answer_stands_alone(tokenizer):
     reader = Reader(tokenizer, one_sequence=False)
     assert reader.answers(["the man"]) == [[*tokenizer("the man")["input_ids"], EOS]]

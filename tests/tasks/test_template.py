@@ -44,6 +44,14 @@ def test_bars_in_a_row_are_text():
     assert row["list"] == ["c|||d"]
 
 
+@pytest.mark.parametrize("name", ["choice", "random"])
+def test_choice_draws_from_constants_for_every_row(name):
+    template = Template("mine", f"{{{{ [1, 2, 3, 4, 5, 6, 7, 8, 9] | {name} }}}} ||| x")
+    drawn = [template.render(ROW | {"idx": i}).prompt for i in range(30)]
+    assert drawn == [Template("mine", template.jinja).render(ROW | {"idx": i}).prompt for i in range(30)]
+    assert len(set(drawn)) > 5
+
+
 def test_choice_draws_by_seed_and_example_alone():
     template = Template("mine", "{{ names | choice }} {{ names | choice }} ||| x")
     drawn = [template.render(ROW | {"idx": idx}, seed).prompt for seed in range(3) for idx in range(20)]

@@ -32,7 +32,7 @@ from sinkd.tasks.wording import EXAMPLE, Wording
 logger = logging.getLogger(__name__)
 
 READER_VERSION = 1  # raise it when the same file would be read into other rows
-EXAMPLE_VERSION = 1  # raise it when the same row and template would give another example
+EXAMPLE_VERSION = 2  # raise it when the same row and template would give another example
 
 
 @dataclass(frozen=True)
@@ -198,13 +198,18 @@ class ChoiceTask:
         """Chosen answers as SuperGLUE's server takes them: JSON lines, in the order of the split's file.
 
         `chosen` (n,) numbers the choices of the examples that were last made of this split. Returns the file written;
-        raises SinkdError where no examples were made, where the template left rows out (a submission answers all), and
-        as `scores` does.
+        raises SinkdError where no examples were made, where bad lines or rows without answer were left out (a
+        submission answers all), and as `scores` does.
         """
         if split not in self._examples:
             raise SinkdError(f"no examples of {self.name} {split} were made yet, so nothing tells what was chosen")
-        examples = self._examples[split]
-        if missing := len(self.read(split)) - len(examples):
+        examples, rows = self._examples[split], self.read(split)
+        if bad := self.skipped[split]:
+            raise SinkdError(
+                f"{self.source.place(split)} has {bad} bad lines, and a submission needs an answer for each; "
+                "mend the file, or leave out --bad_rows skip to see the first of them"
+            )
+        if missing := len(rows) - len(examples):
             raise SinkdError(
                 f"the template has no answer for {missing} rows of {self.name} {split}, and a submission answers all;"
                 " choose another template"

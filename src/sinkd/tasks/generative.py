@@ -17,7 +17,7 @@ from sinkd.errors import SinkdError
 from sinkd.tasks.cache import BATCH, cached, key_of
 from sinkd.tasks.encode import tokenizer_hash
 
-VERSION = 1  # raise it when the same examples would be encoded into other rows
+VERSION = 2  # raise it when the same examples would be encoded into other rows
 # Something for a tokenizer to stand an answer behind: the same in every vocabulary, and no part of a word.
 BEFORE = ":"
 
@@ -72,9 +72,13 @@ class Reader:
         # What stands before a word decides its pieces, so the answer is cut out of a text that it ends.
         before = self.tokenizer(BEFORE, **plain)["input_ids"]
         whole = self.tokenizer([f"{BEFORE} {text}" for text in texts], **plain)["input_ids"]
-        if all(row[: len(before)] == before for row in whole):
-            return [row[len(before) :] for row in whole]
-        return self.tokenizer([f" {text}" for text in texts], **plain)["input_ids"]
+        alone = {i: f" {texts[i]}" for i, row in enumerate(whole) if row[: len(before)] != before}
+        pieces = [row[len(before) :] for row in whole]
+        if alone:  # a tokenizer that joins ":" to what follows: these are read by themselves, and not the others
+            read = self.tokenizer(list(alone.values()), **plain)["input_ids"]
+            for i, ids in zip(alone, read, strict=True):
+                pieces[i] = ids
+        return pieces
 
 
 def encode_answers(examples: Dataset, reader: Reader) -> Dataset:

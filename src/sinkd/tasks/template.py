@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, pass_context
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sinkd.errors import SinkdError
@@ -108,6 +109,7 @@ class _Program:
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
         environment.globals["zip"] = zip
         environment.filters |= {"choice": self._choice, "most_frequent": most_frequent, "highlight": highlight}
+        environment.filters["random"] = self._choice  # Jinja's own knows no seed
         self._text = environment.from_string(jinja)
         self._choices = None if answer_choices is None else environment.from_string(answer_choices)
 
@@ -121,7 +123,9 @@ class _Program:
         rendered = self._choices.render(values)
         return [choice.strip() for choice in rendered.split(BAR)] if rendered.strip() else []
 
-    def _choice(self, items: Iterable[Any]) -> Any:
+    # Jinja computes what hangs on constants alone once, while it compiles: but not what asks for the context.
+    @pass_context
+    def _choice(self, context: Context, items: Iterable[Any]) -> Any:
         items = list(items)
         if not items:
             raise ValueError("the filter choice has nothing to choose from")
