@@ -1,6 +1,7 @@
 """What a language model is trained on: the answer tokens alone, whatever pads, orders or keeps them."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from sinkd.losses.pieces import WIDE
 from sinkd.losses.term import View
 from sinkd.models import decoder_start
 from sinkd.tasks.generative_collate import AnswerCollator
-from sinkd.training.generation import sampled_batch
+from sinkd.training.generation import indices, sampled_batch
 from sinkd.training.teacher import observe
 from small_language_models import small_model, word_tokenizer
 
@@ -288,6 +289,37 @@ def test_own_answers_are_drawn_from_the_student_and_have_no_labels(kind):
     assert int(one["counts"].max()) <= 4
     assert int(one[inputs].max()) < VOCABULARY
     assert collator.prompts_of(one) == PROMPTS
+
+
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_own_answers_follow_the_students_distribution_whatever_its_folder_says(kind):
+    model = small_model(kind, VOCABULARY)
+    collator = AnswerCollator(word_tokenizer(), decoder_start(model.config))
+    count = 4000
+    batch = collator.assemble([[5, 6, 7]] * count, [[20]] * count)
+    plain = sampled_batch(model, batch, collator, 1, VOCABULARY, 3)
+    own = model.generation_config
+    for name, setting in {"temperature": 0.2, "top_p": 0.3, "top_k": 2, "repetition_penalty": 3.0, "min_p": 0.2,
+                          "typical_p": 0.3, "no_repeat_ngram_size": 1, "bad_words_ids": [[9]]}.items():  # fmt: skip
+        setattr(own, name, setting)
+    # a decoder reads all of an answer but its last token, so answers of two tell the first
+    batch = collator.assemble([[5, 6, 7]] * count, [[20, 21]] * count)
+    drawn = sampled_batch(model, batch, collator, 1, VOCABULARY, 3)
+    assert model.generation_config is own and not model.training
+    place = drawn["decoder_input_ids"][:, 1] if kind == "t5" else drawn["input_ids"][:, 3]
+    tokens = torch.where(drawn["counts"] > 1, place, 1)  # which ends an answer
+    probabilities = torch.softmax(written_out_logits(model, [5, 6, 7], [20])[0], -1)
+    found = torch.bincount(tokens, minlength=VOCABULARY) / count
+    deviation = (probabilities * (1 - probabilities) / count).sqrt()
+    assert ((found - probabilities).abs() < 5 * deviation + 2 / count).all()
+    assert int(plain["counts"].max()) == 1
+
+
+def test_what_indexes_a_spread_model_lies_on_the_cpu():
+    numbers = SimpleNamespace(cpu=lambda: "on the CPU")
+    assert indices(SimpleNamespace(hf_device_map={"": 0}), numbers) == "on the CPU"
+    assert indices(SimpleNamespace(module=SimpleNamespace(hf_device_map={"": 0})), numbers) == "on the CPU"
+    assert indices(SimpleNamespace(), numbers) is numbers
 
 
 def test_on_policy_has_the_live_teacher_score_them(two, tmp_path):

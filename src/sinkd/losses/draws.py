@@ -9,18 +9,21 @@ import torch
 
 
 class RandomState:
-    """The state of the random generators that a forward pass on `device` may draw from."""
+    """The state of the random generators that a forward pass on `device` may draw from.
+
+    On a CUDA device those of all of the machine's: a model may be spread over several, and each draws on its own.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
         self.cpu = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self.cuda = torch.cuda.get_rng_state_all() if device.type == "cuda" else []
 
     def restore(self) -> None:
         """Have the generators go on from here."""
         torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
+        for number, state in enumerate(self.cuda):
+            torch.cuda.set_rng_state(state, number)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from sinkd.tasks.generative_collate import UNLABELLED
+from sinkd.training.generation import indices, takes_positions
 
 
 def choice_log_likelihoods(
@@ -36,7 +37,7 @@ def choice_log_likelihoods(
 def _after_encoder(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """(M, T) log-probabilities of the choices' tokens."""
     encoded = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    rows = batch["choice_rows"]
+    rows = indices(model, batch["choice_rows"])
     logits = model(
         encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state[rows]),
         attention_mask=batch["attention_mask"][rows],
@@ -49,8 +50,9 @@ def _after_encoder(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 def _after_prefix(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """(M, T) log-probabilities of the choices' tokens."""
     prompt = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
-    seen = model(**prompt, use_cache=True, **keep_last(model))
-    rows, labels, inputs = batch["choice_rows"], batch["choice_labels"], batch["choice_inputs"]
+    last = {"logits_to_keep": 1} if takes_positions(model) else {}
+    seen = model(**prompt, use_cache=True, **last)
+    rows, labels, inputs = indices(model, batch["choice_rows"]), batch["choice_labels"], batch["choice_inputs"]
     first = _log_probabilities(seen.logits[:, -1:][rows], labels[:, :1])
     if inputs.shape[1] == 0:
         return first
@@ -71,10 +73,3 @@ def _log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     """(M, T) of logits (M, T, V) and labels (M, T)."""
     picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return picked.float() - logits.float().logsumexp(-1)
-
-
-def keep_last(model: Any) -> dict[str, int]:
-    """The keyword that has a model compute the logits of its last position alone, where it takes one."""
-    from sinkd.training.generation import takes_positions
-
-    return {"logits_to_keep": 1} if takes_positions(model) else {}
