@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from sinkd import SinkdError, recipes
 from sinkd.cli.main import main
 from sinkd.cli.published_generative import SHORT, student, teacher, translated
 from sinkd.models.language import say_not_spread
-from small_language_models import write_copa, write_language_model, write_templates
+from small_language_models import word_tokenizer, write_copa, write_language_model, write_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"t0": "T0", "gpt": "GPT-Neo"}
@@ -49,6 +51,7 @@ def typed(place, monkeypatch, capsys):
 
 COPA = ["--dataset_name", "super_glue", "--dataset_config_name", "copa", "--template_name", "plain"]
 COPA += ["--output_dir", "./debug", "--parallelize", "--templates_dir", "templates"]
+RESULTS = ["dataset_name", "dataset_config_name", "template_name", "epoch", "step", "metric", "score"]
 
 
 def test_the_published_commands_teach_and_learn(typed, place, caplog):
@@ -68,18 +71,18 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
         home = folder / "debug" / role
         metrics = json.loads((home / "metrics.json").read_text())
         with (home / "results.csv").open() as file:
-            (row,) = csv.DictReader(file)
-        names = ("dataset_name", "dataset_config_name", "template_name")
-        assert [row[name] for name in names] == ["super_glue", "copa", "plain"]
-        assert float(row["accuracy"]) == metrics["best"]
+            header, row = csv.reader(file)
+        assert header == RESULTS
+        step = str(int(metrics["history"][0]["step"]))
+        assert row == ["super_glue", "copa", "plain", "1", step, "accuracy", str(metrics["best"])]
     settings = json.loads((folder / "debug" / "student" / "manifest.json").read_text())["settings"]
     assert settings["teacher_path"] == "debug/teacher" and settings["sinkhorn_weight"] == 0.0008
     assert settings["temperature"] == 1.0, "the published kl does not soften"
-    # and what a run leaves is scored and asked as it was trained
-    assert main(["evaluate", "--dataset_name", "super_glue", "--dataset_config_name", "copa", "--templates_dir",
-                 "templates", "--model_path", "debug/student"]) == 0  # fmt: skip
-    assert main(["predict", "--task_name", "superglue/copa", "--templates_dir", "templates", "--model_path",
-                 "debug/student", "--output_dir", "submission"]) == 0  # fmt: skip
+    # and what a run leaves is scored and asked as it was trained, in the wording that only its own folder has
+    assert main(["evaluate", "--dataset_name", "super_glue", "--dataset_config_name", "copa", "--model_path",
+                 "debug/student"]) == 0  # fmt: skip
+    assert main(["predict", "--task_name", "superglue/copa", "--model_path", "debug/student", "--output_dir",
+                 "submission"]) == 0  # fmt: skip
     lines = [json.loads(line) for line in (folder / "submission" / "COPA.jsonl").read_text().splitlines()]
     assert [line["idx"] for line in lines] == list(range(12)) and {line["label"] for line in lines} <= {0, 1}
 
@@ -124,6 +127,127 @@ def test_every_published_flag_has_its_meaning():
     assert translated(["--model_name_or_path", "M"], "teacher") == ["--model_path", "M"]
     published = "-d -s -t -o -m -pa -eb -tb -ns -lr -ep -ms -ga -ie -db -wb -sd -cf -tk -il -tl -pml -st -wd -ls -ws"
     assert set(SHORT) == set(published.split())
+
+
+def test_all_published_short_flags_in_one_command_line(typed, place, monkeypatch):
+    from sinkd.training import generative_arguments
+
+    monkeypatch.setattr(generative_arguments, "find_spec", lambda name: True)
+    monkeypatch.setenv("WANDB_PROJECT", "another")  # and put back after the test
+    values = {"-d": "super_glue", "-s": "copa", "-t": "plain", "-o": "debug", "-m": "small", "-eb": 3, "-tb": 2,
+              "-ns": 7, "-lr": 0.003, "-ep": 2, "-ms": 9, "-ga": 5, "-wb": "project", "-sd": 11, "-cf": "large",
+              "-tk": "large", "-il": 99, "-tl": 33, "-wd": 0.25, "-ls": "cosine", "-ws": 4}  # fmt: skip
+    switches = ["-pa", "-ie", "-db", "-pml", "-st"]
+    assert {*values, *switches} == set(SHORT)
+    status, out, said = typed(student, *(part for pair in values.items() for part in pair), *switches, "--dry_run")
+    assert status == 0 and "--use_slow_tokenizer has no effect" in said
+    shown = dict(line.split(": ", 1) for line in out.splitlines())
+    expected = {
+        "dataset_name": "super_glue", "dataset_config_name": "copa", "template_name": "plain",
+        "output_dir": "debug/student", "student_path": "small", "per_device_eval_batch_size": "3",
+        "per_device_train_batch_size": "2", "num_shots": "7", "learning_rate": "0.003", "num_train_epochs": "2.0",
+        "max_steps": "9", "gradient_accumulation_steps": "5", "wandb_proj": "project", "seed": "11",
+        "config_name": "large", "tokenizer_name": "large", "max_length": "99", "target_max_length": "33",
+        "weight_decay": "0.25", "lr_scheduler_type": "cosine", "warmup_steps": "4.0", "parallelize": "True",
+        "input_eos": "True", "pad_to_max_length": "True", "max_train_rows": "100", "max_dev_rows": "100",
+        "report_to": "['tensorboard', 'wandb']",
+    }  # fmt: skip
+    assert {name: shown[name] for name in expected} == expected
+    assert os.environ["WANDB_PROJECT"] == "project"
+
+
+@pytest.mark.parametrize("role", [teacher, student])
+def test_a_task_without_a_recipe_takes_the_settings_of_its_kind(typed, place, role):
+    kind, _ = place
+    status, out, said = typed(role, "-d", "anli", "-s", "r1", "-m", "small", "-o", "debug", "--dry_run")
+    assert status == 0, said
+    shown = dict(line.split(": ", 1) for line in out.splitlines())
+    silent = yaml.safe_load(recipes.find(f"{kind}/copa-{role.__name__}").read_text())
+    for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"):
+        assert float(shown[name]) == silent[name]
+
+
+@pytest.fixture(scope="module")
+def bare(place):
+    """Two models without a tokenizer, the smaller with a config that does not fit it, and what they lack."""
+    kind, folder = place
+    for name, width in {"bare-large": 32, "bare-small": 16}.items():
+        home = write_language_model(folder / name, MODELS[kind], width=width)
+        for file in home.glob("tokenizer*"):
+            file.unlink()
+    (folder / "config").mkdir()
+    shutil.move(folder / "bare-small" / "config.json", folder / "config" / "config.json")
+    wrong = json.loads((folder / "config" / "config.json").read_text()) | {"vocab_size": 50}
+    (folder / "bare-small" / "config.json").write_text(json.dumps(wrong))
+    word_tokenizer().save_pretrained(folder / "words")
+    other = word_tokenizer()
+    other.add_tokens(["lantern"])
+    other.save_pretrained(folder / "other")
+    return folder
+
+
+def test_tokenizer_and_config_are_taken_from_where_they_are_named(typed, bare):
+    line = [*COPA, "--output_dir", "./named", "-ep", 1, "-tk", "words"]
+    status, _, said = typed(teacher, *COPA, "-o", "./named", "-ep", 1, "-m", "bare-large")
+    assert status == 2 and "bare-large holds no tokenizer" in said
+    status, _, said = typed(teacher, *line, "-m", "bare-large")
+    assert status == 0, said
+    status, _, said = typed(student, *line, "-m", "bare-small", "--teacher_path", "bare-large")
+    assert status == 2 and "the student's embedding 50" in said
+    status, _, said = typed(student, *line, "-m", "bare-small", "-cf", "config", "--teacher_path", "bare-large")
+    assert status == 0, said
+    assert (bare / "named" / "student" / "tokenizer.json").is_file()
+    status, _, said = typed(student, *COPA, "-o", "./named", "-m", "bare-small", "-cf", "config", "-tk", "other")
+    assert status == 2 and "--tokenizer_name other is not the teacher's tokenizer: they differ in size" in said
+
+
+@pytest.mark.parametrize("flags", [
+    ["--sinkhorn_group", "sequence", "--sinkhorn_top_k", 5, "--teacher_cache_top_k", 6],
+    ["--sinkhorn_top_k", 5, "--on_policy", 0.5],
+])  # fmt: skip
+def test_groups_likeliest_entries_and_own_answers_through_the_published_command(typed, place, flags):
+    folder = place[1]
+    line = [*COPA, "-m", "small", "--teacher_path", "large", "-ep", 1, "--logging_steps", 1, "--overwrite"]
+    parts = []
+    for more in ([], flags):
+        status, _, said = typed(student, *line, *more)
+        assert status == 0, said
+        state = max((folder / "debug" / "student").glob("checkpoint-*/trainer_state.json"))
+        logs = [log for log in json.loads(state.read_text())["log_history"] if "parts/sinkhorn" in log]
+        parts.append([log["parts/sinkhorn"] for log in logs])
+    assert len(parts[0]) == len(parts[1]) == 6
+    assert all(part > 0 for part in parts[1]) and parts[1] != parts[0]
+
+
+def test_each_seed_draws_its_own_shots(typed, place):
+    folder = place[1]
+    line = [*COPA, "-o", "./seeds", "-m", "large", "-ep", 1, "-ns", 4]
+    status, _, said = typed(teacher, *line, "--seeds", "3,4")
+    assert status == 0, said
+    status, _, said = typed(teacher, *COPA, "-o", "./alone", "-m", "large", "-ep", 1, "-ns", 4, "-sd", 4)
+    assert status == 0, said
+    alone = (folder / "alone" / "teacher" / "model.safetensors").read_bytes()
+    assert (folder / "seeds" / "teacher" / "seed-4" / "model.safetensors").read_bytes() == alone
+
+
+def test_the_answers_of_each_seeds_shots_are_kept(place, monkeypatch, capsys):
+    monkeypatch.chdir(place[1])
+    line = ["cache-teacher", "--task_name", "superglue/copa", "--teacher_path", "large", "--student_path", "small"]
+    assert main([*line, "--seeds", "3,4", "--num_shots", "4", "--teacher_cache_dir", "kept"]) == 0
+    assert capsys.readouterr().out.count("4 answers of large (logits)") == 2
+    assert main([*line, "--seeds", "3,4", "--teacher_cache_dir", "kept"]) == 0
+    assert capsys.readouterr().out.count("24 answers of large (logits)") == 1
+
+
+def test_padding_beyond_what_a_model_reads_is_refused(typed, place):
+    if place[0] == "t0":
+        pytest.skip("T5 reads any number of tokens")
+    status, _, said = typed(teacher, *COPA, "-o", "./padded", "-m", "large", "-pml")
+    assert status == 2
+    wanted = (
+        "--pad_to_max_length pads to 1024 tokens do not fit the model, which reads 256; give a smaller --max_length"
+    )
+    assert wanted in said
 
 
 def test_wandb_is_asked_for_by_name(monkeypatch):

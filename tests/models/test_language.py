@@ -1,7 +1,12 @@
 """Language models load with all their weights, and teacher and student speak of the same entries."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 from small_language_models import small_model, word_tokenizer, write_language_model
 
 from sinkd import SinkdError
@@ -90,6 +95,37 @@ def test_different_tokenizers_are_refused_naming_what_differs(tmp_path):
     student = write_language_model(tmp_path / "s", "gpt2", other)
     with pytest.raises(SinkdError, match=r"their tokenizers differ in size \(\d+ and \d+ tokens\)"):
         shared_tokenizer(str(teacher), str(student))
+
+
+def edited(folder: Path, change) -> str:
+    """A model's folder whose tokenizer's model is changed, its vocabulary left as it was."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    change(content["model"])
+    path.write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_one_vocabulary_with_other_merges_is_another_tokenizer(tmp_path):
+    teacher = write_language_model(tmp_path / "t", "gpt2")
+    student = edited(write_language_model(tmp_path / "s", "gpt2"), lambda model: model["merges"].reverse())
+    with pytest.raises(SinkdError, match="their tokenizers differ in their merges \\(as at \"Ġ t\"\\)"):
+        shared_tokenizer(str(teacher), student)
+
+
+def test_one_vocabulary_with_other_scores_is_another_tokenizer(tmp_path):
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -float(n)) for n, letter in enumerate("▁abcd"))]
+    core = Tokenizer(models.Unigram(pieces, unk_id=2))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    teacher, student = (write_language_model(tmp_path / name, "t5", tokenizer) for name in "ts")
+    shared_tokenizer(str(teacher), str(student))
+
+    def swap(model):
+        model["vocab"][4][1], model["vocab"][5][1] = model["vocab"][5][1], model["vocab"][4][1]
+
+    with pytest.raises(SinkdError, match='the scores of their pieces \\(as at "a"\\)'):
+        shared_tokenizer(str(teacher), edited(student, swap))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, None), (1, None), (2, "auto")])

@@ -17,8 +17,9 @@ def main(argv: Sequence[str]) -> None:
     if show_plan(args):
         return
     task = load_named_task(args)
-    answers = cache_teacher(args, task, RunProgress(args.distill_loss, task.metric).teacher_rows)
-    if os.environ.get("RANK", "0") == "0":
+    for answers in cache_teacher(args, task, RunProgress(args.distill_loss, task.metric).teacher_rows):
+        if os.environ.get("RANK", "0") != "0":
+            continue
         megabytes = sum(path.stat().st_size for path in answers.home.rglob("*.npy")) / 1e6
         names = ", ".join(feature.name for feature in answers.features)
         print(f"{len(answers)} answers of {args.teacher_path} ({names}), {megabytes:.1f} MB, in {answers.home}")

@@ -18,8 +18,9 @@ from sinkd.training.kind import AnyTask
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Summary
 
-# How the run that made a model read its task, and in which precision it answered.
-READING = "max_seq_length max_length target_max_length input_eos template_name length_normalize bf16 fp16".split()
+# How the run that made a model read and worded its task, and in which precision it answered.
+READING = "max_seq_length max_length target_max_length input_eos length_normalize bf16 fp16".split()
+READING += ["template_name", "templates_dir"]
 
 
 def load_named_task(args: TaskArguments) -> AnyTask:
@@ -114,6 +115,6 @@ def show_plan(args: TaskArguments) -> bool:
         if isinstance(args, DistillationArguments):
             print(f"objective: {args.parse_objective()}")
         for name, value in sorted(args.to_dict().items()):
-            if value is not None and "token" not in name:
+            if value is not None and not name.endswith("_token"):  # of the hub, a secret
                 print(f"{name}: {value}")
     return args.dry_run

@@ -20,6 +20,13 @@ STUDENT = COMMON | {
     "temperature": 1.0,
     "sinkhorn_weight": 0.0008,
 }
+# Where GPT-Neo's differ from T0's, for teacher and student.
+GPT: dict[str, Any] = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 4,
+    "num_train_epochs": 300.0,
+    "seed": 32,
+}
 
 
 def settings(argv: Sequence[str], published: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`sinkd predict`: a trained model's answers for a task's test set, in GLUE's format."""
+"""`sinkd predict`: a trained model's answers for a task's test set, in the format of GLUE's or SuperGLUE's server."""
 
 from collections.abc import Sequence
 from pathlib import Path

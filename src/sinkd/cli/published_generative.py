@@ -7,6 +7,7 @@ to `<output_dir>/student`. What a command line leaves silent is taken from the r
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sinkd import recipes
 from sinkd.cli import distill as distill_command
@@ -66,7 +67,8 @@ def _teacher(argv: Sequence[str], kind: str) -> None:
     words = translated(argv, "teacher")
     recipe = _recipe(words, kind, "teacher")
     prog = f"{_folder(kind)}/distillation_t.py"
-    args = parse_arguments(FinetuneArguments, words, prog, recipe=recipe, output_dir="", **generative.TEACHER)
+    silent = _silent(kind, generative.TEACHER)
+    args = parse_arguments(FinetuneArguments, words, prog, recipe=recipe, output_dir="", **silent)
     args.output_dir = str(Path(_output_dir(args.output_dir), "teacher"))
     if not show_plan(args):
         finetune_command.run(args)
@@ -76,7 +78,8 @@ def _student(argv: Sequence[str], kind: str) -> None:
     words = translated(argv, "student")
     recipe = _recipe(words, kind, "student")
     prog = f"{_folder(kind)}/distillation.py"
-    args = parse_arguments(DistillationArguments, words, prog, recipe=recipe, output_dir="", **generative.STUDENT)
+    silent = _silent(kind, generative.STUDENT)
+    args = parse_arguments(DistillationArguments, words, prog, recipe=recipe, output_dir="", **silent)
     root = _output_dir(args.output_dir)
     args.output_dir = str(Path(root, "student"))
     args.teacher_path = args.teacher_path or str(Path(root, "teacher"))
@@ -128,6 +131,11 @@ def _output_dir(given: str) -> str:
     if not given:
         raise SinkdError("--output_dir is missing; teacher and student go to folders in it")
     return given
+
+
+def _silent(kind: str, published: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a kind for a task without a recipe, as ANLI's rounds are."""
+    return published | (generative.GPT if kind == "gpt" else {})
 
 
 def _folder(kind: str) -> str:

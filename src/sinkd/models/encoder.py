@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -145,18 +147,21 @@ def check_labels(config: PretrainedConfig, task: Task, flag: str, path: str) -> 
         )
 
 
-def load_tokenizer(path: str, flag: str, do_lower_case: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder, or on the hub.
+def load_tokenizer(
+    path: str, flag: str, do_lower_case: bool = False, config: PretrainedConfig | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder, or on the hub; with a model's `config` also in a folder without a model.
 
     do_lower_case forces lower case. Without it the folder decides, but an uncased vocabulary never sees capitals (each
     would be an unknown word), nor does a cased one lose them where the folder holds a vocabulary alone.
     """
-    folder = find_checkpoint(path, flag)
+    bare = config is not None and Path(path).is_dir() and has_tokenizer(path)
+    folder = path if bare else find_checkpoint(path, flag)
     if Path(folder).is_dir() and not has_tokenizer(folder):  # transformers would make an empty one
         raise SinkdError(f"{flag} {path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in {folder}")
     try:
-        untyped = _untyped_bert(Path(folder))
-        known = {} if untyped is None else {"config": untyped}
+        typed = config if bare and not (Path(folder) / "config.json").is_file() else _untyped_bert(Path(folder))
+        known = {} if typed is None else {"config": typed}
         tokenizer = AutoTokenizer.from_pretrained(folder, **known)
         wanted = True if do_lower_case else _lower_case(tokenizer, Path(folder))
         if wanted is not None and wanted != _lowers(tokenizer):
@@ -178,22 +183,41 @@ def has_tokenizer(path: str) -> bool:
     return len(tokenizer) > len(tokenizer.all_special_tokens)
 
 
-def shared_tokenizer(teacher: str, student: str, do_lower_case: bool = False) -> PreTrainedTokenizerBase:
+def shared_tokenizer(
+    teacher: str,
+    student: str,
+    do_lower_case: bool = False,
+    named: str | None = None,
+    config_path: str | None = None,
+) -> PreTrainedTokenizerBase:
     """The teacher's tokenizer, which the student must share: they read the same tokens.
 
-    Raises SinkdError naming what differs where the student's folder holds another.
+    named: another place to take it from, for models whose folders hold none. config_path: another place of the
+    student's config. Raises SinkdError naming what differs where the teacher's or the student's folder holds another.
     """
-    tokenizer = load_tokenizer(teacher, "--teacher_path", do_lower_case)
-    student_folder = find_checkpoint(student, "--student_path")
-    if has_tokenizer(student_folder):
-        other = load_tokenizer(student, "--student_path", do_lower_case)
-        difference = _difference(tokenizer, other)
-        if difference is not None:
+    if named is None:
+        tokenizer = load_tokenizer(teacher, "--teacher_path", do_lower_case)
+    else:
+        config = load_config(teacher, "--teacher_path")
+        tokenizer = load_tokenizer(named, "--tokenizer_name", do_lower_case, config)
+    for side, path in (("teacher", teacher), ("student", student)):
+        flag = f"--{side}_path"
+        if (side == "teacher" and named is None) or not has_tokenizer(find_checkpoint(path, flag)):
+            continue
+        difference = tokenizer_difference(tokenizer, load_tokenizer(path, flag, do_lower_case))
+        if difference is None:
+            continue
+        if named is not None:
             raise SinkdError(
-                f"teacher and student must read the same tokens, and their tokenizers differ in {difference}; "
-                "give a student that was made with the teacher's vocabulary"
+                f"--tokenizer_name {named} is not the {side}'s tokenizer: they differ in {difference}; "
+                "give the one that both models were made with"
             )
-    vocabulary = load_config(student, "--student_path").vocab_size
+        raise SinkdError(
+            f"teacher and student must read the same tokens, and their tokenizers differ in {difference}; "
+            "give a student that was made with the teacher's vocabulary"
+        )
+    student_config = load_config(config_path or student, "--config_name" if config_path else "--student_path")
+    vocabulary = student_config.vocab_size
     if len(tokenizer) > vocabulary:
         raise SinkdError(
             f"the teacher's tokenizer has {len(tokenizer)} tokens, the student's embedding {vocabulary}; "
@@ -202,16 +226,42 @@ def shared_tokenizer(teacher: str, student: str, do_lower_case: bool = False) ->
     return tokenizer
 
 
-def _difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+# What tokenizers may cut apart or change in different ways: capitals, accents, digits, spaces, other scripts.
+PROBE = "A Café, naïve.  In 2026: 'tis\n\tÜber 12,345 词"
+
+
+def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
+    """In a few words what makes two tokenizers read a text as different tokens; None where nothing was found."""
     vocabulary, other_vocabulary = one.get_vocab(), other.get_vocab()
     if vocabulary != other_vocabulary:
         if len(vocabulary) != len(other_vocabulary):
             return f"size ({len(vocabulary)} and {len(other_vocabulary)} tokens)"
         token = min(set(vocabulary.items()) ^ set(other_vocabulary.items()))[0]
         return f'their vocabulary (as at "{token}")'
-    probe = "A Café, naïve."
-    if one.tokenize(probe) != other.tokenize(probe):
+    if one.is_fast and other.is_fast:
+        difference = _pieces_difference(*(json.loads(side.backend_tokenizer.to_str())["model"] for side in (one, other)))
+        if difference is not None:
+            return difference
+    if one.tokenize(PROBE) != other.tokenize(PROBE):
         return "how they cut or lower-case text"
+    return None
+
+
+def _pieces_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """What differs in how two models over one vocabulary put its pieces together: kind, merges, scores."""
+    if one["type"] != other["type"]:
+        return f"kind ({one['type']} and {other['type']})"
+    merges, other_merges = ([tuple(pair) for pair in side.get("merges") or []] for side in (one, other))
+    if merges != other_merges:
+        places = [i for i, pair in enumerate(zip(merges, other_merges, strict=False)) if pair[0] != pair[1]]
+        place = places[0] if places else min(len(merges), len(other_merges))
+        pair = (merges if place < len(merges) else other_merges)[place]
+        return f'their merges (as at "{" ".join(pair)}")'
+    if one["type"] == "Unigram":
+        scores = dict(other["vocab"])
+        moved = [piece for piece, score in one["vocab"] if not math.isclose(score, scores[piece], abs_tol=1e-4)]
+        if moved:
+            return f'the scores of their pieces (as at "{moved[0]}")'
     return None
 
 

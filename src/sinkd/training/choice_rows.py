@@ -1,6 +1,6 @@
 """A task of chosen answers, as a language model reads it: worded by a template, tokenised, scored by likelihood."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,15 +20,21 @@ from sinkd.training.likelihood import choice_log_likelihoods
 
 @dataclass(frozen=True)
 class ChoiceRows:
-    """The examples of a task for models of a config's kind, and the seed that draws shots and wordings.
+    """The examples of a task for models of a config's kind. Has what `Rows` has.
 
-    Has what `Rows` has.
+    The run's seed draws its shots, and what the filter `choice` gives in the wording of a training row; dev and test
+    rows are worded alike in every run, so that their scores compare.
     """
 
     task: ChoiceTask
     tokenizer: PreTrainedTokenizerBase
     args: TaskArguments
     config: PretrainedConfig
+
+    def of_run(self, args: TaskArguments) -> "ChoiceRows":
+        """The rows of one run, which its seed draws; its arguments name the template from here on."""
+        args.template_name = self.template.name
+        return replace(self, args=args)
 
     @cached_property
     def template(self) -> Template:
@@ -45,10 +51,16 @@ class ChoiceRows:
         lengths = (args.max_length, args.target_max_length)
         return Reader(self.tokenizer, not self.config.is_encoder_decoder, *lengths, args.input_eos)
 
+    @property
+    def pad_to(self) -> int | None:
+        """The length that prompts are padded to at least; None for no more than a batch needs."""
+        return self.args.max_length if self.args.pad_to_max_length else None
+
     @cached_property
     def train(self) -> datasets.Dataset:
         """Prompts with their answers."""
-        examples = self._first(self.task.examples("train", self.template), self.args.max_train_rows)
+        worded = self.task.examples("train", self.template, self.args.seed)
+        examples = self._first(worded, self.args.max_train_rows)
         shots = self.args.num_shots
         if shots is not None and shots < len(examples):
             drawn = np.random.default_rng(self.args.seed).choice(len(examples), shots, replace=False)
@@ -82,9 +94,8 @@ class ChoiceRows:
 
     def trainer_keywords(self) -> dict[str, Any]:
         """The keywords of a `TaskTrainer` that task and tokenizer decide, in training and in evaluation alike."""
-        pad_to = self.args.max_length if self.args.pad_to_max_length else None
         return {
-            "data_collator": AnswerCollator(self.tokenizer, decoder_start(self.config), pad_to),
+            "data_collator": AnswerCollator(self.tokenizer, decoder_start(self.config), self.pad_to),
             "processing_class": self.tokenizer,
             "scores": self._scores,
             "combine": self.task.combine,

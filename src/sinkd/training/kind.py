@@ -1,6 +1,6 @@
 """Encoders that classify, and language models that answer: the one place that tells which a task is for."""
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sinkd.errors import SinkdError
 from sinkd.models import cut_head, load_encoder, load_language_model, load_tokenizer, shared_vocabulary
@@ -40,27 +40,44 @@ def saved_teacher(path: str, task: AnyTask, args: TaskArguments, width: int | No
     return SavedTeacher(folder, lambda: load_model(path, "--teacher_path", task, args))
 
 
+def trained_config(path: str, flag: str, args: TaskArguments) -> PretrainedConfig:
+    """The config of the language model that is trained: of `--config_name`, else the model's own."""
+    named = args.config_name
+    return load_config(named or path, "--config_name" if named else flag)
+
+
 def shared_width(
-    task: AnyTask, tokenizer: PreTrainedTokenizerBase, teacher: str, student: str
+    task: AnyTask, tokenizer: PreTrainedTokenizerBase, teacher: str, student: str, args: TaskArguments
 ) -> tuple[int | None, str | None]:
     """`shared_vocabulary` of language models; nothing for encoders, whose heads the task decides."""
     if not isinstance(task, ChoiceTask):
         return None, None
-    configs = load_config(teacher, "--teacher_path"), load_config(student, "--student_path")
+    configs = load_config(teacher, "--teacher_path"), trained_config(student, "--student_path", args)
     return shared_vocabulary(tokenizer, *configs)
 
 
-def read_rows(task: AnyTask, tokenizer: PreTrainedTokenizerBase, args: TaskArguments, path: str, flag: str) -> AnyRows:
-    """The task's rows, for models like the one at `path`."""
+def read_rows(
+    task: AnyTask,
+    tokenizer: PreTrainedTokenizerBase,
+    args: TaskArguments,
+    path: str,
+    flag: str,
+    *,
+    to_train: bool = False,
+) -> AnyRows:
+    """The task's rows, for models like the one at `path`; `to_train`: like what it becomes with `--config_name`."""
     if isinstance(task, ChoiceTask):
-        return ChoiceRows(task, tokenizer, args, load_config(path, flag))
+        config = trained_config(path, flag, args) if to_train else load_config(path, flag)
+        return ChoiceRows(task, tokenizer, args, config)
     return Rows(task, tokenizer, args)
 
 
 def read_tokenizer(path: str, flag: str, args: TaskArguments) -> PreTrainedTokenizerBase:
     """The tokenizer that `--tokenizer_name` names, else the model's own."""
     named = args.tokenizer_name
-    return load_tokenizer(named or path, "--tokenizer_name" if named else flag, args.do_lower_case)
+    if named is None:
+        return load_tokenizer(path, flag, args.do_lower_case)
+    return load_tokenizer(named, "--tokenizer_name", args.do_lower_case, load_config(path, flag))
 
 
 def refuse_for_language_models(task: AnyTask, args: TaskArguments) -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +52,12 @@ def read_outcome(folder: Path) -> Outcome | None:
         return None
 
 
-def write_results(path: Path, names: Mapping[str, str], outcome: Outcome) -> None:
-    """One line an evaluation, as the published system writes results.csv: step, `names`, and the scores."""
+def write_results(path: Path, names: dict[str, str], outcome: Outcome) -> None:
+    """results.csv with the published columns: `names`, epoch, step, metric, score; a line an evaluation and metric."""
     text = io.StringIO()
-    scores = list(outcome.scores)
-    table = csv.DictWriter(text, ["step", *names, *scores], extrasaction="ignore", lineterminator="\n")
+    table = csv.DictWriter(text, [*names, "epoch", "step", "metric", "score"], lineterminator="\n")
     table.writeheader()
-    table.writerows({**names, **entry} for entry in outcome.history)
+    for entry in outcome.history:
+        place = {"epoch": f"{entry['epoch']:g}", "step": f"{entry['step']:g}"}
+        table.writerows(names | place | {"metric": name, "score": entry[name]} for name in outcome.scores)
     write_text(path, text.getvalue())

@@ -22,6 +22,10 @@ class Rows:
     tokenizer: PreTrainedTokenizerBase
     args: TaskArguments
 
+    def of_run(self, args: TaskArguments) -> "Rows":
+        """The rows of one run: the same whatever its seed."""
+        return self
+
     @cached_property
     def train(self) -> datasets.Dataset:
         """Training rows, the unlabelled ones after the labelled."""

@@ -35,6 +35,7 @@ from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.card import Teacher, teacher_scores, write_card
 from sinkd.training.checkpoint import ASIDE, is_aside, last_checkpoint, write_text
+from sinkd.training.choice_rows import ChoiceRows
 from sinkd.training.distillation import DistillationTrainer, ask_once
 from sinkd.training.hub import push_run
 from sinkd.training.kind import (
@@ -57,15 +58,17 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 
+MakeTrainer = Callable[[Any, AnyRows], TaskTrainer]
+
 
 def finetune(args: FinetuneArguments, task: AnyTask, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
     """Train `args.model_path` on a task's labels, once for each seed."""
     _need_splits(task)
     refuse_for_language_models(task, args)
     path = _given(args.model_path, "--model_path")
-    rows = read_rows(task, read_tokenizer(path, "--model_path", args), args, path, "--model_path")
+    rows = read_rows(task, read_tokenizer(path, "--model_path", args), args, path, "--model_path", to_train=True)
 
-    def trainer(args: FinetuneArguments) -> TaskTrainer:
+    def trainer(args: FinetuneArguments, rows: AnyRows) -> TaskTrainer:
         model = _trained_model(path, "--model_path", task, args)
         return TaskTrainer(model=model, args=args, **_keywords(args, rows, callbacks))
 
@@ -87,17 +90,20 @@ def distill(
     if args.copy_layers is not None and args.student_init != "copy":
         raise SinkdError("--copy_layers says which layers of the teacher are copied; give --student_init copy with it")
     teacher_path = _given(args.teacher_path, "--teacher_path") if taught or args.teacher_path else None
+    named = args.tokenizer_name, args.config_name
     if teacher_path is None:
         tokenizer = read_tokenizer(student_path, "--student_path", args)
     else:
-        tokenizer = shared_tokenizer(teacher_path, student_path, args.do_lower_case)
-    rows = read_rows(task, tokenizer, args, student_path, "--student_path")
-    width, cut = shared_width(task, tokenizer, teacher_path, student_path) if taught and teacher_path else (None, None)
+        tokenizer = shared_tokenizer(teacher_path, student_path, args.do_lower_case, *named)
+    rows = read_rows(task, tokenizer, args, student_path, "--student_path", to_train=True)
+    width, cut = None, None
+    if taught and teacher_path:
+        width, cut = shared_width(task, tokenizer, teacher_path, student_path, args)
     if cut:
         logger.info(cut)
     teacher = saved_teacher(teacher_path, task, args, width) if taught and teacher_path else None
 
-    def trainer(args: DistillationArguments) -> DistillationTrainer:
+    def trainer(args: DistillationArguments, rows: AnyRows) -> DistillationTrainer:
         student = _trained_model(student_path, "--student_path", task, args)
         if args.student_init == "copy":
             assert teacher is not None
@@ -119,10 +125,11 @@ def distill(
 
 def cache_teacher(
     args: DistillationArguments, task: AnyTask, on_rows: Callable[[int, int], None] | None = None
-) -> Answers:
+) -> list[Answers]:
     """Ask `args.teacher_path` all that a `distill` with these arguments needs of it, and keep the answers.
 
-    Any number of processes may do it at once. Raises SinkdError where the objective's needs cannot be kept.
+    One set of answers, or one for each of the seeds that draws rows of its own. Any number of processes may do it at
+    once. Raises SinkdError where the objective's needs cannot be kept.
     """
     objective = args.parse_objective()
     if objective.compares_layers:
@@ -139,18 +146,24 @@ def cache_teacher(
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
     path = _given(args.teacher_path, "--teacher_path")
     student = args.student_path or path
-    tokenizer = shared_tokenizer(path, student, args.do_lower_case)
+    tokenizer = shared_tokenizer(path, student, args.do_lower_case, args.tokenizer_name, args.config_name)
     rows = read_rows(task, tokenizer, args, path, "--teacher_path")
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     collator = rows.trainer_keywords()["data_collator"]
-    width, _ = shared_width(task, tokenizer, path, student)
-    return ask_once(saved_teacher(path, task, args, width), objective, rows.train, collator, args, precision, on_rows)
+    width, _ = shared_width(task, tokenizer, path, student, args)
+    teacher = saved_teacher(path, task, args, width)
+    stores: dict[Path, Answers] = {}
+    for seed in args.seed_list:
+        drawn = rows.of_run(replace(args, seed=seed, seeds=None)).train
+        answers = ask_once(teacher, objective, drawn, collator, args, precision, on_rows)
+        stores[answers.home] = answers
+    return list(stores.values())
 
 
-def _each_seed(args: Any, rows: AnyRows, trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Summary:
+def _each_seed(args: Any, rows: AnyRows, trainer: MakeTrainer, teacher: Teacher) -> Summary:
     if args.seeds is None:
         _keep_inputs(args)
-        return Summary([_run(args, rows, trainer, teacher)])
+        return Summary([_run(args, rows.of_run(args), trainer, teacher)])
     if args.push_to_hub:
         raise SinkdError("--push_to_hub and --seeds would push several models to one place; push a run of one seed")
     root = Path(args.output_dir)
@@ -162,13 +175,13 @@ def _each_seed(args: Any, rows: AnyRows, trainer: Callable[[Any], TaskTrainer], 
     runs = [replace(args, seed=seed, seeds=None, output_dir=str(root / f"seed-{seed}")) for seed in args.seed_list]
     for run in runs:
         _keep_inputs(run)
-    summary = Summary([_run(run, rows, trainer, teacher) for run in runs])
+    summary = Summary([_run(run, rows.of_run(run), trainer, teacher) for run in runs])
     if args.should_save:
         write_text(root / "metrics.json", json.dumps(asdict(summary), indent=1) + "\n")
     return summary
 
 
-def _run(args: Any, rows: AnyRows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
+def _run(args: Any, rows: AnyRows, make_trainer: MakeTrainer, teacher: Teacher) -> Outcome:
     with _alone(Path(args.output_dir), args.should_save):
         return _run_alone(args, rows, make_trainer, teacher)
 
@@ -192,9 +205,9 @@ def _alone(folder: Path, writer: bool) -> Iterator[None]:
         lock.release()
 
 
-def _run_alone(args: Any, rows: AnyRows, make_trainer: Callable[[Any], TaskTrainer], teacher: Teacher) -> Outcome:
+def _run_alone(args: Any, rows: AnyRows, make_trainer: MakeTrainer, teacher: Teacher) -> Outcome:
     folder = Path(args.output_dir)
-    trainer = make_trainer(args)
+    trainer = make_trainer(args, rows)
     trainer.remove_callback(PrinterCallback)
     _need_positions(trainer, rows)
     with args.main_process_first():
@@ -232,11 +245,17 @@ def _need_positions(trainer: TaskTrainer, rows: AnyRows) -> None:
         return
     if "roberta" in config.model_type:
         positions -= config.pad_token_id + 1  # RoBERTa counts positions from there
+    flag = "a smaller --max_length" if isinstance(rows, ChoiceRows) else f"--max_seq_length {positions}"
+    padded = rows.pad_to if isinstance(rows, ChoiceRows) else None
+    if padded is not None and padded > positions:
+        raise SinkdError(
+            f"rows that --pad_to_max_length pads to {padded} tokens do not fit the model, which reads {positions}; "
+            f"give {flag}"
+        )
     for read in (rows.train, *rows.dev.values()):
         lengths = row_lengths(read)
         if lengths is not None and len(lengths) and lengths.max() > positions:
             longest = f"rows of up to {lengths.max()} tokens"
-            flag = "a smaller --max_length" if isinstance(rows.task, ChoiceTask) else f"--max_seq_length {positions}"
             raise SinkdError(f"{longest} do not fit the model, which reads {positions}; give {flag}")
 
 
@@ -292,7 +311,7 @@ def _clear(folder: Path) -> None:
 
 
 def _outcome(trained: TaskTrainer, task: AnyTask, args: TaskArguments, seconds: float, metrics: dict) -> Outcome:
-    evaluations = [log for log in trained.state.log_history if "eval_runtime" in log] or [trained.evaluate()]
+    evaluations = [log for log in trained.state.log_history if "eval_runtime" in log] or [_evaluated(trained)]
     history = [{name.removeprefix("eval_"): value for name, value in log.items()} for log in evaluations]
     best = max(history, key=lambda entry: entry[task.metric])
     timing = {"runtime", "samples_per_second", "epoch", "step"}
@@ -308,6 +327,11 @@ def _outcome(trained: TaskTrainer, task: AnyTask, args: TaskArguments, seconds: 
         seed=args.seed,
         folder=args.output_dir,
     )
+
+
+def _evaluated(trained: TaskTrainer) -> dict[str, float]:
+    """The scores of a run that never evaluated, as its log would have them."""
+    return trained.evaluate() | {"epoch": trained.state.epoch or 0.0, "step": trained.state.global_step}
 
 
 def _keywords(args: TaskArguments, rows: AnyRows, callbacks: Sequence[TrainerCallback]) -> dict[str, Any]:
