@@ -46,8 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "gradient_accumulation_steps": 4,
     },
-    "4 x 256 from live 22m, kd+mgskd, 4 micro-batches": {
-        "student": "4x256",
+    "4 x 512 from live 22m, kd+mgskd, 4 micro-batches of 8": {
+        "student": "4x512",
         "teacher": "22m",
         "dropout": 0.0,
         "batch_size": 8,
