@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration, set_seed
+from benchmarks.models import write_model
 
 from sinkd.cli.command import load_named_task
 from sinkd.report import Table, show
@@ -28,28 +27,12 @@ from sinkd.training.outcome import Summary
 from sinkd.training.run import distill, finetune
 
 PROGRAM = "following"
+VOCABULARIES = {"t5": 32128, "gpt2": 50257}
 OBJECTIVES = {
     "labels alone": "ce:1",
     "published": "ce:1+kl:0.1+sinkhorn:1",
     "teacher alone": "kl:1",
 }
-
-
-def write_model(folder: Path, kind: str, tokenizer: Path, width: int, layers: int) -> str:
-    """An untrained model of a kind with the tokenizer's files beside it; its folder."""
-    set_seed(width)
-    if kind == "t5":
-        shape = {"d_model": width, "d_kv": 32, "d_ff": 2 * width, "num_layers": layers, "num_heads": width // 32}
-        config = T5Config(**shape, vocab_size=32128, dropout_rate=0.0, decoder_start_token_id=0)
-        T5ForConditionalGeneration(config).save_pretrained(folder)
-    else:
-        quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        shape = {"n_embd": width, "n_layer": layers, "n_head": width // 32, "n_positions": 512}
-        GPT2LMHeadModel(GPT2Config(**shape, **quiet)).save_pretrained(folder)
-    for file in tokenizer.iterdir():
-        if file.suffix in (".model", ".json", ".txt") and "config" not in file.name:
-            shutil.copy2(file, folder / file.name)
-    return str(folder)
 
 
 def chosen(path: str, flags: list[str]) -> np.ndarray:
@@ -73,14 +56,14 @@ def study(task: str, template: str, options: argparse.Namespace, home: Path) -> 
     flags += ["--max_length", "256", "--weight_decay", "0.01", "--save_strategy", "no"]
     if options.rows:
         flags += ["--max_train_rows", str(options.rows), "--max_dev_rows", str(options.rows)]
-    base = home / task
-    teacher = [*flags, "--model_path", write_model(base / "T", options.kind, options.tokenizer, 128, 2)]
+    base, width = home / task, VOCABULARIES[options.kind]
+    teacher = [*flags, "--model_path", write_model(base / "T", options.kind, options.tokenizer, 128, 2, width)]
     args = parse_arguments(
         FinetuneArguments, [*teacher, "--seed", "0", "--output_dir", str(base / "taught")], "following"
     )
     scores = {"teacher": {"accuracy": [finetune(args, load_named_task(args)).mean], "agreement": [1.0]}}
     wanted = chosen(str(base / "taught"), flags)
-    start = write_model(base / "S", options.kind, options.tokenizer, 64, 1)
+    start = write_model(base / "S", options.kind, options.tokenizer, 64, 1, width)
     for who, objective in OBJECTIVES.items():
         output = base / who.replace(" ", "-")
         words = [*flags, "--student_path", start, "--teacher_path", str(base / "taught"), "--distill_loss", objective]

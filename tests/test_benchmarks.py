@@ -124,6 +124,17 @@ def test_generative(tmp_path):
 
 
 @pytest.mark.slow
+def test_models(tmp_path):
+    write_copa(tmp_path / "datas" / "superglue")
+    printed = run("models", "models", cwd=tmp_path)
+    for name in ("t5-teacher", "t5-student", "gpt-teacher", "gpt-student"):
+        assert name in printed
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+            file.name for file in (tmp_path / "models" / name).iterdir()
+        }
+
+
+@pytest.mark.slow
 def test_following(tmp_path):
     tokenizer = tmp_path / "tokenizer"
     word_tokenizer().save_pretrained(tokenizer)
