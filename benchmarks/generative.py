@@ -36,12 +36,13 @@ from benchmarks import device
 from benchmarks.loss import extra_bytes, once
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel, set_seed
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration, set_seed
 
 from sinkd.losses import SinkhornLoss
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
+from sinkd.models import decoder_start
 from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.likelihood import choice_log_likelihoods
 from sinkd.training.teacher import observe
@@ -142,15 +143,14 @@ def steps(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
     return in_turns({name: work(loss) for name, loss in LOSSES.items()}, rounds)
 
 
-def evaluation(rounds: int) -> dict[str, float]:
-    """Seconds to score 8 rows of 4 choices, from one prefix a row and from one sequence a choice."""
-    model = decoder(32128)
+def evaluation(model: Any, rounds: int) -> dict[str, float]:
+    """Seconds to score 8 rows of 4 choices, with each prompt read once and with it read for every choice."""
     prompts = torch.randint(2, 32128, (8, 256)).tolist()
     choices = torch.randint(2, 32128, (8, 4, 6)).tolist()
-    collator = AnswerCollator(_Padding(), None)
+    collator = AnswerCollator(_Padding(), decoder_start(model.config))
     shared = [{"input_ids": prompt, "choices": four} for prompt, four in zip(prompts, choices, strict=True)]
     apart = [{"input_ids": row["input_ids"], "choices": [choice]} for row in shared for choice in row["choices"]]
-    batches = {"one prefix": collator(shared), "each whole": collator(apart)}
+    batches = {"once": collator(shared), "for each": collator(apart)}
 
     def work(batch: dict[str, Tensor]) -> Callable[[], None]:
         def once() -> None:
@@ -160,6 +160,12 @@ def evaluation(rounds: int) -> dict[str, float]:
         return once
 
     return in_turns({name: work(batch) for name, batch in batches.items()}, rounds)
+
+
+def encoder_decoder(width: int) -> Any:
+    set_seed(0)
+    shape = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 4, "num_heads": 4, "dropout_rate": 0.0}
+    return T5ForConditionalGeneration(T5Config(**shape, vocab_size=width, decoder_start_token_id=0)).eval()
 
 
 def decoder(width: int) -> Any:
@@ -216,12 +222,12 @@ def main() -> None:
             sums.append({"size": size, "sum": name, **figures, "faster": faster, "share": share})
             ms = f"{figures['seconds'] * 1e3:,.1f} | {figures['megabytes']:,.1f}"
             print(f"| {size} | {name} | {ms} | {faster:.1f} | {share:.2f} |", flush=True)
-    asked = evaluation(options.rounds)
-    saving = asked["each whole"] / asked["one prefix"]
-    print(
-        f"\nevaluation: {asked['one prefix'] * 1e3:,.0f} ms from one prefix a row, {asked['each whole'] * 1e3:,.0f} ms"
-    )
-    print(f"with each choice read whole: {saving:.1f} times faster")
+    print("\n| evaluation | ms, each prompt read once | for every choice | times faster |\n|---|---:|---:|---:|")
+    asked = {}
+    for name, model in (("decoder", decoder(32128)), ("encoder-decoder", encoder_decoder(32128))):
+        asked[name] = evaluation(model, options.rounds)
+        single, each = (asked[name][way] for way in ("once", "for each"))
+        print(f"| {name} | {single * 1e3:,.0f} | {each * 1e3:,.0f} | {each / single:.1f} |", flush=True)
     if options.out:
         options.out.write_text(json.dumps({"rows": rows, "sums": sums, "evaluation": asked}, indent=1) + "\n")
 

@@ -23,7 +23,7 @@ ELSEWHERE = re.compile(r"^torchrun (?:--nnodes 4|--standalone --nproc_per_node 8
 # What needs a network says what it would do.
 NETWORK = re.compile(r"sinkd download (?!.*--dry_run)")
 # Benchmarks need the pretrained encoder and real data, and minutes; each is run at a small size elsewhere.
-BENCHMARK = re.compile(r"python -m benchmarks\.\w+|python benchmarks/\w+\.py|make bench")
+BENCHMARK = re.compile(r"python -m benchmarks\.(?!models)\w+|python benchmarks/\w+\.py|make bench")
 
 
 def blocks(page: Path, *kinds: str) -> list[str]:
