@@ -20,12 +20,15 @@ _chosen = "cpu"
 
 
 def use(device: str, default: bool = True) -> None:
-    """Measure on `device`; by `default` it is also where PyTorch makes tensors (data loaders bear no such default)."""
+    """Measure on `device`; by `default` it is also where PyTorch makes tensors (data loaders bear no such default).
+
+    A CPU is where it makes them anyway: a default that is set costs every operation a little, which a time would show.
+    """
     global _chosen
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: PyTorch sees no CUDA device here")
     _chosen = device
-    if default:
+    if default and device != "cpu":
         torch.set_default_device(device)
 
 

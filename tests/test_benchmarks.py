@@ -100,6 +100,7 @@ def test_features(tmp_path):
 @pytest.mark.slow
 def test_study(tmp_path, world, tmp_path_factory):
     from benchmarks.study import OBJECTIVES
+
     from sinkd.models import load_tokenizer, write_encoder
 
     tokenizer = load_tokenizer(str(world.teacher), "--model_path")
