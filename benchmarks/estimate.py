@@ -136,7 +136,8 @@ def measure(case: dict[str, Any], folder: Path) -> dict[str, int]:
 
     from sinkd.cli.command import load_named_task
     from sinkd.models import train_tokenizer
-    from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
+    from sinkd.training.arguments import DistillationArguments, FinetuneArguments
+    from sinkd.training.parser import parse_arguments
     from sinkd.training.run import distill, finetune
 
     torch.manual_seed(0)

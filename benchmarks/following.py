@@ -21,9 +21,10 @@ from benchmarks.models import write_model
 
 from sinkd.cli.command import load_named_task
 from sinkd.report import Table, show
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments
 from sinkd.training.inference import Model
 from sinkd.training.outcome import Summary
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
 
 PROGRAM = "following"

@@ -21,8 +21,9 @@ import transformers
 
 from sinkd.cli.command import load_named_task
 from sinkd.report import RunProgress, Table, show
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments
 from sinkd.training.outcome import Summary
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
 
 MEAN = ["--sinkhorn_weight", "1", "--sinkhorn_reduction", "mean"]

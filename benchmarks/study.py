@@ -30,7 +30,8 @@ import transformers
 
 from sinkd.cli.command import load_named_task
 from sinkd.report import RunProgress, Table, show
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
 
 # matching weighs 0.3 and the other two 3, as first measured on SST-2; 1000 makes the plan the identity

@@ -10,7 +10,8 @@ import yaml
 
 from sinkd import SinkdError, recipes
 from sinkd.cli.main import main
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments
+from sinkd.training.parser import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,9 @@ import pytest
 from sinkd import SinkdError
 from sinkd.cli.command import load_named_task, settle_output, show_summary
 from sinkd.cli.main import main
-from sinkd.training.arguments import FinetuneArguments, parse_arguments
+from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.outcome import Outcome, Summary
+from sinkd.training.parser import parse_arguments
 
 
 def arguments(*argv):

@@ -11,8 +11,8 @@ import yaml
 from sinkd import DistillationArguments, recipes
 from sinkd.cli import published
 from sinkd.tasks import load_task
-from sinkd.training.arguments import parse_arguments
 from sinkd.training.manifest import read_manifest
+from sinkd.training.parser import parse_arguments
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import torch
 from transformers import TrainerCallback
 
 from sinkd.tasks import load_task
-from sinkd.training.arguments import DistillationArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments
 from sinkd.training.gather import leave_group
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill
 
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from sinkd import DistillationArguments, SinkdError
-from sinkd.training.arguments import FinetuneArguments, parse_arguments
+from sinkd.training.arguments import FinetuneArguments
+from sinkd.training.parser import parse_arguments
 
 
 def read(*argv: object, kind=DistillationArguments, recipe: Path | None = None, **defaults):

@@ -11,10 +11,11 @@ from sinkd import DistillationArguments
 from sinkd.cli.main import main
 from sinkd.models import load_tokenizer
 from sinkd.tasks import load_task
-from sinkd.training.arguments import FinetuneArguments, parse_arguments
+from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.card import licence_of, shown_command, teacher_scores
 from sinkd.training.kind import saved_teacher
 from sinkd.training.manifest import describe
+from sinkd.training.parser import parse_arguments
 from sinkd.training.rows import Rows
 
 

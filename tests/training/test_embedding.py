@@ -8,8 +8,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from sinkd import DistillationArguments
 from sinkd.tasks import load_task
-from sinkd.training.arguments import parse_arguments
 from sinkd.training.embedding import UsedRows, restore, trim
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill
 
 

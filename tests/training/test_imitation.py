@@ -13,8 +13,9 @@ from sinkd import SinkdError
 from sinkd.cli.main import main
 from sinkd.losses.objective import Objective
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.arguments import DistillationArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments
 from sinkd.training.distillation import DistillationTrainer
+from sinkd.training.parser import parse_arguments
 from small_tokenizer import WORDS, small_tokenizer
 from training.test_window import BOUND, cut, cuts_by_two, distance, job, models  # noqa: F401
 

@@ -13,7 +13,8 @@ from sinkd.losses import annealed_temperature, divergence
 from sinkd.losses.objective import TERMS
 from sinkd.models import load_encoder, load_tokenizer
 from sinkd.tasks import Collator, encode, load_task, table_task
-from sinkd.training.arguments import FinetuneArguments, parse_arguments
+from sinkd.training.arguments import FinetuneArguments
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
 from sinkd.training.sampler import SeededSampler
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from sinkd.cli import generative
 from sinkd.cli.command import load_named_task, show_plan
 from sinkd.report import RunProgress
-from sinkd.training.arguments import DistillationArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import cache_teacher
 
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 
 from sinkd.models import convert
-from sinkd.training.arguments import ArgumentParser
 from sinkd.training.inference import parameters
+from sinkd.training.parser import ArgumentParser
 
 
 def main(argv: Sequence[str]) -> None:

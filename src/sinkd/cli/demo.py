@@ -15,17 +15,12 @@ from sinkd.errors import SinkdError
 from sinkd.models import train_tokenizer, write_encoder
 from sinkd.report import RunProgress, Table, show
 from sinkd.tasks import write_corpus
-from sinkd.training.arguments import (
-    ArgumentParser,
-    DistillationArguments,
-    FinetuneArguments,
-    TaskArguments,
-    parse_arguments,
-)
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Summary
+from sinkd.training.parser import ArgumentParser, parse_arguments
 from sinkd.training.run import distill, finetune
 
 # How many sentences without labels there are for one of them with a label.

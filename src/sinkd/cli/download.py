@@ -7,7 +7,7 @@ from pathlib import Path
 from sinkd.errors import SinkdError
 from sinkd.models.remote import BERT, PUBLISHED, fetch_model, fetch_published
 from sinkd.tasks.sources import GLUE, HOST, SUPERGLUE, Source
-from sinkd.training.arguments import ArgumentParser
+from sinkd.training.parser import ArgumentParser
 
 # What there is to fetch: where it goes, and the names of its parts.
 PLACES: dict[str, tuple[str, Mapping[str, object]]] = {

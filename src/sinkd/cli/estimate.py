@@ -6,8 +6,8 @@ from sinkd.errors import SinkdError
 from sinkd.losses.objective import Objective
 from sinkd.models.shape import SIZES, Shape, read_shape
 from sinkd.report import Table, show
-from sinkd.training.arguments import ArgumentParser
 from sinkd.training.estimate import DTYPE_BYTES, OPTIMIZERS, SHARDINGS, Plan, cache_bytes, compares, estimate, needed
+from sinkd.training.parser import ArgumentParser
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from sinkd.cli.command import load_named_task, show_plan, trained_settings
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
-from sinkd.training.arguments import FinetuneArguments, TaskArguments, parse_arguments
+from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.inference import Model
+from sinkd.training.parser import parse_arguments
 
 
 def main(argv: Sequence[str]) -> None:

@@ -19,9 +19,10 @@ from sinkd.models.export import OnnxModel, export_onnx, need_packages, quantize_
 from sinkd.report import Table, show
 from sinkd.tasks import ChoiceTask, Collator, Task
 from sinkd.tasks.transfer import writing
-from sinkd.training.arguments import FinetuneArguments, parse_arguments
+from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.inference import megabytes
 from sinkd.training.manifest import read_manifest
+from sinkd.training.parser import parse_arguments
 from sinkd.training.rows import Rows
 
 # What is answered where no dev set is at hand: lengths from a word to some dozens.

@@ -6,8 +6,9 @@ from sinkd.cli import generative
 from sinkd.cli.command import load_named_task, settle_output, show_plan, show_summary
 from sinkd.cli.testing import predict_after
 from sinkd.report import RunProgress
-from sinkd.training.arguments import FinetuneArguments, parse_arguments
+from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.outcome import Summary
+from sinkd.training.parser import parse_arguments
 from sinkd.training.run import finetune
 
 

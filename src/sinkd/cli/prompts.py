@@ -7,7 +7,7 @@ from sinkd.report import Table, show
 from sinkd.tasks import Template, templates
 from sinkd.tasks.prompts import OWN
 from sinkd.tasks.promptsource import fetch, promptsource_dir
-from sinkd.training.arguments import ArgumentParser
+from sinkd.training.parser import ArgumentParser
 
 
 def main(argv: Sequence[str]) -> None:

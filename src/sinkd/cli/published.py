@@ -17,13 +17,9 @@ from sinkd.cli.main import guarded
 from sinkd.cli.testing import predict_after
 from sinkd.errors import SinkdError
 from sinkd.tasks.glue import task_name
-from sinkd.training.arguments import (
-    DistillationArguments,
-    FinetuneArguments,
-    TaskArguments,
-    parse_arguments,
-)
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.outcome import Summary, read_outcome
+from sinkd.training.parser import parse_arguments
 
 ArgumentsT = TypeVar("ArgumentsT", bound=TaskArguments)
 

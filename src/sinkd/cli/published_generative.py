@@ -17,7 +17,8 @@ from sinkd.cli.command import choice_task_name, show_plan
 from sinkd.cli.main import guarded
 from sinkd.errors import SinkdError
 from sinkd.tasks.superglue import superglue_name
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, parse_arguments
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments
+from sinkd.training.parser import parse_arguments
 
 SHORT = {
     "-d": "--dataset_name",

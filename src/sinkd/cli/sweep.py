@@ -16,10 +16,10 @@ from sinkd.cli.main import guarded
 from sinkd.errors import SinkdError
 from sinkd.models.encoder import find_checkpoint
 from sinkd.report import Table, show
-from sinkd.training.arguments import ArgumentParser
 from sinkd.training.checkpoint import write_text
 from sinkd.training.comparison import Result, compare, mixed_inputs, write_csv
 from sinkd.training.outcome import Outcome, read_outcome
+from sinkd.training.parser import ArgumentParser
 from sinkd.training.sweep import Sweep, Trial, finished, read_sweep
 
 logger = logging.getLogger(__name__)

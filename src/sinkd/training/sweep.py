@@ -24,16 +24,10 @@ from typing import Any
 import yaml
 
 from sinkd.errors import SinkdError
-from sinkd.training.arguments import (
-    DistillationArguments,
-    FinetuneArguments,
-    TaskArguments,
-    check_settings,
-    parse_arguments,
-    words,
-)
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.manifest import describe, read_manifest
 from sinkd.training.outcome import Outcome, read_outcome
+from sinkd.training.parser import check_settings, parse_arguments, words
 
 COMMANDS: dict[str, type[TaskArguments]] = {"distill": DistillationArguments, "finetune": FinetuneArguments}
 KEYS = ("command", "tasks", "objectives", "settings", "seeds", "flags", "baseline", "resources")
