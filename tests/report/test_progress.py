@@ -19,7 +19,7 @@ def state(step: int, epoch: float = 1.0) -> SimpleNamespace:
 def screen(monkeypatch):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr("sinkd.report.progress.Console", lambda **kwargs: console)
+    monkeypatch.setattr("sinkd.report.bar.Console", lambda **kwargs: console)
     return screen
 
 
@@ -47,16 +47,16 @@ def test_a_terminal_gets_a_bar_with_the_score(screen, capsys):
     play(progress)
     shown = screen.getvalue()
     assert "kd, seed 3" in shown and "10/20" in shown and "mcc 0.500" in shown
-    assert progress._bar is None
+    assert not progress.bar.shown
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_teachers_answers_have_a_bar_until_they_are_all_there(screen):
     progress = RunProgress("kd", "mcc")
     progress.teacher_rows(5, 10)
-    assert progress._bar is not None
+    assert progress.bar.shown
     progress.teacher_rows(10, 10)
-    assert progress._bar is None
+    assert not progress.bar.shown
     assert "teacher answers" in screen.getvalue()
 
 

@@ -11,34 +11,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sinkd.cli.command import load_named_task
+from sinkd.cli.workers import distill_all
 from sinkd.errors import SinkdError
 from sinkd.models import train_tokenizer, write_encoder
 from sinkd.report import RunProgress, Table, show
 from sinkd.tasks import write_corpus
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
+from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Summary
 from sinkd.training.parser import ArgumentParser, parse_arguments
-from sinkd.training.run import distill, finetune
+from sinkd.training.run import finetune
 
 # How many sentences without labels there are for one of them with a label.
 UNLABELED = 2
 
 
 def objectives(unlabeled: Path) -> dict[str, list[str]]:
-    """What is compared: each row's name, and the flags that make it. `unlabeled` holds text without labels."""
+    """What is compared: what a student is called, and the flags that make it. `unlabeled` holds text without labels."""
     matching = ["--distill_loss", "kd+sinkhorn_hidden"]
+    more = ["--unlabeled_file", str(unlabeled), "--num_train_epochs", "4"]  # as many steps, over more sentences
     return {
-        "student, labels alone": ["--distill_loss", "ce"],
-        "student, kd": ["--distill_loss", "kd"],
-        "student, kd+sinkhorn (l1)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "l1"],
-        "student, kd+sinkhorn (Lorentz)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "lorentz"],
-        "student, kd+matching": matching,
-        # as many steps, over more sentences
-        "student, kd+matching, more text": [*matching, "--unlabeled_file", str(unlabeled), "--num_train_epochs", "4"],
+        "labels alone": ["--distill_loss", "ce"],
+        "kd": ["--distill_loss", "kd"],
+        "kd+sinkhorn (l1)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "l1"],
+        "kd+sinkhorn (Lorentz)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "lorentz"],
+        "kd+matching": matching,
+        "kd, more text": ["--distill_loss", "kd", *more],
+        "kd+matching, more text": [*matching, *more],
     }
+
+
+def _training(rows: int, epochs: int, rate: float) -> tuple[str, ...]:
+    sizes = "--per_device_train_batch_size", str(rows), "--num_train_epochs", str(epochs)
+    return (*sizes, "--learning_rate", str(rate))
 
 
 @dataclass(frozen=True)
@@ -48,9 +55,9 @@ class Recipe:
     vocabulary: int = 1000
     teacher: tuple[int, int, int] = (2, 128, 4)  # layers, width, heads
     student: tuple[int, int, int] = (1, 64, 2)
-    shared_flags: tuple[str, ...] = ("--batch_size", "32", "--warmup_steps", "0.1")
-    teacher_flags: tuple[str, ...] = ("--num_train_epochs", "12", "--learning_rate", "7e-4")
-    student_flags: tuple[str, ...] = ("--num_train_epochs", "12", "--learning_rate", "1e-3")
+    shared_flags: tuple[str, ...] = ("--per_device_eval_batch_size", "250", "--warmup_steps", "0.1")
+    teacher_flags: tuple[str, ...] = _training(rows=32, epochs=12, rate=7e-4)
+    student_flags: tuple[str, ...] = _training(rows=64, epochs=12, rate=1.5e-3)
     distill_flags: tuple[str, ...] = ("--alpha", "0.9", "--beta", "0.8", "--temperature", "2.0")
 
 
@@ -91,15 +98,14 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
     teacher_args = arguments(FinetuneArguments, "teacher", "--model_path", starts["teacher"], *recipe.teacher_flags)
     taught = finetune(teacher_args, task, [RunProgress("teacher", task.metric)])
     teacher = taught.outcomes[0].folder
-    results = {"teacher": taught}
-    for row, flags in objectives(data / "unlabeled.txt").items():
-        name = row.removeprefix("student, ")
-        paths = ["--teacher_path", teacher, "--student_path", starts["student"], "--seeds", seeds]
-        args = arguments(
-            DistillationArguments, _slug(name), *paths, *recipe.student_flags, *recipe.distill_flags, *flags
-        )
-        progress = RunProgress(name, task.metric)
-        results[row] = distill(args, task, [progress], progress.teacher_rows)
+    paths = ["--teacher_path", teacher, "--student_path", starts["student"], "--seeds", seeds]
+    flags = [*common, *paths, *recipe.student_flags, *recipe.distill_flags]
+    jobs = {
+        name: [*flags, "--output_dir", str(folder / _slug(name)), *own]
+        for name, own in objectives(data / "unlabeled.txt").items()
+    }
+    learned = distill_all(jobs, "sinkd demo")
+    results = {"teacher": taught} | {f"student, {name}": summary for name, summary in learned.items()}
     table = tabulate(results, task, arguments(FinetuneArguments, "speed"))
     print(flush=True)
     show(table)

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
     """Run a command; its exit status, and one sentence on standard error for what went wrong."""
-    _quieten()
+    quieten()
     try:
         command()
         _leave_group()
@@ -95,7 +95,7 @@ def _complain(sentence: str, argv: Sequence[str] = (), status: int = 2) -> int:
     return status
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Libraries report through their own bars and warnings; ours says what a user can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

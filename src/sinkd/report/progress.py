@@ -1,45 +1,54 @@
 """Progress of training: one bar in a terminal, a line an evaluation in a pipe."""
 
 import sys
+from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
+
+from sinkd.report.bar import Bar
+
+
+class Shows(Protocol):
+    """What can stand for a `Bar`."""
+
+    @property
+    def shown(self) -> bool: ...
+    def open(self, title: str, total: int, done: int) -> None: ...
+    def move(self, done: int) -> None: ...
+    def note(self, text: str) -> None: ...
+    def close(self) -> None: ...
 
 
 class RunProgress(TrainerCallback):
     """Shows what a run does; one object serves all seeds of a command.
 
-    name: what the run is called. metric: the score to show after each evaluation.
+    name: what the run is called. metric: the score to show after each evaluation. bar: where it is shown.
     """
 
-    def __init__(self, name: str, metric: str):
+    def __init__(self, name: str, metric: str, bar: Shows | None = None):
         self.name = name
         self.metric = metric
-        self.console = Console(stderr=True)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self.bar = Bar() if bar is None else bar
         self._told = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._told = 0
         if state.is_world_process_zero:
-            self._open(f"{self.name}, seed {args.seed}", state.max_steps, state.global_step)
+            self.bar.open(f"{self.name}, seed {args.seed}", state.max_steps, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step)
+        self.bar.move(state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self._bar is not None and logs and "loss" in logs:
-            self._bar.update(self._task, note=f"loss {logs['loss']:.4f}")
+        if logs and "loss" in logs:
+            self.bar.note(f"loss {logs['loss']:.4f}")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         score = (metrics or {}).get(f"eval_{self.metric}")
         if score is None or not state.is_world_process_zero:
             return
-        if self._bar is not None:
-            self._bar.update(self._task, note=f"{self.metric} {score:.3f}")
+        if self.bar.shown:
+            self.bar.note(f"{self.metric} {score:.3f}")
         elif state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._told):
             # A line an epoch: the published protocol evaluates every few steps.
             self._told = int(state.epoch)
@@ -50,35 +59,12 @@ class RunProgress(TrainerCallback):
             )
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.close()
+        self.bar.close()
 
     def teacher_rows(self, done: int, rows: int) -> None:
         """Show how far the teacher's answers are."""
-        if self._bar is None:
-            self._open("teacher answers", rows, 0)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+        if not self.bar.shown:
+            self.bar.open("teacher answers", rows, 0)
+        self.bar.move(done)
         if done == rows:
-            self.close()
-
-    def close(self) -> None:
-        """Put the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _open(self, title: str, total: int, done: int) -> None:
-        self.close()
-        if not self.console.is_terminal:
-            return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            transient=True,
-        )
-        self._task = self._bar.add_task(title, total=total, completed=done, note="")
-        self._bar.start()
+            self.bar.close()
