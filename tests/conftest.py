@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # POT loads TensorFlow where that is installed, seconds of it, for a backend that is not used here.
 os.environ["POT_BACKEND_DISABLE_TENSORFLOW"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Hundreds of processes would otherwise compile all of sinkd again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -75,7 +75,7 @@ class Worker:
         """What its job came to; None where it spoke about its bar. Raises what the job raised."""
         try:
             message = self.line.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             raise SinkdError(
                 f"the process of {self.job} ended with status {self._process.exitcode}: the lines above say why, or "
