@@ -89,7 +89,7 @@ def config(size: str, dropout: float) -> Any:
     """A BERT config: of a known size, or `4x512`, layers and width."""
     from transformers import BertConfig
 
-    from sinkd.models.shape import SIZES
+    from sinkd.estimate.shape import SIZES
 
     if size in SIZES:
         kwargs = {name: value for name, value in SIZES[size].items() if name != "model_type"}
@@ -108,9 +108,9 @@ def config(size: str, dropout: float) -> Any:
 
 def estimated(case: dict[str, Any]) -> float:
     """What `sinkd estimate` says of a case, in bytes."""
+    from sinkd.estimate.memory import Plan, compares, estimate, needed
+    from sinkd.estimate.shape import shape_of
     from sinkd.losses.objective import Objective
-    from sinkd.models.shape import shape_of
-    from sinkd.training.estimate import Plan, compares, estimate, needed
 
     names = ("batch_size", "max_seq_length", "gradient_accumulation_steps", "bf16", "checkpointing", "optimizer")
     names += ("device",)

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from sinkd.models.shape import read_shape
+from sinkd.estimate.shape import read_shape
 from sinkd.report import Table, show
 from sinkd.tasks import load_superglue
 

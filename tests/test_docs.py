@@ -87,7 +87,7 @@ def google(world, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("google")
     words = json.loads((world.teacher / "tokenizer.json").read_text())["model"]["vocab"]
     (folder / "words.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.get)))
-    program = ROOT / "tests" / "models" / "tensorflow_bert.py"
+    program = ROOT / "tests" / "exchange" / "tensorflow_bert.py"
     subprocess.run([sys.executable, program, folder, folder / "words.txt"], capture_output=True, check=True)
     return folder
 

@@ -19,9 +19,9 @@ from hub_standin import Hub
 from sinkd.cli import download
 from sinkd.cli.main import main
 from sinkd.errors import SinkdError
-from sinkd.models.remote import PUBLISHED, fetch_published
+from sinkd.exchange.checkpoints import PUBLISHED, fetch_published
+from sinkd.exchange.corpora import GLUE, SUPERGLUE, Archive, Source
 from sinkd.tasks import TASKS, load_task
-from sinkd.tasks.sources import GLUE, SUPERGLUE, Archive, Source
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -151,7 +151,7 @@ def test_a_wrong_archive_or_a_wrong_count_is_one_sentence(host, monkeypatch, cap
 
 def test_no_network_names_the_address_and_the_place(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sinkd.tasks.transfer.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("sinkd.exchange.transfer.time.sleep", lambda seconds: None)
     assert main(["download", "glue", "--tasks", "rte", "--mirror", "http://127.0.0.1:9"]) == 2
     error = capsys.readouterr().err
     assert "fetch http://127.0.0.1:9/glue/data/RTE.zip by hand, put it at datas/glue/RTE.zip" in error

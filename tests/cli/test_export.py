@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from sinkd.cli.main import main
+from sinkd.exchange.onnx import OnnxModel, export_onnx
 from sinkd.models import write_encoder
-from sinkd.models.export import OnnxModel, export_onnx
 from sinkd.tasks import load_task
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from sinkd.models import convert
+from sinkd.exchange.tensorflow import convert
 from sinkd.training.inference import parameters
 from sinkd.training.parser import ArgumentParser
 

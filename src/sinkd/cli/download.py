@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sinkd.errors import SinkdError
-from sinkd.models.remote import BERT, PUBLISHED, fetch_model, fetch_published
-from sinkd.tasks.sources import GLUE, HOST, SUPERGLUE, Source
+from sinkd.exchange.checkpoints import BERT, PUBLISHED, fetch_model, fetch_published
+from sinkd.exchange.corpora import GLUE, HOST, SUPERGLUE, Source
 from sinkd.training.parser import ArgumentParser
 
 # What there is to fetch: where it goes, and the names of its parts.

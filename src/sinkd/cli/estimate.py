@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from sinkd.errors import SinkdError
+from sinkd.estimate.memory import DTYPE_BYTES, OPTIMIZERS, SHARDINGS, Plan, cache_bytes, compares, estimate, needed
+from sinkd.estimate.shape import SIZES, Shape, read_shape
 from sinkd.losses.objective import Objective
-from sinkd.models.shape import SIZES, Shape, read_shape
 from sinkd.report import Table, show
-from sinkd.training.estimate import DTYPE_BYTES, OPTIMIZERS, SHARDINGS, Plan, cache_bytes, compares, estimate, needed
 from sinkd.training.parser import ArgumentParser
 
 

@@ -14,11 +14,11 @@ from transformers.hf_argparser import HfArg
 
 from sinkd.cli.command import load_named_task, show_plan, typed_value
 from sinkd.errors import SinkdError
+from sinkd.exchange.onnx import OnnxModel, export_onnx, need_packages, quantize_onnx
+from sinkd.exchange.transfer import writing
 from sinkd.models import find_checkpoint, load_encoder, load_tokenizer
-from sinkd.models.export import OnnxModel, export_onnx, need_packages, quantize_onnx
 from sinkd.report import Table, show
 from sinkd.tasks import ChoiceTask, Collator, Task
-from sinkd.tasks.transfer import writing
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.inference import megabytes
 from sinkd.training.manifest import read_manifest

@@ -1,6 +1,5 @@
 """Who teaches and who learns: loading encoders and language models, and making students out of layers."""
 
-from sinkd.models.convert import convert
 from sinkd.models.encoder import find_checkpoint, load_encoder, load_tokenizer, shared_tokenizer
 from sinkd.models.fresh import train_tokenizer, write_encoder
 from sinkd.models.language import cut_head, decoder_start, load_language_model, shared_vocabulary
@@ -8,7 +7,6 @@ from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers,
 
 __all__ = [
     "choose_layers",
-    "convert",
     "copy_layers",
     "cut_head",
     "decoder_start",

@@ -11,8 +11,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 
 from sinkd.errors import SinkdError, first_sentence
-from sinkd.tasks.archive import is_archive, unpack
-from sinkd.tasks.transfer import writing
+from sinkd.exchange.archive import is_archive, unpack
+from sinkd.exchange.transfer import writing
 
 # The pretrained models that the published commands start from: folder -> name on the hub.
 BERT = {
@@ -47,7 +47,7 @@ PUBLISHED = {
 
 
 def fetch_model(name: str, folder: Path) -> list[Path]:
-    """A model of the hub into `folder`: config, vocabulary, tokenizer and one form of weights. Goes on where it was cut.
+    """A model of the hub into `folder`: config, vocabulary, tokenizer and weights in one form; a cut transfer goes on.
 
     Raises SinkdError where the hub cannot be reached, with what to fetch by hand, or has no such model.
     """

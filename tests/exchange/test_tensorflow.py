@@ -1,4 +1,4 @@
-"""Google's TensorFlow checkpoints become models that answer as the checkpoint does, or the variable at fault is named."""
+"""Google's TensorFlow checkpoints become models that answer as they do, or the variable at fault is named."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 from sinkd import SinkdError
 from sinkd.cli.main import main
-from sinkd.models.convert import convert, find_bert, read_words, to_model
+from sinkd.exchange.tensorflow import convert, find_bert, read_words, to_model
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -114,7 +114,9 @@ def test_a_missing_variable_is_named_as_google_names_it(name):
 
 @pytest.mark.parametrize("name", ["bert/encoder/layer_0/adapter/kernel2", "albert/pooler/bias", "good_old_step"])
 def test_an_unknown_variable_is_named(name):
-    refused(model_variables() | {name: np.zeros(2)}, google.config(VOCABULARY), f'"{name}"', "no variable of Google's BERT")
+    refused(
+        model_variables() | {name: np.zeros(2)}, google.config(VOCABULARY), f'"{name}"', "no variable of Google's BERT"
+    )
 
 
 def test_a_config_of_another_model_is_told_from_the_weights():
@@ -135,7 +137,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["", "bert_model.ckpt", "bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"])
+@pytest.mark.parametrize(
+    "name", ["", "bert_model.ckpt", "bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"]
+)
 def test_a_checkpoint_is_found_by_its_folder_prefix_or_file(folder, name):
     assert find_bert(folder / name).prefix == folder / "bert_model.ckpt"
 
@@ -199,7 +203,7 @@ def test_an_output_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path
     words = [f"w{i}" for i in range(VOCABULARY)]
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words[5:]]) + "\n")
     (folder / "bert_config.json").write_text(json.dumps(google.config(VOCABULARY)))
-    monkeypatch.setattr(sys.modules["sinkd.models.convert"], "read_variables", lambda prefix: model_variables())
+    monkeypatch.setattr(sys.modules["sinkd.exchange.tensorflow"], "read_variables", lambda prefix: model_variables())
     (tmp_path / "plain").touch()
     assert main(["convert", str(folder), str(tmp_path / "plain" / "out")]) == 2
     error = capsys.readouterr().err
@@ -225,7 +229,18 @@ def test_an_output_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path
 def written(tmp_path_factory):
     """A checkpoint as Google's code writes it, its optimiser included; made by another process."""
     folder = tmp_path_factory.mktemp("google")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"[unused{i}]" for i in range(15)), "the", "dog", "barks", "##s"]
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(f"[unused{i}]" for i in range(15)),
+        "the",
+        "dog",
+        "barks",
+        "##s",
+    ]
     words += [f"w{i}" for i in range(VOCABULARY - len(words))]
     (folder / "words.txt").write_text("\n".join(words) + "\n")
     done = shell(HERE / "tensorflow_bert.py", folder, folder / "words.txt")
@@ -246,7 +261,17 @@ def test_a_checkpoint_of_tensorflows_saver_becomes_a_teacher_that_is_fine_tuned(
     answers_alike(AutoModel.from_pretrained(out), variables)
     assert AutoTokenizer.from_pretrained(out).tokenize("The DOGS") == ["the", "dog", "##s"]
 
-    flags = ["--do_train", "--task_name", "rte", "--data_dir", shared_data / "glue", "--model_path", out, "--max_train_rows", "64"]
+    flags = [
+        "--do_train",
+        "--task_name",
+        "rte",
+        "--data_dir",
+        shared_data / "glue",
+        "--model_path",
+        out,
+        "--max_train_rows",
+        "64",
+    ]
     flags += ["--max_seq_length", "32", "--num_train_epochs", "1", "--per_gpu_batch_size", "32"]
     tuned = shell(ROOT / "main_glue.py", *flags, "--output_dir", tmp_path / "teacher")
     assert tuned.returncode == 0, tuned.stderr

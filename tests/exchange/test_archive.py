@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.archive import is_archive, unpack
+from sinkd.exchange.archive import is_archive, unpack
 
 
 def refused(call, *fragments: str) -> None:

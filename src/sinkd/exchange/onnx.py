@@ -1,7 +1,7 @@
 """A model for other runtimes: ONNX by `torch.onnx`, in float32 or with int8 weights by ONNX Runtime.
 
-torch's own exporter (`dynamo=True`) is the one that is kept with torch itself. transformers has exporters of its own, called
-experimental there, which work around torch's; optimum-onnx keeps a list of model families, where torch takes any.
+torch's own exporter (`dynamo=True`) is the one that is kept with torch itself. transformers has exporters of its own,
+called experimental there, that work around it; optimum-onnx keeps a list of model families, where torch takes any.
 """
 
 import logging

@@ -4,7 +4,9 @@ import numpy as np
 from scipy.special import erf
 
 
-def hidden_states(variables: dict, config: dict, ids: np.ndarray, mask: np.ndarray, kinds: np.ndarray) -> list[np.ndarray]:
+def hidden_states(
+    variables: dict, config: dict, ids: np.ndarray, mask: np.ndarray, kinds: np.ndarray
+) -> list[np.ndarray]:
     """The embeddings' and each layer's output, float64 (B, L, D), for ids, mask and token types (B, L)."""
     at = {name: np.asarray(value, np.float64) for name, value in variables.items()}
     rows, length = ids.shape

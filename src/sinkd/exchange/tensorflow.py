@@ -1,6 +1,6 @@
 """Google's BERT checkpoints for TensorFlow, as transformers loads a model: config, weights, vocabulary, tokenizer.
 
-TensorFlow reads the checkpoint, and nothing else of sinkd imports it. What becomes of a variable is decided by its name:
+TensorFlow reads the checkpoint; nothing else in sinkd imports it. A variable's name decides what becomes of it:
 
     bert/encoder/layer_3/attention/self/query/kernel  ->  bert.encoder.layer.3.attention.self.query.weight, transposed
     bert/embeddings/LayerNorm/gamma                   ->  bert.embeddings.LayerNorm.weight
@@ -30,13 +30,15 @@ from transformers import (
 )
 
 from sinkd.errors import SinkdError, first_sentence
+from sinkd.exchange.transfer import writing
 from sinkd.tasks.records import decode, lines
-from sinkd.tasks.transfer import writing
 
 HOW_TO_INSTALL = "TensorFlow reads such checkpoints and is not installed; pip install 'sinkd[tf]' brings it"
 
 # What an optimiser keeps: of its own, and beside each variable.
-_OPTIMISER = re.compile(r"^(global_step|beta1_power|beta2_power|loss_scale|good_steps)$|/(adam_[mv]|lamb_[mv]|Adam(_1)?)$")
+_OPTIMISER = re.compile(
+    r"^(global_step|beta1_power|beta2_power|loss_scale|good_steps)$|/(adam_[mv]|lamb_[mv]|Adam(_1)?)$"
+)
 
 # The variables that tell of a head: of masked words, and of the classes of Google's run_classifier.
 _WORDS, _CLASSES = "cls/predictions/output_bias", "output_weights"
@@ -159,8 +161,8 @@ def to_model(variables: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> 
 def convert(path: str | Path, output: str | Path) -> PreTrainedModel:
     """Write the checkpoint at `path` to the folder `output`, and return the model.
 
-    The tokenizer lower-cases unless the vocabulary has capitals. Raises SinkdError as the functions above do, and for an
-    output folder that is not empty.
+    The tokenizer lower-cases unless the vocabulary has capitals. Raises SinkdError as the functions above do, and for
+    an output folder that is not empty.
     """
     checkpoint, folder = find_bert(path), Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -174,7 +176,9 @@ def convert(path: str | Path, output: str | Path) -> PreTrainedModel:
         )
     cased = any(word != word.lower() and not word.startswith("[") for word in words)
     tokenizer = BertTokenizer.from_pretrained(
-        str(checkpoint.vocabulary.parent), do_lower_case=not cased, model_max_length=model.config.max_position_embeddings
+        str(checkpoint.vocabulary.parent),
+        do_lower_case=not cased,
+        model_max_length=model.config.max_position_embeddings,
     )
     aside = folder.with_name(f".{folder.name}.converting")
     shutil.rmtree(aside, ignore_errors=True)

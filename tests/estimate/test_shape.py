@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, LlamaConfig, T5Config
 
 from sinkd import SinkdError
-from sinkd.models.shape import SIZES, read_shape, shape_of
+from sinkd.estimate.shape import SIZES, read_shape, shape_of
 
 # As the papers and the checkpoints' own pages give them, in millions
 PUBLISHED = {
@@ -30,7 +30,9 @@ def test_a_folder_has_the_shape_of_the_model_in_it(world):
 
 
 def test_an_encoder_decoder_and_a_decoder_are_told_apart():
-    t5 = shape_of(T5Config(vocab_size=100, d_model=16, num_layers=2, num_decoder_layers=3, num_heads=2, d_kv=4, d_ff=32))
+    t5 = shape_of(
+        T5Config(vocab_size=100, d_model=16, num_layers=2, num_decoder_layers=3, num_heads=2, d_kv=4, d_ff=32)
+    )
     assert (t5.kind, t5.layers, t5.decoder_layers, t5.head_width) == ("encoder-decoder", 2, 3, 4)
     assert (t5.norm_copies, t5.feed_forward_copies, t5.position_bias, t5.outputs) == (2, 1, True, 100)
     sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -50,7 +52,9 @@ def test_nothing_is_allocated_for_a_large_model():
 
 @pytest.mark.parametrize("size", ["7b", "100m", "1.5b"])
 def test_a_size_that_is_not_known_names_those_that_are(size):
-    with pytest.raises(SinkdError, match=f"--student is {size}, a size that no known model has.*110m.*or give a folder"):
+    with pytest.raises(
+        SinkdError, match=f"--student is {size}, a size that no known model has.*110m.*or give a folder"
+    ):
         read_shape(size, "--student")
 
 

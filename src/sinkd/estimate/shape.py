@@ -133,10 +133,20 @@ def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
         matrices.append((config.vocab_size, width))
     total = sum(map(math.prod, matrices))
     heads = config.num_attention_heads
-    activation = str(_first(config, "dense_act_fn", "hidden_act", "activation_function", "activation", "hidden_activation"))
+    activation = str(
+        _first(config, "dense_act_fn", "hidden_act", "activation_function", "activation", "hidden_activation")
+    )
     gated = bool(getattr(config, "is_gated_act", False)) or any("gate" in name or ".Wi." in name for name in parameters)
     rms = any("RMSNorm" in type(m).__name__ or type(m).__name__ == "T5LayerNorm" for m in model.modules())
-    rates = ("dropout", "attention_dropout", "hidden_dropout_prob", "dropout_rate", "resid_dropout", "resid_pdrop", "embed_dropout")
+    rates = (
+        "dropout",
+        "attention_dropout",
+        "hidden_dropout_prob",
+        "dropout_rate",
+        "resid_dropout",
+        "resid_pdrop",
+        "embed_dropout",
+    )
     return Shape(
         kind=kind,
         parameters=total,
@@ -146,7 +156,8 @@ def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
         layers=config.num_hidden_layers,
         decoder_layers=config.num_decoder_layers if kind == "encoder-decoder" else 0,
         width=width,
-        feed_forward=_first(config, "intermediate_size", "d_ff", "n_inner", "hidden_dim", "encoder_ffn_dim") or 4 * width,
+        feed_forward=_first(config, "intermediate_size", "d_ff", "n_inner", "hidden_dim", "encoder_ffn_dim")
+        or 4 * width,
         heads=heads,
         head_width=_first(config, "head_dim", "d_kv") or width // heads,
         outputs=config.num_labels if kind == "encoder" else config.vocab_size,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.archive import unpack
+from sinkd.exchange.archive import unpack
+from sinkd.exchange.transfer import fetch, writing
 from sinkd.tasks.records import lines
-from sinkd.tasks.transfer import fetch, writing
 
 HOST = "https://dl.fbaipublicfiles.com"
 

@@ -23,9 +23,9 @@ from memory import peak_bytes
 from sinkd import Objective, SinkdError
 from sinkd.cli.estimate import tabulate
 from sinkd.cli.main import main
+from sinkd.estimate.memory import Plan, cache_bytes, compares, estimate, needed
+from sinkd.estimate.shape import read_shape, shape_of
 from sinkd.losses.term import View
-from sinkd.models.shape import read_shape, shape_of
-from sinkd.training.estimate import Plan, cache_bytes, compares, estimate, needed
 
 # Activations: against what autograd keeps of a real model
 

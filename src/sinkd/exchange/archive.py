@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.transfer import CHUNK, writing
+from sinkd.exchange.transfer import CHUNK, writing
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _DAMAGED = (

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sinkd.errors import SinkdError
-from sinkd.tasks import transfer
-from sinkd.tasks.transfer import fetch
+from sinkd.exchange import transfer
+from sinkd.exchange.transfer import fetch
 
 CONTENT = bytes(range(256)) * 2000
 SIZE = len(CONTENT)

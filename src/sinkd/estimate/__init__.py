@@ -1,0 +1,1 @@
+"""How much memory a run needs, from the configs of its models."""
