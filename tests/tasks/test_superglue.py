@@ -287,7 +287,7 @@ def test_a_bad_line_stops_with_file_line_and_field_or_is_skipped_and_counted(tmp
 def test_broken_json_is_told_with_its_line(tmp_path):
     file = write_superglue("copa", tmp_path) / "val.jsonl"
     file.write_text(file.read_text() + '{"premise": \n')
-    with pytest.raises(SinkdError, match=r"val\.jsonl, line 3, found broken JSON .*expected one object a line"):
+    with pytest.raises(SinkdError, match=r"val\.jsonl, line 3, found broken JSON .*expected one object per line"):
         load_superglue("copa", tmp_path).read("dev")
 
 

@@ -1,10 +1,10 @@
-"""Arrow files on disk: built once, memory-mapped ever after.
+"""A cache of Arrow files, built once and memory-mapped afterwards.
 
-- A file is written aside, sealed and renamed: whoever finds it finds it whole. A lock lets one process build while
-  others, started at the same moment, wait for its file.
-- The seal behind the Arrow stream holds size, CRC-32 and notes. Arrow alone reads a truncated stream as a shorter one,
-  without a word; the seal tells, and the file is built anew.
-- Nothing here is ever stale: the name is a hash of all that the content depends on. Deleting the folder is always safe.
+- A file is written under a temporary name, sealed and renamed, so a file that exists is complete. A lock lets one
+  process build while others wait.
+- The seal after the Arrow stream holds size, CRC-32 and notes. Arrow silently reads a truncated stream as a shorter
+  one; the seal detects it, and the file is built again.
+- Nothing here is ever stale: the name is a hash of everything the content depends on. The folder can always be deleted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sinkd.errors import SinkdError
 
 logger = logging.getLogger(__name__)
 
-BATCH = 1000  # rows that are Python objects at one time
+BATCH = 1000  # rows held as Python objects at a time
 MAGIC = b"sinkd1\r\n"
 CHUNK = 1 << 20
 
@@ -37,17 +37,17 @@ Batches = Callable[[], Iterator[dict[str, Any]]]
 
 
 def cache_dir() -> Path:
-    """Where Arrow files lie: $SINKD_CACHE, else ~/.cache/sinkd."""
+    """Return the cache folder: $SINKD_CACHE, else ~/.cache/sinkd."""
     return Path(os.environ.get("SINKD_CACHE") or Path.home() / ".cache" / "sinkd")
 
 
 def key_of(*parts: object) -> str:
-    """64 hexadecimal digits from the repr of the parts: numbers, strings, and tuples or dataclasses of them."""
+    """Return 64 hexadecimal digits from the repr of numbers, strings, and tuples or dataclasses of them."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes; read again only when its size or time of change differs."""
+    """Return the SHA-256 of a file; it is read again only if its size or modification time changed."""
     stat = path.stat()
     return _file_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
@@ -62,26 +62,24 @@ def _file_hash(path: Path, size: int, changed: int) -> str:
 
 
 def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any], title: str) -> Dataset:
-    """The data set under `key`, built from `batches()` if it is not on disk yet.
+    """Return the data set under `key`, built from `batches()` if it is not on disk yet.
 
-    Parameters
-    ----------
-    key : hash of everything that the rows depend on; becomes the data set's fingerprint.
-    features : column names and types.
-    batches : returns an iterator of {column: values}, a bounded number of rows each.
-    notes : JSON values that `batches` fills while it runs; filled from the file where there is one.
-    title : what a terminal's progress bar says when the work takes longer than a few seconds.
+    Args:
+        key: Hash of everything that the rows depend on; becomes the data set's fingerprint.
+        features: Column names and types.
+        batches: Returns an iterator of {column: values}, a bounded number of rows each.
+        notes: JSON values that `batches` fills while it runs; read from the file if there is one.
+        title: Title of the progress bar, shown if building takes longer than a few seconds.
 
-    Raises
-    ------
-    SinkdError : the cache folder cannot be written. What `batches` raises passes through and leaves no file behind.
+    Raises:
+        SinkdError: The cache folder cannot be written. Errors of `batches` pass through and leave no file behind.
     """
     path = cache_dir() / key[:2] / f"{key}.arrow"
     with _locked(path):
         kept = _unseal(path)
         if kept is None:
             if path.exists():
-                logger.warning("%s is damaged and is built anew", path)
+                logger.warning("%s is damaged and is built again", path)
             _build(path, key, features, batches, notes, title)
         else:
             notes.update(kept)
@@ -90,7 +88,7 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """The lock of a file to be; other processes wait for it, and the system frees it when its holder dies."""
+    """Lock a file to be written. Other processes wait; the system releases the lock if its holder dies."""
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,20 +102,20 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(path: Path, key: str, features: Features, batches: Batches, notes: dict[str, Any], title: str) -> None:
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with (
-            ArrowWriter(path=str(aside), features=features, fingerprint=key) as writer,
+            ArrowWriter(path=str(temporary), features=features, fingerprint=key) as writer,
             tqdm(desc=title, unit=" rows", unit_scale=True, delay=3, disable=None, leave=False) as bar,
         ):
             for batch in batches():
                 writer.write_batch(batch)
                 bar.update(len(next(iter(batch.values()))))
             writer.finalize()
-        _seal(aside, notes)
-        os.replace(aside, path)
+        _seal(temporary, notes)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _checksum(path: Path, size: int) -> int:
@@ -139,7 +137,7 @@ def _seal(path: Path, notes: dict[str, Any]) -> None:
 
 
 def _unseal(path: Path) -> dict[str, Any] | None:
-    """Notes of a whole file; None for one that is absent, cut or altered."""
+    """Return the notes of a complete file; None if it is absent, truncated or altered."""
     tail = 8 + len(MAGIC)
     try:
         total = path.stat().st_size

@@ -1,4 +1,4 @@
-"""Values of a JSON object, each checked as it is taken out; what does not fit is told with the path of its field."""
+"""Checked access to the fields of a JSON object; errors give the path of the field."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MISSING = object()
 
 
 class Fields:
-    """A JSON object and where it stands in its line: `passage.questions[2]`, or "" for the line itself.
+    """A JSON object and its path within the line: `passage.questions[2]`, or "" for the line itself.
 
-    Every method raises SinkdError, "field 'passage.questions[2].idx': found 'x', expected a whole number from 0", where
-    the field is absent or holds something else.
+    Every method raises a SinkdError such as "field 'passage.questions[2].idx': found 'x', expected a whole number from
+    0" if the field is absent or holds something else.
     """
 
     def __init__(self, record: Mapping[str, Any], path: str = ""):
@@ -25,19 +25,19 @@ class Fields:
         self.path = path
 
     def text(self, name: str, empty: bool = False) -> str:
-        """A string that UTF-8 can write; one of spaces alone only where `empty` allows it."""
+        """Return a string; it may be blank only if `empty`."""
         value = self._get(name)
         expected = "text" if empty else "text that is not empty"
         if not isinstance(value, str) or not (empty or value.strip()):
             raise self.wrong(name, value, expected)
         try:
             value.encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write and nothing can read
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON can express and UTF-8 cannot
             raise self.wrong(name, value, "text of whole characters") from None
         return value
 
     def whole(self, name: str, low: int = 0, high: int = LARGEST) -> int:
-        """A whole number within bounds."""
+        """Return a whole number from `low` to `high`."""
         value = self._get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             limit = f"from {low}" if high == LARGEST else f"from {low} to {high}"
@@ -45,7 +45,7 @@ class Fields:
         return value
 
     def one_of(self, name: str, words: Mapping[str, int]) -> int:
-        """The number of a word, in any case; JSON's true is "true", its 1 is "1"."""
+        """Return the id of a word in any case; JSON's true counts as "true", its 1 as "1"."""
         value = self._get(name)
         word = label_word(value).lower() if isinstance(value, str | int) else ""
         if word not in words:
@@ -53,14 +53,14 @@ class Fields:
         return words[word]
 
     def inside(self, name: str) -> Fields:
-        """An object within this one."""
+        """Return a nested object."""
         value = self._get(name)
         if not isinstance(value, dict):
             raise self.wrong(name, value, "an object")
         return Fields(value, self._place(name))
 
     def items(self, name: str, least: int = 1) -> Iterator[Fields]:
-        """The objects of a list that has at least `least` of them."""
+        """Yield the objects of a list of at least `least`."""
         value = self._get(name)
         if not isinstance(value, list) or len(value) < least:
             raise self.wrong(name, value, "a list of objects" + " that is not empty" * (least > 0))
@@ -70,11 +70,11 @@ class Fields:
             yield Fields(item, self._place(f"{name}[{number}]"))
 
     def has(self, name: str) -> bool:
-        """Whether the field is there and holds something other than null."""
+        """Return whether the field is present and not null."""
         return self.record.get(name) is not None
 
     def wrong(self, name: str, value: object, expected: str) -> SinkdError:
-        """The error for a field: what it holds, and what was expected in its place."""
+        """Make the error for a field: what was found, what was expected."""
         found = "nothing" if value is MISSING else excerpt(value)
         return SinkdError(f"field {self._place(name)!r}: found {found}, expected {expected}")
 

@@ -1,12 +1,12 @@
 """A small English grammar that writes acceptability corpora in CoLA's file layout.
 
-- Twelve phenomena, from word pairs (these lamp) over the frames of verbs (the king yawned the violin) to relations
+- There are twelve phenomena, from word pairs (these lamp) through verb frames (the king yawned the violin) to relations
   across a clause (the pilot that no clerk trusted has ever laughed). A file's first column names the phenomenon.
-- Each phenomenon writes a pair that differs in one place, the violation. A corpus takes one side of each pair, with
-  equal chances: half of its rows are acceptable, and MCC is 0 for a guess.
-- Most determiners show number (this, these). A small model finds agreement between these few words first, and the
-  number of nouns, the reach across other nouns and the frames of verbs after it: more capacity, more phenomena.
-- The same seed writes the same bytes; no sentence occurs twice, in whatever split.
+- Each phenomenon produces a minimal pair. A corpus takes one side of each pair at random, so half of its rows are
+  acceptable and guessing has an MCC of 0.
+- Most determiners show number (this, these). A small model learns agreement between these few words first; the number
+  of nouns, agreement across other nouns and verb frames take more capacity.
+- The same seed writes the same bytes, and no sentence occurs twice in any split.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from sinkd.errors import SinkdError
 
-# Short lists on purpose: a model that starts from nothing must meet each word often enough in 4,000 sentences.
+# Short lists on purpose: an untrained model must see each word often enough in 4,000 sentences.
 MEN = "king uncle monk waiter wizard".split()
 WOMEN = "queen aunt nun actress princess".split()
 PEOPLE = "doctor pilot farmer teacher clerk".split()
@@ -40,7 +40,7 @@ ADJECTIVES = "old tall quiet famous young".split()
 FORMS = [("is", "are"), ("was", "were"), ("has been", "have been")]  # singular, plural
 PLACES = "near behind beside with".split()
 
-MOST_DRAWS = 1000  # in search of a new sentence, before the grammar counts as used up
+MOST_DRAWS = 1000  # draws without a new sentence before the grammar counts as exhausted
 
 Words = list[str]
 Pair = tuple[Words, Words]  # acceptable, unacceptable
@@ -105,7 +105,7 @@ class Grammar:
         return verb if plural else third(verb)
 
     def between(self) -> Words:
-        """What stands between a subject and its verb, with a noun of its own that the verb must not agree with."""
+        """Return words between a subject and its verb, with a noun that the verb must not agree with."""
         if self.maybe():
             return [self.random.choice(PLACES), *self.noun().words]
         other = self.noun()
@@ -245,7 +245,7 @@ PHENOMENA: dict[str, Callable[[Grammar], Pair]] = {
 
 
 def sentences(seed: int = 0) -> Iterator[tuple[str, int, str]]:
-    """Endless rows (phenomenon, 1 for acceptable or 0, sentence), each sentence once; phenomena take turns."""
+    """Yield rows (phenomenon, 1 for acceptable or 0, sentence) without end, each sentence once; phenomena alternate."""
     random = Random(seed)
     grammar = Grammar(random)
     seen: set[str] = set()
@@ -270,8 +270,10 @@ def write_corpus(
 ) -> Path:
     """Write <folder>/CoLA/train.tsv, dev.tsv and test.tsv (n_dev rows without labels) in CoLA's layout.
 
-    Where `n_unlabeled` sentences more are asked for they go to <folder>/unlabeled.txt, one a line.
-    Returns `folder`, to be given to `load_task("cola", folder)`. The same arguments write the same bytes.
+    `n_unlabeled` more sentences go to <folder>/unlabeled.txt, one per line. The same arguments write the same bytes.
+
+    Returns:
+        `folder`, for `load_task("cola", folder)`.
     """
     folder = Path(folder)
     (folder / "CoLA").mkdir(parents=True, exist_ok=True)

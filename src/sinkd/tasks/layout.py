@@ -1,4 +1,4 @@
-"""The columns of a task's files, and rows of such files as examples."""
+"""The columns of a task's files, and how their rows become examples."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.records import Record, decode, excerpt, lines, names_columns, records
+from sinkd.tasks.records import Record, attempt, decode, excerpt, lines, names_columns, records
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
 TEXTS = ("text", "text_pair")
 
-# A row's line number, and the row; None for one that is left out; the error for one that is bad.
-Rows = Iterator[tuple[int, "Record | SinkdError | None"]]
+# Line number and example; None for a row that is left out, the error for one that is bad.
+Examples = Iterator[tuple[int, "Record | SinkdError | None"]]
 
 
 @dataclass(frozen=True)
 class Layout:
     """The columns of a task's files.
 
-    text : one column, or two for pairs.
-    label : column of the label; a test file without it is unlabelled.
-    index : column copied into submissions where a file has it; else rows are numbered from 0.
-    headerless : column names of a file without a header line.
-    open_label : the word for "the annotators did not agree": nothing to learn from, so the row is left out.
-    format : "tsv", "csv", "jsonl", or "" for what the file's suffix says.
+    Attributes:
+        text: One column, or two for pairs.
+        label: Column of the label; a test file without it is unlabelled.
+        index: Column copied into submissions; rows are numbered from 0 where a file lacks it.
+        headerless: Column names of a file without a header line.
+        open_label: Label of rows on which the annotators did not agree. They are left out.
+        format: "tsv", "csv", "jsonl", or "" to follow the file's suffix.
     """
 
     text: tuple[str, ...]
@@ -38,32 +39,29 @@ class Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the texts are called once read: text, or text and text_pair."""
+        """Names of the texts once read: text, or text and text_pair."""
         return TEXTS[: len(self.text)]
 
-    def examples(self, path: Path, label: Callable[[str], object] | None) -> Rows:
-        """Rows as text[, text_pair][, label], index. `label` turns a word into a label; None leaves labels out."""
+    def examples(self, path: Path, label: Callable[[str], object] | None) -> Examples:
+        """Yield rows as text[, text_pair][, label], index.
+
+        Args:
+            path: The file.
+            label: Converts a word to a label; None leaves labels out.
+        """
         needed = self.text if label is None else (*self.text, self.label)
         for position, (number, found) in enumerate(self._records(path, needed)):
-            try:
-                row: Record | SinkdError | None = self._example(found, position, label)
-            except SinkdError as error:
-                row = error
-            yield number, row
+            yield number, attempt(self._example, found, position, label)
 
-    def texts(self, path: Path) -> Rows:
-        """Rows as text[, text_pair] alone.
+    def texts(self, path: Path) -> Examples:
+        """Yield rows as text[, text_pair] alone.
 
-        A TSV whose first line names the text columns is read by them. Any other one holds a sentence a line, tabs and
-        all, or for pairs two columns without a header. CSV and JSON lines have the task's text columns.
+        A TSV whose first line names the text columns is read by them. Any other TSV has one sentence per line, tabs
+        included, or for pairs two columns without a header. CSV and JSON lines have the task's text columns.
         """
         plain = self._format(path) == "tsv" and not names_columns(path, self.text)
         for number, found in self._plain(path) if plain else self._records(path, self.text):
-            try:
-                row: Record | SinkdError = self._texts(found)
-            except SinkdError as error:
-                row = error
-            yield number, row
+            yield number, attempt(self._texts, found)
 
     def _format(self, path: Path) -> str:
         return self.format or FORMATS.get(path.suffix.lower(), "tsv")
@@ -76,11 +74,7 @@ class Layout:
             yield from records(path, "tsv", self.text, headerless=self.text)
             return
         for number, line in lines(path):
-            try:
-                found: Record | SinkdError = {self.text[0]: decode(line)}
-            except SinkdError as error:
-                found = error
-            yield number, found
+            yield number, attempt(lambda line: {self.text[0]: decode(line)}, line)
 
     def _texts(self, found: Record | SinkdError) -> Record:
         if isinstance(found, SinkdError):
@@ -115,5 +109,5 @@ class Layout:
 
 
 def label_word(value: object) -> str:
-    """A label as files write it: strings without surrounding space, other values as JSON has them."""
+    """Return a label as text: strings without surrounding space, other values as JSON."""
     return value.strip() if isinstance(value, str) else json.dumps(value)

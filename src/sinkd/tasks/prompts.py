@@ -1,8 +1,8 @@
-"""Where templates lie, and how one is found by its name.
+"""Find templates by task and name.
 
-Three places, in this order; of two templates with one name the first counts:
+They are looked up in three places, in this order; of two templates with the same name the first wins:
 
-1. `templates_dir`, anybody's: templates.yaml in it, or in super_glue/copa, copa, anli ... below it;
+1. `templates_dir`: templates.yaml in it, or in super_glue/copa, copa, anli ... below it;
 2. the package's own;
 3. promptsource's, once `sh T0/ins.sh` has fetched them (see promptsource.py).
 """
@@ -23,10 +23,11 @@ FILE = "templates.yaml"
 
 
 def templates(task_name: str, templates_dir: str | Path | None = None) -> list[Template]:
-    """All templates of a task, each name once.
+    """Return all templates of a task, each name once.
 
-    Raises SinkdError for an unknown task, a folder without the task's templates (with what was looked for), and a file
-    that holds no templates.
+    Raises:
+        SinkdError: Unknown task, a folder without the task's templates (with what was looked for), or a file without
+            templates.
     """
     files = [_own_file(task_name, Path(templates_dir))] if templates_dir is not None else []
     shared = wordings(superglue_name(task_name))
@@ -39,10 +40,10 @@ def templates(task_name: str, templates_dir: str | Path | None = None) -> list[T
 
 
 def find_template(task_name: str, template_name: str, templates_dir: str | Path | None = None) -> Template:
-    """The template of a task that has this name, compiled.
+    """Return the template of a task with this name, compiled.
 
-    Raises SinkdError for an unknown name, with the names there are; for one whose Jinja is not well formed; and as
-    `templates` does.
+    Raises:
+        SinkdError: Unknown name (with the known ones), malformed Jinja, or as `templates` raises.
     """
     known = {template.name: template for template in templates(task_name, templates_dir)}
     template = known.get(template_name.strip())
@@ -55,7 +56,7 @@ def find_template(task_name: str, template_name: str, templates_dir: str | Path 
 
 
 def _own_file(task_name: str, folder: Path) -> Path:
-    """The file of a task's templates in somebody's folder."""
+    """Find the file of a task's templates in a user's folder."""
     known = superglue_name(task_name)
     shared = wordings(known)
     places = dict.fromkeys((shared, shared.rpartition("/")[2], known, known.partition("/")[0], "."))

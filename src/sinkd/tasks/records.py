@@ -1,37 +1,45 @@
-"""Text files as records: one mapping from column name to value for each row, read as a stream.
+"""Text files as a stream of records, one mapping from column name to value per row.
 
-- Lines end at ``\\n`` alone (a ``\\r`` before it is dropped): sentences of real corpora hold form feeds, lone carriage
-  returns and Unicode line separators, which the usual line readers break at.
-- TSV has no quoting; a quote is a character like any other. CSV quotes as RFC 4180 does.
-- A bad row does not end the stream: it comes out as the error that tells what is wrong with it, and the reader of the
-  stream decides whether that stops the work or drops the row.
+- Lines end at ``\\n`` alone (a ``\\r`` before it is dropped). Sentences of real corpora contain form feeds, lone
+  carriage returns and Unicode line separators, at which the usual line readers break.
+- TSV has no quoting: a quote is a character like any other. CSV is quoted as in RFC 4180.
+- A bad row does not end the stream. It is yielded as the error that describes it, and the caller decides whether to
+  stop or to skip the row.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sinkd.errors import SinkdError
 
 Record = dict[str, Any]
-Numbered = Iterator[tuple[int, "Record | SinkdError"]]
+T = TypeVar("T")
 
 BOM = b"\xef\xbb\xbf"
 FIELD_LIMIT = 1 << 24  # characters in a CSV field: a stray quote must not swallow a whole file into memory
 
 
 def excerpt(text: object, width: int = 60) -> str:
-    """The text as an error message shows it: quoted, on one line, cut to `width` characters."""
+    """Quote a value for an error message, on one line of at most `width` characters."""
     shown = repr(text)
     return shown if len(shown) <= width else shown[: width - 4] + "..." + shown[0]
 
 
+def attempt(parse: Callable[..., T], *args: Any) -> T | SinkdError:
+    """Return `parse(*args)`, or the SinkdError that it raised, so that a stream goes on after a bad row."""
+    try:
+        return parse(*args)
+    except SinkdError as error:
+        return error
+
+
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines of a file with their numbers from 1; without BOM, line ends, and blank lines at the end of the file."""
+    """Yield a file's lines with their numbers from 1, without BOM, line ends and trailing blank lines."""
     with path.open("rb") as file:
         blank: list[int] = []
         for number, line in enumerate(file, start=1):
@@ -47,7 +55,7 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def decode(line: bytes) -> str:
-    """Strict UTF-8; SinkdError names the byte and its place."""
+    """Decode strict UTF-8; the SinkdError names the byte and its position."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -55,7 +63,9 @@ def decode(line: bytes) -> str:
         raise SinkdError(f"{found}, expected UTF-8 text") from None
 
 
-def _table(fields: list[str], columns: tuple[str, ...]) -> Record:
+def _record(fields: list[str] | SinkdError, columns: tuple[str, ...]) -> Record:
+    if isinstance(fields, SinkdError):
+        raise fields
     if len(fields) != len(columns):
         shown = excerpt("\t".join(fields))
         expected = f"expected {len(columns)} ({', '.join(columns)})"
@@ -65,10 +75,7 @@ def _table(fields: list[str], columns: tuple[str, ...]) -> Record:
 
 def _tsv(path: Path) -> Iterator[tuple[int, list[str] | SinkdError]]:
     for number, line in lines(path):
-        try:
-            yield number, decode(line).split("\t")
-        except SinkdError as error:
-            yield number, error
+        yield number, attempt(lambda line: decode(line).split("\t"), line)
 
 
 def _csv(path: Path) -> Iterator[tuple[int, list[str] | SinkdError]]:
@@ -94,43 +101,39 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str] | SinkdError]]:
                 yield number, fields
 
 
-def _jsonl(path: Path) -> Numbered:
-    for number, line in lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(decode(line))
-            if not isinstance(record, dict):
-                raise SinkdError(f"found {excerpt(record)}, expected a JSON object")
-            yield number, record
-        except json.JSONDecodeError as error:
-            yield (
-                number,
-                SinkdError(f"found broken JSON ({error.msg} at column {error.colno}), expected one object a line"),
-            )
-        except SinkdError as error:
-            yield number, error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-            yield number, SinkdError(f"found JSON that cannot be read ({error}), expected one object a line")
+def _object(line: bytes) -> Record:
+    text = decode(line)
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        found = f"found broken JSON ({error.msg} at column {error.colno})"
+        raise SinkdError(f"{found}, expected one object per line") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise SinkdError(f"found JSON that cannot be read ({error}), expected one object per line") from None
+    if not isinstance(record, dict):
+        raise SinkdError(f"found {excerpt(record)}, expected a JSON object")
+    return record
 
 
-def records(path: Path, format: str, needed: tuple[str, ...], headerless: tuple[str, ...] = ()) -> Numbered:
-    """Rows of a file, each with its line number: a record, or the error that says why it is none.
+def records(
+    path: Path, format: str, needed: tuple[str, ...], headerless: tuple[str, ...] = ()
+) -> Iterator[tuple[int, Record | SinkdError]]:
+    """Yield the rows of a file with their line numbers: a record, or the error that describes a bad row.
 
-    Parameters
-    ----------
-    format : "tsv", "csv" or "jsonl".
-    needed : columns that the header must name (tsv and csv).
-    headerless : column names of a file without header (tsv). A first line that names all of `needed` is a header still.
+    Args:
+        path: The file.
+        format: "tsv", "csv" or "jsonl".
+        needed: Columns that the header must name (tsv and csv).
+        headerless: Column names of a file without header (tsv). A first line that names all of `needed` still counts as
+            a header.
 
-    Raises
-    ------
-    SinkdError : no such file; a header without one of the needed columns.
+    Raises:
+        SinkdError: No such file, or a header without one of the needed columns.
     """
     if not path.is_file():
         raise SinkdError(f"no file {path}")
     if format == "jsonl":
-        yield from _jsonl(path)
+        yield from ((number, attempt(_object, line)) for number, line in lines(path) if line.strip())
         return
     columns: tuple[str, ...] = ()
     for number, fields in _csv(path) if format == "csv" else _tsv(path):
@@ -144,17 +147,11 @@ def records(path: Path, format: str, needed: tuple[str, ...], headerless: tuple[
                 header, wanted = excerpt(", ".join(fields), 200), " and ".join(map(repr, needed))
                 raise SinkdError(f"{path}, line {number}: found the header {header}, expected columns {wanted}")
             columns = headerless
-        if isinstance(fields, SinkdError):
-            yield number, fields
-            continue
-        try:
-            yield number, _table(fields, columns)
-        except SinkdError as error:
-            yield number, error
+        yield number, attempt(_record, fields, columns)
 
 
 def names_columns(path: Path, needed: tuple[str, ...]) -> bool:
-    """Whether the first line of a TSV is a header that names these columns."""
+    """Return whether the first line of a TSV is a header that names these columns."""
     if not path.is_file():
         return False
     first = next(lines(path), (1, b""))[1]

@@ -1,4 +1,4 @@
-"""Where the rows of a task come from: JSON lines on disk, or a data set of the hub."""
+"""Where the rows of a task come from: JSON lines on disk, or a data set on the hub."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from datasets import Dataset, load_dataset
 from sinkd.errors import SinkdError
 from sinkd.tasks.cache import BATCH, file_hash, key_of
 from sinkd.tasks.fields import Fields
-from sinkd.tasks.records import Record, records
-from sinkd.tasks.superglue_rows import Rows
+from sinkd.tasks.records import Record, attempt, records
+from sinkd.tasks.superglue_rows import LineParser
 
 
 class Source(Protocol):
-    """Splits, and the rows of each: a row, or the error that says what is wrong with the line in its place."""
+    """Splits and their rows; a bad line comes out as the error that describes it."""
 
     @property
     def splits(self) -> tuple[str, ...]: ...
@@ -31,11 +31,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """JSON lines. `files`: split -> file; `parse`: a line's fields to its rows; `looked`: what files were sought."""
+    """JSON lines on disk.
+
+    Attributes:
+        name: The task's name, for errors.
+        files: Split -> file.
+        parse: Converts the fields of a line to its rows.
+        looked: Split -> the files that were looked for.
+    """
 
     name: str
     files: Mapping[str, Path]
-    parse: Rows
+    parse: LineParser
     looked: Mapping[str, str]
 
     @property
@@ -51,15 +58,15 @@ class FileSource:
     def rows(self, split: str) -> Iterator[Record | SinkdError]:
         path = self._file(split)
         for number, found in records(path, "jsonl", ()):
-            try:
-                if isinstance(found, SinkdError):
-                    raise found
-                # All rows of a line, or none: half a paragraph would count as a whole one in exact match.
-                rows = list(self.parse(Fields(found), split != "test"))
-            except SinkdError as error:
-                yield SinkdError(f"{path}, line {number}, {error}")
+            # All rows of a line or none: half a paragraph would count as a whole one in exact match.
+            rows = found if isinstance(found, SinkdError) else attempt(self._parse, found, split)
+            if isinstance(rows, SinkdError):
+                yield SinkdError(f"{path}, line {number}, {rows}")
             else:
                 yield from rows
+
+    def _parse(self, record: Record, split: str) -> list[Record]:
+        return list(self.parse(Fields(record), split != "test"))
 
     def _file(self, split: str) -> Path:
         if split not in self.looked:
@@ -71,15 +78,21 @@ class FileSource:
         return self.files[split]
 
 
-# Where the hub keeps the tables of a data set whose main branch is a program, which `datasets` refuses to run.
+# The hub's Parquet copy of a data set whose main branch is a script, which `datasets` refuses to run.
 TABLES = "hf://datasets/{repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*.parquet"
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set of the hub, or of any folder that `datasets` reads, in the schema already.
+    """A data set on the hub, or in any folder that `datasets` reads, that has the schema already.
 
-    `config`: its configuration, if any; `named`: split -> the hub's word for it; `advice`: what to do without network.
+    Attributes:
+        name: The task's name, for errors.
+        repository: Name on the hub.
+        config: Its configuration, if any.
+        named: Split -> the hub's name for it.
+        columns: Columns to read.
+        advice: What to do without network.
     """
 
     name: str
@@ -121,7 +134,7 @@ class HubSource:
 def _load(repository: str, config: str | None, split: str, advice: str) -> Any:
     try:
         return load_dataset(repository, config, split=split)
-    except Exception as error:  # no network, no such data set, a program: all end in the same advice
+    except Exception as error:  # no network, no such data set, a script: the advice is the same
         try:
             files = TABLES.format(repository=repository, config=config or "plain_text", split=split)
             return load_dataset("parquet", data_files={split: files}, split=split)

@@ -1,4 +1,4 @@
-"""SuperGLUE's submission files: what its server takes, JSON lines in the test file's order."""
+"""SuperGLUE's submission files: JSON lines in the test file's order, as its server expects them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Lines = Iterator[Mapping[str, Any]]
 
 
 def labels(words: Mapping[str, Any]) -> Callable[[Chosen], Lines]:
-    """A line a row: its idx, and for its label the word or number that the server knows it by."""
+    """One line per row: its idx, and the word or number that the server uses for its label."""
 
     def lines(chosen: Chosen) -> Lines:
         for index, label in chosen:
@@ -23,7 +23,7 @@ def labels(words: Mapping[str, Any]) -> Callable[[Chosen], Lines]:
 
 
 def multirc(chosen: Chosen) -> Lines:
-    """A line a paragraph, with its questions, with their answers: 1 for right, 0 for wrong."""
+    """One line per paragraph, with its questions and their answers: 1 for right, 0 for wrong."""
     rows = [(*map(int, index.split("-")), label) for index, label in chosen]
     for paragraph, in_paragraph in groupby(rows, key=lambda row: row[0]):
         questions = []
@@ -34,13 +34,13 @@ def multirc(chosen: Chosen) -> Lines:
 
 
 def record(chosen: Chosen) -> Lines:
-    """A line a query: its own idx, and the entity's text."""
+    """One line per query: its idx and the entity's text."""
     for index, entity in chosen:
         yield {"idx": int(index.rpartition("-")[2]), "label": entity}
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
-    """Write JSON lines, and return the file."""
+    """Write JSON lines and return the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)

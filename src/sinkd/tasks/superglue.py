@@ -52,7 +52,7 @@ class SuperGlue:
     folder: str
     labels: tuple[str, ...]
     features: Features
-    parse: rows.Rows
+    parse: rows.LineParser
     scorer: ChoiceScorer = choice_metrics.accuracy
     metric: str = "accuracy"
     words: tuple[str | int, ...] = ()

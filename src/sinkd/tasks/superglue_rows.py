@@ -1,7 +1,7 @@
-"""Lines of SuperGLUE's and ANLI's files as rows in the hub's schema: one function a task.
+"""Parsers for lines of SuperGLUE's and ANLI's files, one function per task; rows have the hub's schema.
 
-Each takes the fields of a line and whether it must have its label, and yields the line's rows: one, or for MultiRC one
-an answer and for ReCoRD one a query. A row without label has -1, or for ReCoRD no answers.
+Each takes the fields of a line and whether a label is required, and yields the line's rows: one, or for MultiRC one per
+answer and for ReCoRD one per query. A row without label has -1, or for ReCoRD no answers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datasets import ClassLabel, Features, List, Value
 from sinkd.tasks.fields import Fields
 from sinkd.tasks.records import Record
 
-Rows = Callable[[Fields, bool], Iterator[Record]]
+LineParser = Callable[[Fields, bool], Iterator[Record]]
 
 UNKNOWN = -1
 TRUTH = ("False", "True")
@@ -46,7 +46,7 @@ BOOLQ = _columns(TRUTH, question=_TEXT, passage=_TEXT)
 
 
 def boolq(fields: Fields, labelled: bool) -> Iterator[Record]:
-    """A passage and a question with yes or no for an answer."""
+    """A passage and a yes/no question."""
     yield {
         "question": fields.text("question"),
         "passage": fields.text("passage"),
@@ -59,7 +59,7 @@ CB = _columns(NLI, premise=_TEXT, hypothesis=_TEXT)
 RTE = _columns(BINARY_NLI, premise=_TEXT, hypothesis=_TEXT)
 
 
-def _pair(names: tuple[str, ...]) -> Rows:
+def _pair(names: tuple[str, ...]) -> LineParser:
     def rows(fields: Fields, labelled: bool) -> Iterator[Record]:
         yield {
             "premise": fields.text("premise"),
@@ -77,7 +77,7 @@ COPA = _columns(CHOICES, premise=_TEXT, choice1=_TEXT, choice2=_TEXT, question=_
 
 
 def copa(fields: Fields, labelled: bool) -> Iterator[Record]:
-    """A premise, and two sentences of which one is its cause or effect."""
+    """A premise and two sentences, one of which is its cause or effect."""
     fields.one_of("question", {"cause": 0, "effect": 1})
     yield {
         "premise": fields.text("premise"),
@@ -99,7 +99,7 @@ MULTIRC = _columns(
 
 
 def multirc(fields: Fields, labelled: bool) -> Iterator[Record]:
-    """A paragraph, its questions, and for each some answers that are right and some that are not: a row an answer."""
+    """A paragraph, its questions, and right and wrong answers to each; one row per answer."""
     paragraph = fields.inside("passage")
     for question in paragraph.items("questions"):
         for answer in question.items("answers"):
@@ -129,13 +129,13 @@ RECORD = Features(
 
 
 def record(fields: Fields, labelled: bool) -> Iterator[Record]:
-    """A passage, the entities it names, and sentences where @placeholder stands for one of them: a row a sentence."""
+    """A passage, its entities, and sentences in which @placeholder stands for one of them; one row per sentence."""
     passage = fields.inside("passage")
     text = passage.text("text")
     spans: list[Record] = []
     for entity in passage.items("entities"):
         start = entity.whole("start", high=len(text) - 1)
-        end = entity.whole("end", low=start, high=len(text) - 1)  # the place of its last character
+        end = entity.whole("end", low=start, high=len(text) - 1)  # inclusive
         spans.append({"text": text[start : end + 1], "start": start, "end": end + 1})
     spans.sort(key=lambda span: span["start"])
     for query in fields.items("qas"):
@@ -163,7 +163,7 @@ WIC = _columns(
 
 
 def wic(fields: Fields, labelled: bool) -> Iterator[Record]:
-    """A word in two sentences: the same sense or not."""
+    """A word in two sentences: does it have the same sense?"""
     row: Record = {name: fields.text(name) for name in ("word", "sentence1", "sentence2")}
     for number in (1, 2):
         length = len(row[f"sentence{number}"])
@@ -176,7 +176,7 @@ WSC = _columns(TRUTH, text=_TEXT, span1_index=_WHOLE, span2_index=_WHOLE, span1_
 
 
 def wsc(fields: Fields, labelled: bool) -> Iterator[Record]:
-    """A sentence, a noun phrase and a pronoun: the same thing or not. Spans are as the sentence writes them."""
+    """A sentence, a noun phrase and a pronoun: do they refer to the same thing? Spans are as in the sentence."""
     text, target = fields.text("text"), fields.inside("target")
     row: Record = {"text": text}
     for span in ("span1", "span2"):
@@ -186,10 +186,10 @@ def wsc(fields: Fields, labelled: bool) -> Iterator[Record]:
 
 
 def _as_written(span: str, text: str, word: int) -> str:
-    """A span in the sentence's own letters, where it differs from it in case, spacing or a final full stop.
+    """Return a span as the sentence spells it, if they differ only in case, spacing or a final full stop.
 
-    Of several such places the one nearest to the word of that number counts. A span that is nowhere stays as it is: of
-    "Ann and Bob" in "Ann, old now, and Bob" there is nothing to repair.
+    Of several matches the one nearest to word number `word` is taken. A span without a match ("Ann and Bob" in "Ann,
+    old now, and Bob") is returned unchanged.
     """
     if span in text:
         return span
@@ -206,7 +206,7 @@ ANLI_COLUMNS = Features(
 
 
 def anli(fields: Fields, labelled: bool) -> Iterator[Record]:
-    """A context and a statement about it that somebody wrote to mislead a model."""
+    """A context and a statement about it, written to mislead a model."""
     yield {
         "uid": fields.text("uid"),
         "premise": fields.text("context"),
@@ -217,6 +217,6 @@ def anli(fields: Fields, labelled: bool) -> Iterator[Record]:
 
 
 def row_index(row: Record) -> str:
-    """What names a row: "7", for MultiRC "0-1-2" (paragraph, question, answer), for ANLI its uid."""
+    """Return the row's index: "7", for MultiRC "0-1-2" (paragraph, question, answer), for ANLI the uid."""
     idx = row["uid"] if "uid" in row else row["idx"]
     return "-".join(map(str, idx.values())) if isinstance(idx, dict) else str(idx)

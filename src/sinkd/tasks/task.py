@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Value
 
 from sinkd.errors import SinkdError
 from sinkd.tasks.cache import BATCH, cached, file_hash, key_of
-from sinkd.tasks.layout import Layout, Rows
+from sinkd.tasks.layout import Examples, Layout
 from sinkd.tasks.metrics import Scorer, Scores
 from sinkd.tasks.records import Record, excerpt
 
@@ -191,7 +191,7 @@ class Task:
             raise SinkdError(f"found score {excerpt(word)}, expected {expected}")
         return score
 
-    def _collect(self, path: Path, split: str, rows: Callable[[], Rows], columns: Mapping[str, str]) -> Dataset:
+    def _collect(self, path: Path, split: str, rows: Callable[[], Examples], columns: Mapping[str, str]) -> Dataset:
         """The cached data set of these rows; bad ones stop it or are counted, as the task says."""
         if not path.is_file():
             raise SinkdError(f"no {split} file for {self.name}: looked for {path}")

@@ -1,7 +1,7 @@
-"""A prompt template in promptsource's form: a row goes in; a prompt, an answer and the answers to choose from come out.
+"""Prompt templates in promptsource's format: from a row to a prompt, an answer and the answers to choose from.
 
-- YAML by a safe loader that knows two more tags, `!Template` and `!TemplateMetadata`: plain mappings both.
-- Jinja in its sandbox: a template is somebody's program, and may read the row and nothing else.
+- YAML is read by a safe loader that knows two more tags, `!Template` and `!TemplateMetadata`, as plain mappings.
+- Jinja runs in its sandbox: a template is somebody's program and may read the row and nothing else.
 - A name that the row does not have is an error, not an empty string.
 """
 
@@ -25,11 +25,11 @@ from sinkd.tasks.cache import key_of
 from sinkd.tasks.records import excerpt
 
 BAR = "|||"
-HIDDEN_BAR = "\ue000\ue001\ue000"  # a row's own |||, while the template's divide the text; private characters
+HIDDEN_BAR = "\ue000\ue001\ue000"  # stands for ||| within a row's text; private-use characters
 
 
 class Rendered(NamedTuple):
-    """A row as a template shows it. `target`: the row's answer, "" for none; `choices`: [] for any text at all."""
+    """A rendered row. `target` is its answer, "" for none; `choices` is [] where any text may be the answer."""
 
     prompt: str
     target: str
@@ -40,13 +40,15 @@ class Rendered(NamedTuple):
 class Template:
     """A wording of a task.
 
-    name : unique among the templates of its file.
-    jinja : prompt ||| answer.
-    answer_choices : answer ||| answer ..., where answers are to be chosen from; None for any text.
-    choices_in_prompt : whether the prompt names the choices; None where its author did not say.
-    original_task : whether it asks what the data set was made for.
-    metrics, reference : what its author wrote about it.
-    source : the file that it was read from.
+    Attributes:
+        name: Unique among the templates of its file.
+        jinja: prompt ||| answer.
+        answer_choices: answer ||| answer ...; None where any text may be the answer.
+        choices_in_prompt: Whether the prompt names the choices; None where its author did not say.
+        original_task: Whether it asks what the data set was made for.
+        metrics: The author's note on metrics.
+        reference: The author's reference.
+        source: The file that it was read from.
     """
 
     name: str
@@ -60,16 +62,17 @@ class Template:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that its output depends on."""
+        """Hash of everything that the output depends on."""
         return key_of("template", self.jinja, self.answer_choices)
 
     def render(self, row: Mapping[str, Any], seed: int = 0) -> Rendered:
-        """Prompt, answer and choices of a row, without surrounding white space.
+        """Render prompt, answer and choices of a row, stripped.
 
-        The filter `choice` draws by the seed and the row's own idx: the same in every process, whatever came before.
-        A template that has nothing to say about a row gives "" for prompt or answer.
+        The filter `choice` draws by the seed and the row's own idx, so the result is the same in every process. A
+        template that does not apply to a row gives "" for prompt or answer.
 
-        Raises SinkdError with the template's name, the example and the reason, where it fails on this row.
+        Raises:
+            SinkdError: The template fails on this row; with its name, the example and the reason.
         """
         values = {name: _hide(value) for name, value in row.items()}
         example = row.get("idx", row.get("uid", "without idx"))
@@ -87,7 +90,7 @@ class Template:
         return Rendered(prompt, target, [_show(choice) for choice in choices or ()])
 
     def check(self) -> None:
-        """Raise SinkdError where the Jinja is not well formed, or asks for a filter that there is not."""
+        """Raise SinkdError if the Jinja is malformed or uses an unknown filter."""
         try:
             self._program  # noqa: B018 - compiling it is the check
         except TemplateError as error:
@@ -102,7 +105,7 @@ class Template:
 
 
 class _Program:
-    """The compiled form of a template, and the random state that its `choice` filter draws from."""
+    """A compiled template and the random state that its `choice` filter draws from."""
 
     def __init__(self, jinja: str, answer_choices: str | None):
         self.random = random.Random()
@@ -117,13 +120,13 @@ class _Program:
         return self._text.render(values)
 
     def choices(self, values: Mapping[str, Any]) -> list[str] | None:
-        """The choices, as templates see them: a list, or none for a template without."""
+        """Return the choices, or None for a template without."""
         if self._choices is None:
             return None
         rendered = self._choices.render(values)
         return [choice.strip() for choice in rendered.split(BAR)] if rendered.strip() else []
 
-    # Jinja computes what hangs on constants alone once, while it compiles: but not what asks for the context.
+    # Jinja folds filters of constants at compile time, unless they take the context.
     @pass_context
     def _choice(self, context: Context, items: Iterable[Any]) -> Any:
         items = list(items)
@@ -133,13 +136,13 @@ class _Program:
 
 
 def most_frequent(items: Sequence[Any]) -> list[Any]:
-    """The items that occur most often, in order of first appearance: several where they are as frequent."""
+    """Return the most frequent items, all of them if there is a tie, in order of first appearance."""
     counts = Counter(items)
     return [item for item, count in counts.items() if count == max(counts.values())]
 
 
 def highlight(text: str) -> str:
-    """Text in promptsource's colour, as HTML."""
+    """Return the text as HTML in promptsource's highlight colour."""
     return f"<span style='color: #F08080'>{text}</span>"
 
 
@@ -156,7 +159,7 @@ def _show(text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types, and promptsource's two tags as mappings."""
+    """Reads YAML's plain types, and promptsource's two tags as mappings."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
@@ -170,10 +173,11 @@ for _tag in ("!Template", "!TemplateMetadata"):
 
 
 def read_templates(path: Path) -> list[Template]:
-    """The templates of a YAML file, in its order.
+    """Read the templates of a YAML file, in file order.
 
-    Raises SinkdError where the file is not YAML, holds another tag than promptsource's two, or lacks a field; with the
-    file, the template and what was expected.
+    Raises:
+        SinkdError: The file is not YAML, uses a tag other than promptsource's two, or lacks a field; with the file, the
+            template and what was expected.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader: see above

@@ -1,4 +1,4 @@
-"""A row and a template make an example: prompt, answer, the answers to choose from, and what each of them means."""
+"""From a row and a template to an example: prompt, answer, the answers to choose from, and what each of them means."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ EXAMPLE = Features(
 
 @dataclass(frozen=True)
 class Wording:
-    """How the rows of a task are put to a model.
+    """How the rows of a task are worded for a model.
 
-    labels : the task's labels in id order; () where the entities of a row are its labels (ReCoRD).
-    seed : decides what the filter `choice` draws.
+    Attributes:
+        labels: The task's labels in id order; () where the entities of a row are its labels (ReCoRD).
+        template: The wording.
+        seed: Decides what the filter `choice` draws.
     """
 
     labels: tuple[str, ...]
@@ -37,17 +39,18 @@ class Wording:
     seed: int = 0
 
     def example(self, row: Record) -> Record | None:
-        """The row as the template words it, with the columns of EXAMPLE; None where it has no prompt or no answer.
+        """Word a row, with the columns of EXAMPLE; None if it has no prompt or no answer.
 
-        Raises SinkdError with the template's name, the example and the reason, where the template fails on the row,
-        gives an answer that is none of its choices, or shows an answer that a row without label does not have.
+        Raises:
+            SinkdError: The template fails on the row, gives an answer that is none of its choices, or needs the answer
+                of a row without label; with the template's name, the example and the reason.
         """
         answers = self._answers(row)
         rendered = self.template.render(row, self.seed) if answers else self._unlabelled(row)
         if rendered is None or not rendered.prompt or (answers and not rendered.target):
             return None
         answer = rendered.choices.index(rendered.target) if rendered.target in rendered.choices else -1
-        # ReCoRD's answers are texts of their own, and need not be spelled as the passage spells an entity.
+        # ReCoRD's answers are free text and may be spelled differently from the entity in the passage.
         if answers and rendered.choices and answer < 0 and self.labels:
             raise self._failure(row, f"its answer {rendered.target!r} is none of its choices {rendered.choices}")
         return {
@@ -61,18 +64,18 @@ class Wording:
         }
 
     def _answers(self, row: Record) -> list[str]:
-        """The label, or the entities, that are right for a row; [] where that is unknown."""
+        """Return the label or entities that are right for a row; [] if unknown."""
         if not self.labels:
             return list(row["answers"])
         return [] if row["label"] == UNKNOWN else [self.labels[row["label"]]]
 
     def _were(self, row: Record, meaning: str) -> Rendered:
-        """What the template would give, were this the row's label or its one answer."""
+        """Render the row as if this were its label or only answer."""
         known = {"label": self.labels.index(meaning)} if self.labels else {"answers": [meaning]}
         return self.template.render(row | known, self.seed)
 
     def _unlabelled(self, row: Record) -> Rendered | None:
-        """Prompt and choices of a row without label: those it has whatever its label were, so they hide none."""
+        """Render a row without label; prompt and choices must not depend on the label, so that they reveal none."""
         guesses = [self._were(row, guess) for guess in self.labels or row["entities"][:2]]
         guesses = [guess for guess in guesses if guess.target]
         if not guesses:
@@ -84,14 +87,14 @@ class Wording:
         return first._replace(target="")
 
     def _meanings(self, row: Record, choices: list[str]) -> list[str]:
-        """The label or entity that each choice stands for: the one under which it would be the answer."""
+        """Return the label or entity that each choice stands for: the one under which it would be the answer."""
         if not choices:
             return []
         if not self.labels:
             entities = list(row["entities"])
             if choices == entities:
                 return entities
-            # Choices are sentences about the entities, mostly in their order: then the last one tells.
+            # Choices are sentences about the entities, usually in their order; checking the last one is enough.
             if len(choices) == len(entities) and choices[-1] == self._were(row, entities[-1]).target:
                 return entities
         targets: dict[str, str] = {}
