@@ -1,11 +1,11 @@
 """One update of a student that FSDP2 shards over processes: under torchrun, `sharded.py OUT STUDENT TEACHER ROWS`.
 
-Saves the whole gradient that the window leaves in the shards.
+Saves the whole gradient that the gradient cache leaves in the shards.
 """
 
 import sys
+from functools import partial
 
-import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.fsdp import fully_shard
@@ -13,26 +13,17 @@ from transformers import AutoModelForSequenceClassification
 
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective
-from sinkd.losses.term import Progress
 from sinkd.training.gather import leave_group
+from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.teacher import observe
-from sinkd.training.window import Window
 
 
-def gradient(student, teacher, batches, sizes, rank, parameters) -> torch.Tensor:
+def gradient(student, teacher, batches, parameters) -> torch.Tensor:
     """The gradient of one update, (n,), from this process's micro-batches."""
     objective = Objective.parse("ce:0.3+kd:0.7+sinkhorn:1", sinkhorn={"weight": 1.0, "reduction": "mean"})
-    window = Window(
-        objective,
-        batches,
-        sizes,
-        rank,
-        student=lambda batch: observe(student, batch, [LOGITS]),
-        teacher=lambda batch: observe(teacher, batch, [LOGITS]),
-        progress=Progress(),
-    )
+    cache = GradientCache(objective, batches, partial(observe, student), partial(observe, teacher, features=[LOGITS]))
     for _ in batches:
-        (window.step()[0].total / len(batches)).backward()
+        (cache.step()[0].total / len(batches)).backward()
     return torch.cat([parameter.flatten() for parameter in parameters()])
 
 
@@ -46,12 +37,11 @@ def sharded_gradient(student_path: str, teacher_path: str, rows: str) -> torch.T
         fully_shard(layer, mesh=mesh)
     fully_shard(student, mesh=mesh)
     batches = torch.load(rows)  # (micro-batches, processes)
-    sizes = np.array([[len(batch["labels"]) for batch in row] for row in batches])
 
     def gradients():
         return [p.grad.full_tensor() for p in student.parameters() if p.grad is not None]
 
-    return gradient(student, teacher, [row[rank] for row in batches], sizes, rank, gradients)
+    return gradient(student, teacher, [row[rank] for row in batches], gradients)
 
 
 def main(out: str, student_path: str, teacher_path: str, rows: str) -> None:

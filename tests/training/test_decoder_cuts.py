@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from training import decoder_cuts
-from training.test_window import BOUND, distance, is_far
+from training.test_gradient_cache import BOUND, distance, is_far
 
 HERE = Path(__file__).resolve().parent
 KINDS = ["t5", "gpt2"]

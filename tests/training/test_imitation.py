@@ -17,7 +17,7 @@ from sinkd.training.arguments import DistillationArguments
 from sinkd.training.distillation import DistillationTrainer
 from sinkd.training.parser import parse_arguments
 from small_tokenizer import WORDS, small_tokenizer
-from training.test_window import BOUND, cut, cuts_by_two, distance, job, models  # noqa: F401
+from training.test_gradient_cache import BOUND, cut, cuts_by_two, distance, job, models  # noqa: F401
 
 STILL = ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0"]
 OBJECTIVES = {

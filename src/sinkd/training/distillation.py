@@ -25,6 +25,7 @@ from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.generation import sampled_batch
+from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.quick import quick
 from sinkd.training.teacher import (
     SavedTeacher,
@@ -37,7 +38,6 @@ from sinkd.training.teacher import (
     taught_view,
 )
 from sinkd.training.trainer import TaskTrainer, row_lengths
-from sinkd.training.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class DistillationTrainer(TaskTrainer):
         self._parts: dict[str, torch.Tensor] = {}
         self._parts_summed = 0
         self._figures: dict[str, float] = {}
-        self._rows_since_log, self._last_log = 0, time.perf_counter()
+        self._last_log = self.rows_trained, time.perf_counter()
         cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
         if cut and self.objective.batchwise:
             logger.warning(
@@ -151,7 +151,7 @@ class DistillationTrainer(TaskTrainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._ask_teacher()
-        self._rows_since_log, self._last_log, self.seconds_beside = 0, time.perf_counter(), 0.0
+        self._last_log, self.seconds_beside = (self.rows_trained, time.perf_counter()), 0.0
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _ask_teacher(self) -> None:
@@ -180,7 +180,6 @@ class DistillationTrainer(TaskTrainer):
 
     def _go_live(self) -> None:
         on_device(self.live_teacher, self.args.device)
-        self.teacher_is_live = True
 
     @property
     def live_teacher(self) -> Any:
@@ -208,31 +207,26 @@ class DistillationTrainer(TaskTrainer):
                 view.features |= observe(self.live_teacher, inputs, missing).features
         return view
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.args.on_policy:
-            batches = [self._own_answers(batch, place) for place, batch in enumerate(batches)]
-            self._micro_batches = batches
-        return batches, items
-
-    def _own_answers(self, batch: dict[str, Any], place: int) -> dict[str, Any]:
+    def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
         """The batch, or as often as `--on_policy` says one with the student's own answers; step and seed decide."""
+        prepared = super().prepare_micro_batch(batch, place)
+        if not self.args.on_policy:
+            return prepared
         coin = np.random.default_rng([self.args.seed, self.state.global_step, place, self.args.process_index])
         if coin.random() >= self.args.on_policy:
-            return batch
+            return prepared
         tokenizer = self.processing_class
         seed = int(coin.integers(2**62))
         ends = (tokenizer.eos_token_id, vocabulary(tokenizer))
-        return sampled_batch(self.model, batch, self.data_collator, *ends, seed)
+        return sampled_batch(self.model, prepared, self.data_collator, *ends, seed)
 
-    def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
+    def on_value(self, value: Value, student: View, teacher: View, cache: GradientCache) -> None:
         """Keep the parts for the log, and at the steps that are logged each term's own figures."""
         for name, part in value.parts.items():
             self._parts[name] = self._parts.get(name, 0.0) + part.detach()
         self._parts_summed += 1
         if self._logs_this_step():
-            self._figures = window.diagnostics(student, teacher)
-        self._rows_since_log += window.rows
+            self._figures = cache.diagnostics(student, teacher)
 
     def _logs_this_step(self) -> bool:
         step = self.state.global_step + 1
@@ -273,11 +267,10 @@ class DistillationTrainer(TaskTrainer):
             means = self.accelerator.reduce(means, "mean").tolist()
             logs |= {f"parts/{name}": mean for name, mean in zip(self._parts, means, strict=True)}
             logs |= self._figures
-            now = time.perf_counter()
-            logs["rows_per_second"] = self._rows_since_log / max(now - self._last_log - self.seconds_beside, 1e-9)
-            self.seconds_beside = 0.0
+            (rows, then), now = self._last_log, time.perf_counter()
+            logs["rows_per_second"] = (self.rows_trained - rows) / max(now - then - self.seconds_beside, 1e-9)
             self._parts, self._parts_summed = {}, 0
-            self._rows_since_log, self._last_log = 0, now
+            self._last_log, self.seconds_beside = (self.rows_trained, now), 0.0
         super().log(logs, start_time)
 
     def save_extras(self, folder: Path) -> None:

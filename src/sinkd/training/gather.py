@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other beside gradients: rows, and sums; and how they part."""
+"""What the processes of a run exchange beside gradients: rows and sums."""
 
 import gc
 
@@ -6,16 +6,25 @@ import torch
 from torch import Tensor, distributed
 
 
-def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes, (sum of n, ...) in the order of ranks, and where this process's (n, ...) begin.
+def world_size() -> int:
+    """How many processes train together, at least 1."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
-    Counts may differ, and be 0. No gradient flows: whoever needs one puts it together himself.
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes in the order of ranks, without a gradient.
+
+    Args:
+        rows: This process's rows, (n, ...); n may differ between processes and be 0.
+
+    Returns:
+        All rows, (sum of n, ...), and the place at which this process's rows begin.
     """
     counts = torch.zeros(distributed.get_world_size(), dtype=torch.int64, device=rows.device)
     counts[distributed.get_rank()] = len(rows)
     distributed.all_reduce(counts)
     sizes = counts.tolist()
-    # Backends gather equal shapes only: shorter parts are padded, and cut again.
+    # Backends gather equal shapes only: pad the shorter parts, and cut them again.
     padded = rows.detach().new_zeros(max(sizes), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     parts = [torch.empty_like(padded) for _ in sizes]
@@ -25,16 +34,16 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
 
 
 def summed(values: Tensor, device: torch.device) -> Tensor:
-    """The sum of a tensor over all processes, in its own type and on its own device; `device` is the backend's."""
+    """The sum of `values` over all processes, in their type and on their device; `device` is the backend's."""
     total = values.to(device, copy=True)
     distributed.all_reduce(total)
     return total.to(values.device)
 
 
 def leave_group() -> None:
-    """Leave the process group, where there is one, before the process ends: its threads would abort it then.
+    """Leave the process group, if there is one, before the process ends; its threads would abort the process then.
 
-    A wrapped model refers to itself and to the group, and would hold it for as long as Python does.
+    A wrapped model refers to itself and to the group, and would keep the group alive as long as Python runs.
     """
     if distributed.is_available() and distributed.is_initialized():
         gc.collect()

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,12 +32,12 @@ from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside
 from sinkd.training.clipping import clip
 from sinkd.training.embedding import UsedRows, restore, trim, used_ids
+from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.hub import open_repository, push_checkpoint
 from sinkd.training.quick import quick
 from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.schedule import Schedule
 from sinkd.training.teacher import TaughtRows, observe
-from sinkd.training.window import Window
 
 BEST = "best"
 
@@ -59,8 +60,6 @@ class TaskTrainer(Trainer):
     control: Any
     train_dataset: Any
 
-    teacher_is_live = False  # does a teacher's view cost a pass of it?
-
     def __init__(
         self,
         *,
@@ -82,7 +81,7 @@ class TaskTrainer(Trainer):
         self.scores = self._default_scores if scores is None else scores
         self.predict_batch = predict or (lambda model, batch: observe(model, batch, {LOGITS}).logits)
         self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
-        # A window's values are averaged over its micro-batches: the Trainer is to divide by their number.
+        # The values of an update are averaged over its micro-batches: let the Trainer divide by their number.
         self.loss_is_scaled_for_ga = False
         self.steps_per_epoch = 1
         self.schedule = Schedule(lambda: self.steps_per_epoch, interval)
@@ -91,8 +90,7 @@ class TaskTrainer(Trainer):
         self._operations_a_token: int | None = None
         self.seconds_beside = 0.0  # spent on evaluating and saving since somebody set it to 0
         self._update_batches: UpdateBatches | None = None
-        self._micro_batches: list[dict[str, Any]] = []
-        self._window: Window | None = None
+        self.rows_trained = 0  # by all processes, since this object was made
 
     # What is trained on
 
@@ -129,10 +127,23 @@ class TaskTrainer(Trainer):
         return self.data_collator
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of an update, all at once: what the Trainer trains on next is one window."""
-        batches = [self._prepare_inputs(batch) for batch in itertools.islice(epoch_iterator, num_batches)]
-        self._micro_batches, self._window = batches, None
-        return batches, None
+        """The micro-batches of an update, and its gradient cache.
+
+        The Trainer hands the second to `compute_loss` together with each micro-batch, as `num_items_in_batch`.
+        """
+        samples = enumerate(itertools.islice(epoch_iterator, num_batches))
+        batches = [self.prepare_micro_batch(batch, place) for place, batch in samples]
+        sizes = np.array([[len(batch["input_ids"])] for batch in batches])
+        counts = None
+        if self._update_batches is not None:
+            sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
+            counts = sizes[:, self.args.process_index] > 0
+        self.rows_trained += int(sizes.sum())
+        return batches, self._gradient_cache(self.model_wrapped, batches, counts) if batches else None
+
+    def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
+        """A micro-batch on the device; `place` counts those of an update."""
+        return self._prepare_inputs(batch)
 
     def get_test_dataloader(self, test_dataset):
         # `--dataloader_drop_last` is about training: every row is answered.
@@ -154,42 +165,32 @@ class TaskTrainer(Trainer):
         return values
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self._window is None or self._window.done == len(self._window.batches):
-            self._window = self._open_window(model, inputs)
-        value, student, teacher = self._window.step()
-        self.on_value(value, student, teacher, self._window)
+        cache = self._gradient_cache(model, [inputs]) if num_items_in_batch is None else num_items_in_batch
+        value, student, teacher = cache.step()
+        self.on_value(value, student, teacher, cache)
         return (value.total, {"logits": student.logits}) if return_outputs else value.total
 
-    def _open_window(self, model: Any, inputs: dict[str, Any]) -> Window:
-        # Whoever calls without `get_batch_samples` has a window of one micro-batch.
-        batches, self._micro_batches = self._micro_batches or [inputs], []
+    def _gradient_cache(self, model: Any, batches: list[dict[str, Any]], counts: Any = None) -> GradientCache:
         needing = ", ".join(term.name for term in self.objective if term.needs_labels)
         if needing and any("labels" not in batch for batch in batches):
             raise SinkdError(f"the objective's {needing} cannot do without hard labels; give training rows with labels")
-        sizes = np.ones((len(batches), self.args.world_size), dtype=int)
-        if self._update_batches is not None:
-            planned = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
-            sizes = planned if len(planned) == len(batches) else sizes
         epochs = max(1, self.state.num_train_epochs)  # which --max_steps decides where it is given
-        return Window(
+        return GradientCache(
             self.objective,
             batches,
-            sizes,
-            self.args.process_index,
-            student=lambda batch: observe(model, batch, self.objective.student_needs),
-            ahead=lambda batch: observe(model, batch, self.objective.needs_ahead),
-            keeps_answers=self.teacher_is_live,
-            teacher=self.teacher_view,
-            progress=Progress(min(int(self.state.epoch or 0), epochs - 1), epochs),
-            scope=getattr(self.args, "transport_scope", "window"),
+            partial(observe, model),
+            self.teacher_view,
+            counts,
+            getattr(self.args, "transport_scope", "window"),
+            Progress(min(int(self.state.epoch or 0), epochs - 1), epochs),
         )
 
     def teacher_view(self, inputs: Mapping[str, Any]) -> View:
         """The teacher's side of a batch: nothing, where hard labels teach."""
         return View()
 
-    def on_value(self, value: Value, student: View, teacher: View, window: Window) -> None:
-        """Told of every micro-batch's value, before it is propagated."""
+    def on_value(self, value: Value, student: View, teacher: View, cache: GradientCache) -> None:
+        """Called with every micro-batch's value, before it is propagated."""
 
     # Evaluation
 

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from sinkd.errors import SharedError
 from sinkd.losses.feature import LOGITS, Stack
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
-from sinkd.losses.term import Progress, View
+from sinkd.losses.term import View
 from sinkd.models import decoder_start
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.tasks.generative_collate import AnswerCollator
+from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.teacher import observe
-from sinkd.training.window import Window
 from small_language_models import small_model, word_tokenizer
 from training import cuts, decoder_cuts, sharded
 
@@ -207,24 +208,17 @@ def test_with_dropout_two_passes_are_one_graph(world, models, micro_batches, kin
             module.p = 0.3
     options = {"weight": 1.0, "reduction": "mean", "cost": cost}
     objective = Objective.parse("ce:0.02+kl:0.1+sinkhorn:1", sinkhorn=options)
-    sizes = np.array([[len(batch["input_ids"])] for batch in micro_batches])
 
     def gradient():
         return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
 
     torch.manual_seed(0)
-    window = Window(
-        objective,
-        micro_batches,
-        sizes,
-        0,
-        student=lambda batch: observe(student, batch, [LOGITS]),
-        teacher=lambda batch: observe(teacher, batch, [LOGITS]),
-        progress=Progress(),
+    cache = GradientCache(
+        objective, micro_batches, partial(observe, student), partial(observe, teacher, features=[LOGITS])
     )
     totals = []
     for _ in micro_batches:
-        total = window.step()[0].total
+        total = cache.step()[0].total
         (total / 4).backward()
         totals.append(total.item())
     after, found = torch.rand(1), gradient()
@@ -261,30 +255,20 @@ def test_a_live_teacher_is_asked_once_and_attributions_are_not_looked_at_ahead(w
         with torch.no_grad():
             return observe(teacher, batch, parsed.teacher_needs)
 
-    def window(batches, ahead):
-        return Window(
-            parsed,
-            batches,
-            np.array([[len(batch["labels"])] for batch in batches]),
-            0,
-            student=lambda batch: observe(student, batch, parsed.student_needs),
-            teacher=answers,
-            progress=Progress(),
-            ahead=(lambda batch: observe(student, batch, parsed.needs_ahead)) if ahead else None,
-            keeps_answers=True,
-        )
+    def look(all_the_time, batch, features):
+        return observe(student, batch, parsed.student_needs if all_the_time else features)
 
     found = []
-    for ahead in (True, False):
+    for all_the_time in (False, True):
         torch.manual_seed(0)
         answered.clear()
-        trained = window(micro_batches, ahead)
-        found.append([float(trained.step()[0].total.detach()) for _ in micro_batches])
-        assert len(answered) == len(micro_batches) and not trained._answers, "what is done is dropped"
+        cache = GradientCache(parsed, micro_batches, partial(look, all_the_time), answers)
+        found.append([float(cache.step()[0].total.detach()) for _ in micro_batches])
+        assert len(answered) == len(micro_batches) and not cache._answers, "answers that were used are dropped"
         after = torch.get_rng_state()
         torch.manual_seed(0)
         for batch in micro_batches:
-            window([batch], ahead).step()
+            GradientCache(parsed, [batch], partial(look, all_the_time), answers).step()
         assert torch.equal(after, torch.get_rng_state()), "as if each row had been seen once"
     assert found[0] == found[1]
 
@@ -293,33 +277,82 @@ def test_hard_labels_alone_take_no_second_pass(world, micro_batches):
     student = AutoModelForSequenceClassification.from_pretrained(world.student).eval()
     asked = []
 
-    def look(batch):
+    def look(batch, features):
         asked.append(len(batch["labels"]))
-        return observe(student, batch, [LOGITS])
+        return observe(student, batch, features)
 
-    sizes = np.array([[len(batch["labels"])] for batch in micro_batches])
-    window = Window(Objective.parse("ce"), micro_batches, sizes, 0, look, lambda batch: View(), Progress())
-    total = sum(window.step()[0].total / 4 for _ in micro_batches)
+    cache = GradientCache(Objective.parse("ce"), micro_batches, look, lambda batch: View())
+    total = sum(cache.step()[0].total / 4 for _ in micro_batches)
     assert asked == [8, 6, 8, 3]
     logits = torch.cat([observe(student, batch, [LOGITS]).logits for batch in micro_batches])
     labels = torch.cat([batch["labels"] for batch in micro_batches])
     torch.testing.assert_close(total, hard_label_loss(logits, labels))
 
 
+def logit_batches(sizes):
+    """Micro-batches that hold the logits of both sides themselves: of three classes, one of which may be impossible."""
+    generator = torch.Generator().manual_seed(1)
+    ours, theirs = torch.randn(2, sum(sizes), 3, generator=generator, dtype=torch.float64)
+    ours[::2, 0] = theirs[::2, 0] = -torch.inf
+    cut = zip(ours.split(sizes), theirs.split(sizes), strict=True)
+    return [{"ours": a.clone().requires_grad_(), "theirs": b, "labels": torch.ones(len(a)).long()} for a, b in cut]
+
+
+def by_logits(objective, batches, **more):
+    return GradientCache(objective, batches, lambda b, _: View(b["ours"]), lambda b: View(b["theirs"]), **more)
+
+
+@pytest.mark.parametrize("options", [{}, {"representation": "log_odds"}, {"cost": "l1"}, {"learnable_curvature": True}])
+def test_impossible_classes_leave_loss_and_gradient_finite_however_an_update_is_cut(options):
+    found = []
+    for sizes in ([6], [2, 4]):
+        objective = Objective.parse("sinkhorn:1", sinkhorn={"weight": 1.0, "reduction": "mean", **options})
+        batches = logit_batches(sizes)
+        cache = by_logits(objective, batches)
+        totals = torch.stack([cache.step()[0].total for _ in batches])
+        totals.mean().backward()
+        gradients = [batch["ours"].grad for batch in batches] + [p.grad[None] for p in objective.parameters()]
+        found.append([totals.detach().mean(), *torch.cat([g.reshape(-1) for g in gradients])])
+    torch.testing.assert_close(found[1], found[0])
+    assert torch.stack(found[0]).isfinite().all() and any(found[0][1:])
+
+
+def test_an_update_is_solved_once_for_its_gradient_and_once_for_the_log(monkeypatch):
+    objective = Objective.parse("kd:1+sinkhorn:1")
+    solved = []
+    loss = type(objective.terms["sinkhorn"].loss)
+    for name in ("forward", "transport"):
+        plain = getattr(loss, name)
+
+        def counted(self, *args, plain=plain, name=name):
+            solved.append((name, len(args[0])))
+            return plain(self, *args)
+
+        monkeypatch.setattr(loss, name, counted)
+    cache = by_logits(objective, logit_batches([3, 4, 5]))
+    figures = [cache.diagnostics(*cache.step()[1:]) for _ in range(3)]
+    assert [solve for solve in solved if solve[0] == "forward"] == [("forward", 12)]
+    assert solved.count(("transport", 12)) == 1 and ("transport", 5) not in solved
+    assert figures[:2] == [{}, {}] and figures[2]["sinkhorn/marginal_error"] >= 0
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("objective", "looks"), [("kd+sinkhorn", ["cpu", "cuda"]), ("kd", ["cpu"])])
 def test_several_processes_look_for_nan_where_they_wait_anyway(micro_batches, monkeypatch, objective, looks, device):
-    monkeypatch.setattr("sinkd.training.window.summed", lambda values, device: values + values)  # two processes alike
-    sizes = np.array([[len(batch["labels"])] * 2 for batch in micro_batches])
-    window = Window(Objective.parse(objective), micro_batches, sizes, 0, lambda _: View(), lambda _: View(), Progress())
-    window.device = torch.device(device)
+    # two processes alike
+    monkeypatch.setattr("sinkd.training.gradient_cache.world_size", lambda: 2)
+    monkeypatch.setattr("sinkd.training.gradient_cache.summed", lambda values, device: values + values)
+    cache = GradientCache(
+        Objective.parse(objective), micro_batches, lambda batch, features: View(), lambda batch: View()
+    )
+    cache.device = torch.device(device)
     bad = torch.tensor([3, 0])
     if device in looks:
         with pytest.raises(SharedError, match="in 6 rows of the student and 0 of the teacher"):
-            window._need_finite(bad)
-    window._need_finite(torch.zeros_like(bad))
+            cache._require_finite(bad)
+    cache._require_finite(torch.zeros_like(bad))
     if device not in looks:
-        window._need_finite(bad)
+        cache._require_finite(bad)
 
 
 @pytest.mark.parametrize(("n_rows", "drop_last"), [(100, False), (96, False), (65, False), (100, True), (5, False)])
@@ -399,6 +432,6 @@ def test_a_sharded_model_has_the_gradient_of_the_whole(models, world, tmp_path):
     def gradients():
         return [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
 
-    expected = sharded.gradient(student, teacher, [whole], np.array([[25]]), 0, gradients)
+    expected = sharded.gradient(student, teacher, [whole], gradients)
     found = torch.load(tmp_path / "out.pt")
     assert (found - expected).norm() < BOUND * expected.norm()
