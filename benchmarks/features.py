@@ -35,7 +35,7 @@ from benchmarks import device
 from torch import Tensor
 from torch.nn import functional as F
 
-from sinkd.losses.attribution import AttributionLoss
+from sinkd.losses.objective import Objective
 from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.term import Progress, View
 from sinkd.report import Table, show
@@ -138,7 +138,7 @@ def training_step(name: str, plain: bool, batch: int, length: int, width: int, l
         for depth in (layers, layers // 2)
     )
     teacher.requires_grad_(False).eval()
-    term = AttributionLoss("saliency", ig_steps=1 if name == "saliency" else 4)
+    (term,) = Objective.parse(f"{name}:1", integrated_saliency={"ig_steps": 4})
     mask = mask_of(batch, length).long()
     data = {"input_ids": torch.randint(0, 4000, (batch, length)), "attention_mask": mask}
     data["labels"] = torch.randint(0, 2, (batch,))

@@ -80,7 +80,7 @@ def test_every_recipe_holds_the_settings_that_all_tasks_share(task, role):
     assert (args.warmup_steps, args.gradient_accumulation_steps, args.logging_steps) == (0, 1, 100)
     assert args.lr_scheduler_type == "linear"
     if role == "student":
-        options = args.sinkhorn_options
+        options = args.options_of("sinkhorn")
         assert (options["temperature"], options["epsilon"], options["n_iters"]) == (2.0, 0.1, 20)
         assert (options["weight"], options["reduction"]) == (0.001, "sum")
         assert (options["cost"], options["curvature"], options["learnable_curvature"]) == ("lorentz", 1.0, False)

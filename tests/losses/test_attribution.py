@@ -11,15 +11,21 @@ from torch.nn import functional as F
 
 import reference
 from sinkd import SinkdError
-from sinkd.losses.attribution import Attribution, AttributionLoss, margins, mean_gradients
+from sinkd.losses.attribution import Attribution, margins, mean_gradients
 from sinkd.losses.embedding import embedding_module, replaced, watched
 from sinkd.losses.feature import Forward
+from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.training.teacher import observe
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
 LABELS = torch.tensor([1, 0, 1])
 SCORES = torch.tensor([0.4, 2.0, -1.0], dtype=torch.float64)
+
+
+def make_term(**options):
+    (term,) = Objective.parse("integrated_saliency:1", integrated_saliency=options)
+    return term
 
 
 class Encoder(nn.Module):
@@ -121,7 +127,7 @@ def test_integrated_gradients_sum_to_what_the_embedding_adds(classes):
 @pytest.mark.parametrize(("steps", "kind"), [(1, "L2"), (2, "smoothL1")])
 def test_gradcheck_through_the_students_own_gradient(classes, steps, kind):
     student, teacher = Encoder(classes), Encoder(classes, seed=1)
-    term = AttributionLoss("saliency", ig_steps=steps, loss_func=kind, topk=3)
+    term = make_term(ig_steps=steps, loss_func=kind, topk=3)
     batch = {"labels": labels_for(classes)}
     seen, inputs = see(teacher)
     theirs = View(features={term.teacher_map: term.teacher_map.read(seen, batch | inputs)})
@@ -143,7 +149,7 @@ def test_gradcheck_through_the_students_own_gradient(classes, steps, kind):
 
 @pytest.mark.parametrize("kind", ["L1", "L2", "smoothL1"])
 def test_the_loss_is_a_sum_over_tokens_and_classes_by_the_teachers_entries(kind):
-    term = AttributionLoss("saliency", loss_func=kind)
+    term = make_term(loss_func=kind)
     ours, theirs = torch.rand(3, 3, 4), torch.rand(3, 3, 4) * MASK.unsqueeze(1)
     views = (View(features={f: x}) for f, x in ((term.student_map, ours), (term.teacher_map, theirs)))
     function = {"L1": F.l1_loss, "L2": F.mse_loss, "smoothL1": F.smooth_l1_loss}[kind]
@@ -154,7 +160,7 @@ def test_the_loss_is_a_sum_over_tokens_and_classes_by_the_teachers_entries(kind)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     model = Encoder(2)
     seen, batch = see(model)
-    term = AttributionLoss("saliency", topk=768)
+    term = make_term(topk=768)
     views = [View(features={f: f.read(seen, batch)}) for f in (term.student_map, term.teacher_map)]
     assert term(*views, batch, Progress()).item() == 0
 
@@ -225,7 +231,7 @@ def test_language_models_have_no_attribution():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(SinkdError, match=message):
-        AttributionLoss("saliency", **options)
+        make_term(**options)
 
 
 FAMILIES = {

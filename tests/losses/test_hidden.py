@@ -20,7 +20,7 @@ STUDENT, TEACHER = (torch.randn(6, 2, 8, generator=torch.Generator().manual_seed
 
 
 def met(student: int = 8, teacher: int = 8, **options) -> HiddenTransport:
-    term = HiddenTransport(**options)
+    (term,) = Objective.parse("sinkhorn_hidden:1", sinkhorn_hidden=options)
     term.meet(Stack(2, student), Stack(4, teacher))
     return term
 
@@ -79,14 +79,14 @@ def test_figures_for_the_log():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, '"max"; it must be mean or cls'),
+        ({"pooling": "max"}, 'pooling is "max"; it must be one of mean, cls'),
         ({"cost": "l3"}, "cost is 'l3'"),
-        ({"value": "plan"}, "value is 'plan'"),
+        ({"value": "plan"}, 'value is "plan"'),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(SinkdError, match=message):
-        HiddenTransport(**options)
+        met(**options)
 
 
 def test_sentences_are_means_or_first_tokens_wherever_the_padding_is():

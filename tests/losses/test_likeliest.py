@@ -164,8 +164,8 @@ def test_a_term_that_does_not_say_how_it_reads_predictions_is_refused():
     from sinkd.losses.term import Term
 
     class Mine(Term):
-        name = "mine"
+        pass
 
     assert Mine.teacher_needs == {LOGITS}
     with pytest.raises(SinkdError, match="mine needs more than that"):
-        kept_for([Mine()], 9)
+        kept_for([Mine("mine")], 9)

@@ -1,6 +1,7 @@
 """An objective is the weighted sum that its text says, and says what it sums."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sinkd.losses import annealed_temperature, objective
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Stack
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import TERMS
+from sinkd.losses.options import Options, option
 from sinkd.losses.term import Progress, Term, View
 
 NAMES = sorted(TERMS)
@@ -118,6 +120,17 @@ def test_options_for_no_term_are_refused():
     refused("kd", 'options were given for "sinkhron"', sinkhron={"cost": "l1"})
 
 
+@pytest.mark.parametrize("text", ["kd", "kd+sinkhorn+saliency+mgskd"])
+def test_options_are_checked_whether_or_not_their_term_is_in_the_sum(text):
+    refused(text, "cost is 'nonsense'", sinkhorn={"cost": "nonsense"})
+    refused(text, 'the term sinkhorn has no option "costs"; its options are', sinkhorn={"costs": "l1"})
+    refused(text, 'sinkhorn: value is "plan"; it must be one of distance, matching', sinkhorn={"value": "plan"})
+    refused(text, "topk is 0; it must be at least 1", saliency={"topk": 0})
+    refused(text, '"emb+last"; it must be one of emb, uniform', mgskd={"matching_strategy": "emb+last"})
+    refused(text, "the temperature is 0; it must be above 0", js={"temperature": 0})
+    refused(text, 'the term ce has no option "weight"; it has no options', ce={"weight": 1})
+
+
 # What it computes
 
 
@@ -215,23 +228,28 @@ def test_a_learnable_curvature_is_a_parameter_of_the_objective():
     assert len(learning.state_dict()) == 1
 
 
-class Distance(Term):
-    """A term as a user would write it, with a parameter of its own and one thing that cannot be cached."""
+@dataclass(frozen=True)
+class DistanceOptions(Options):
+    width: int = option(2, "Width of the student's states.")
 
-    name = "distance"
+
+class Distance(Term):
+    """A term as a user would write it, with an option, a parameter and a feature that cannot be cached."""
+
+    Options = DistanceOptions
     student_needs = frozenset({HIDDEN_STATES})
     teacher_needs = frozenset({HIDDEN_STATES})
 
-    def __init__(self, width: int = 2):
-        super().__init__()
-        self.projector = nn.Linear(width, 2, bias=False)
+    def __init__(self, name: str, options: DistanceOptions):
+        super().__init__(name, options)
+        self.projector = nn.Linear(options.width, 2, bias=False)
 
     def forward(self, student, teacher, batch, progress):
         return (self.projector(student[HIDDEN_STATES][-1]) - teacher[HIDDEN_STATES][-1]).square().mean()
 
 
 def test_a_new_term_is_one_line_in_the_registry(monkeypatch):
-    monkeypatch.setitem(objective.TERMS, "distance", lambda temperature, options: Distance(**options))
+    monkeypatch.setitem(objective.TERMS, "distance", Distance)
     parsed = Objective.parse("kd+distance", alpha=0.9, beta=0.5, distance={"width": 3})
     assert str(parsed) == "ce:0.1+kd:0.9+distance:0.5"
     assert parsed.teacher_needs == {LOGITS, HIDDEN_STATES}
@@ -246,4 +264,4 @@ def test_a_new_term_is_one_line_in_the_registry(monkeypatch):
 
 def test_a_term_that_cannot_compute_says_which():
     with pytest.raises(TypeError, match="Term does not say how"):
-        Term()(View(), View(), {}, Progress())
+        Term("mine")(View(), View(), {}, Progress())

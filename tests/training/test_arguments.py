@@ -223,9 +223,9 @@ def test_a_flag_of_sinkhorn_is_a_keyword_of_the_loss():
     from sinkd import SinkhornLoss
 
     args = read("--sinkhorn_cost", "l1", "--sinkhorn_top_k", 3, "--pairing", 2, "--sinkhorn_debias")
-    options = args.sinkhorn_options
+    options = args.options_of("sinkhorn")
     assert (options["cost"], options["top_k"], options["pairing"], options["debias"]) == ("l1", 3, 2.0, True)
-    loss, published = SinkhornLoss(**read().sinkhorn_options), SinkhornLoss.published()
+    loss, published = SinkhornLoss(**read().options_of("sinkhorn")), SinkhornLoss.published()
     assert repr(loss) == repr(published)
     names = set(SinkhornLoss.__init__.__annotations__) - {"return"}
     assert names == options.keys()

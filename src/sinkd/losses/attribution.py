@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from ..transport.precision import island, result_type
 from .embedding import replaced
 from .feature import Feature, Forward
 from .layers import attention_mask
+from .options import Options, option
 from .term import Progress, Term, View
 
 Comparison = Literal["L1", "L2", "smoothL1"]
@@ -161,39 +162,56 @@ class Attribution(Feature):
         return value.transpose(1, 2)
 
 
+@dataclass(frozen=True)
+class AttributionOptions(Options):
+    topk: int = option(
+        768,
+        "Entries of a token's width that count in the teacher's attribution, which is cached; the student's changes "
+        "with every step and cannot be.",
+        flag="topk",
+    )
+    normalization_type: int = option(
+        2, "The norm, 1 or 2, that attributions are divided by.", flag="normalization_type"
+    )
+    loss_func: Comparison = option("L2", "Loss between two attributions.", flag="loss_func")
+    ig_steps: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for name in ("topk", "ig_steps"):
+            if getattr(self, name) < 1:
+                raise SinkdError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.normalization_type not in (1, 2):
+            raise SinkdError(f"normalization_type is {self.normalization_type}; it must be 1 or 2")
+
+
+@dataclass(frozen=True)
+class IntegratedOptions(AttributionOptions):
+    ig_steps: int = option(  # type: ignore[misc]
+        1,
+        "Steps of integrated_saliency, which with 1 is saliency: so many passes of the student a batch, as a student "
+        "that learns has nothing to cache; the teacher's are cached.",
+        flag="ig_steps",
+    )
+
+
 class AttributionLoss(Term):
-    """`saliency`, `integrated_saliency`: the student's map of each row against its teacher's.
+    """The student's map of each row against its teacher's.
 
     Summed over tokens and classes, divided by how many entries of the teacher's map are not 0, times the number of
     classes where there are more than two: the sum of one loss a class.
-    ig_steps: passes along the line, 1 or more. normalization_type: the norm, 1 or 2. topk: entries of the teacher's
-    gradient times embedding that count, of a token's D. loss_func: L1, L2 (squared) or smoothL1.
     """
 
-    def __init__(
-        self,
-        name: str,
-        ig_steps: int = 1,
-        normalization_type: int = 2,
-        topk: int = 768,
-        loss_func: Comparison = "L2",
-    ):
-        super().__init__()
-        self.name = name
-        if loss_func not in COMPARISONS:
-            raise SinkdError(f'the loss of attributions is "{loss_func}"; it must be one of {", ".join(COMPARISONS)}')
-        for what, value, least in (("ig_steps", ig_steps, 1), ("topk", topk, 1)):
-            if value < least:
-                raise SinkdError(f"{what} is {value}; it must be at least {least}")
-        if normalization_type not in (1, 2):
-            raise SinkdError(f"normalization_type is {normalization_type}; it must be 1 or 2")
-        self.compare = COMPARISONS[loss_func]
-        self.student_map = Attribution(ig_steps, normalization_type)
-        self.teacher_map = Attribution(ig_steps, normalization_type, topk)
+    Options = AttributionOptions
+    counts_by_teacher = True
+
+    def __init__(self, name: str, options: AttributionOptions):
+        super().__init__(name, options)
+        self.compare = COMPARISONS[options.loss_func]
+        self.student_map = Attribution(options.ig_steps, options.normalization_type)
+        self.teacher_map = Attribution(options.ig_steps, options.normalization_type, options.topk)
         self.student_needs = frozenset({self.student_map})
         self.teacher_needs = frozenset({self.teacher_map})
-        self.needs_labels = ig_steps > 1
-        self.counts_by_teacher = True
+        self.needs_labels = options.ig_steps > 1
 
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
         return (teacher[self.teacher_map] != 0).sum()
@@ -207,3 +225,9 @@ class AttributionLoss(Term):
             )
         total = self.compare(ours, theirs.to(ours.dtype), reduction="sum")
         return total * ours.shape[1] / (theirs != 0).sum().clamp(min=1)
+
+
+class IntegratedAttributionLoss(AttributionLoss):
+    """The same for gradients averaged over `ig_steps` embeddings."""
+
+    Options = IntegratedOptions

@@ -10,7 +10,9 @@ a slice at a time, forward and backward, unless the teacher's gradient is wanted
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,9 @@ from torch import Tensor
 from ..errors import SinkdError
 from ..transport.precision import island, result_type
 from .logits import check_shapes, guard, precise
+from .options import Options, option
 from .pieces import is_wide, rowwise
+from .term import Progress, Term, View
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -119,3 +123,47 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(q || p)."""
     q = log_q.exp()
     return (q * (log_q - log_p).masked_fill(q == 0, 0.0)).sum(-1)
+
+
+@dataclass(frozen=True)
+class TemperatureOptions(Options):
+    temperature: float = option(2.0, "Temperature of the row-by-row term.", flag="temperature")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise SinkdError(f"the temperature is {self.temperature}; it must be above 0")
+
+
+class Divergence(Term):
+    """A row-by-row comparison of the two predictions at a temperature: the function of this file that it is named."""
+
+    Options = TemperatureOptions
+    weighted_by = "alpha"
+
+    def __init__(self, name: str, options: TemperatureOptions):
+        super().__init__(name, options)
+        self.temperature = options.temperature
+        self.function = {"kd": kd, "kl": kl, "reverse_kl": reverse_kl, "js": js, "tvd": tvd}[name]
+
+    @property
+    def softens_at(self) -> float | None:
+        # reverse_kl is an expectation of the teacher's logarithms under the student, wherever that has mass
+        return None if self.function is reverse_kl else self.temperature
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        return self.function(student.logits, teacher.softened(self.temperature), self.temperature)
+
+
+class AnnealedKD(Term):
+    """`kd` at a temperature that falls to 1 over the epochs."""
+
+    Options = TemperatureOptions
+    weighted_by = "alpha"
+
+    def __init__(self, name: str, options: TemperatureOptions):
+        super().__init__(name, options)
+        self.temperature = options.temperature
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        temperature = annealed_temperature(self.temperature, progress.epoch, progress.epochs)
+        return kd(student.logits, teacher.logits, temperature)

@@ -3,44 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import SinkdError
 from ..transport.cost import COSTS
 from .feature import HIDDEN_STATES, Stack
 from .layers import Pooling, Sentences, check_strategy, pair_layers, sentences_of
-from .sinkhorn import SinkhornLoss
+from .options import option
+from .sinkhorn import Representation, SinkhornLoss
+from .sinkhorn_term import CurvatureOptions
 from .term import Progress, Term, View
 
 
-class HiddenTransport(Term):
-    """`sinkhorn_hidden`: for each pair of layers, the batch of sentences transported onto the teacher's; their mean.
+@dataclass(frozen=True)
+class HiddenOptions(CurvatureOptions):
+    """How sentences are made of hidden states, and keywords of `SinkhornLoss`."""
 
-    pooling, layers: what a sentence is, and which layers are paired (`Sentences`, `pair_layers`). The other options
-    are those of `SinkhornLoss`: by default the plan is the answer (`value="matching"`), under the cosine cost;
-    `value="distance"` pays the transport's cost, and with a `pairing` far above `epsilon` that is the mean cost of
-    each sentence to its own teacher's. Costs for probabilities take the softmax of the vectors, all others the vectors.
-    Where widths differ the student's go through one linear map a pair of layers, trained with it.
+    pooling: Pooling = option(
+        "mean", "A sentence is the mean of its tokens, or its first token.", flag="hidden_pooling"
+    )
+    layers: str = option(
+        "uniform", "Which layers are transported, a strategy as of --matching_strategy.", flag="hidden_layers"
+    )
+    value: Literal["matching", "distance"] = option(
+        "matching", "The plan as the answer, or its cost.", flag="hidden_value"
+    )
+    weight: float = option(0.3, "Inner weight of the sinkhorn_hidden loss, beside beta.", flag="hidden_weight")
+    cost: str = option("cosine", "Ground cost between hidden states.", flag="hidden_cost")
+    temperature: float = option(1.0, "What hidden states are divided by.", flag="hidden_temperature")
+    epsilon: float = option(0.1, "Entropic regularisation, in units of that cost.", flag="hidden_epsilon")
+    n_iters: int = option(20, "Sinkhorn iterations.", flag="hidden_n_iters")
+    tolerance: float | None = option(
+        None, "Stop iterating when rows are this right (mean error).", flag="hidden_tolerance"
+    )
+    gradient: Literal["unroll", "implicit", "envelope"] = option(
+        "unroll", "How the gradient is taken.", flag="hidden_gradient"
+    )
+    reduction: Literal["mean", "sum"] = option("mean", "Cost per sentence, or of all.", flag="hidden_reduction")
+    debias: bool = option(False, "Subtract the cost of each side against itself.", flag="hidden_debias")
+    pairing: float = option(
+        0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.", flag="hidden_pairing"
+    )
+
+    def __post_init__(self) -> None:
+        check_strategy(self.layers)
+
+
+class HiddenTransport(Term):
+    """For each pair of layers, the batch of sentences transported onto the teacher's; their mean.
+
+    By default the plan is the answer (`value="matching"`), under the cosine cost; `value="distance"` pays the
+    transport's cost, and with a `pairing` far above `epsilon` that is the mean cost of each sentence to its own
+    teacher's. Costs for probabilities take the softmax of the vectors, all others the vectors. Where widths differ the
+    student's go through one linear map a pair of layers, trained with it.
     """
 
-    name = "sinkhorn_hidden"
+    Options = HiddenOptions
     batchwise = True
     compares_layers = True
     student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until both models are met
 
-    def __init__(self, pooling: Pooling = "mean", layers: str = "uniform", cost: str = "cosine", **options: Any):
-        super().__init__()
-        if pooling not in ("mean", "cls"):
-            raise SinkdError(f'the pooling of hidden states is "{pooling}"; it must be mean or cls')
-        check_strategy(layers)
-        self.pooling, self.layers = pooling, layers
-        simplex = cost in COSTS and COSTS[cost].simplex
-        given = {"value": "matching", "weight": 0.3, "temperature": 1.0, **options}
-        given["representation"] = "probability" if simplex else "vector"
-        self.loss = SinkhornLoss(cost=cost, group="sequence", **given)
+    def __init__(self, name: str, options: HiddenOptions):
+        super().__init__(name, options)
+        keywords = asdict(options)
+        self.pooling, self.layers = keywords.pop("pooling"), keywords.pop("layers")
+        simplex = options.cost in COSTS and COSTS[options.cost].simplex
+        representation: Representation = "probability" if simplex else "vector"
+        self.loss = SinkhornLoss(group="sequence", representation=representation, **keywords)
         self.projectors = nn.ModuleList()
 
     def meet(self, student: Stack, teacher: Stack) -> None:

@@ -14,12 +14,11 @@ from .term import Progress, Term, View
 
 
 class HardLabels(Term):
-    """`ce`: cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
+    """Cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
 
-    name = "ce"
     teacher_needs = frozenset()
     needs_labels = True
-    family = "label"
+    weighted_by = "1 - alpha"
 
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
         return labelled(batch["labels"]).sum()

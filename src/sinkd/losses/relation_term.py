@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..errors import SinkdError
 from .feature import HIDDEN_STATES, Stack
 from .layers import Pair, Sentences, attention_mask, check_strategy, pair_layers, sentences_of
+from .options import Options, option
 from .relation import (
     SAMPLE_WEIGHT,
     TOKEN_LAYERS,
@@ -24,16 +26,40 @@ from .relation import (
 from .term import Progress, Term, View
 
 
-class Relation(Term):
-    """A part of `mgskd`: the pairs of layers that it compares are known once both models are."""
+@dataclass(frozen=True)
+class RelationOptions(Options):
+    heads: int = option(64, "Heads of the relation loss; both models' widths must be multiples.")
+    matching_strategy: str = option(
+        "emb+uniform",
+        "Which layers mgskd pairs: emb, uniform, emb+uniform, last, final, emb+final, triple.",
+        flag="matching_strategy",
+    )
+    k1: int = option(20, "Tokens of a row that anchor the triplets: those that the teacher attends to most.")
+    k2: int = option(20, "Neighbours that an anchor makes triplets with.")
 
-    family = "relation"
+    def __post_init__(self) -> None:
+        for name in ("heads", "k1", "k2"):
+            if getattr(self, name) < 1:
+                raise SinkdError(f"mgskd: {name} is {getattr(self, name)}; it must be at least 1")
+        check_strategy(self.matching_strategy)
+
+
+class Relation(Term):
+    """`mgskd`, or a part of it: the pairs of layers that it compares are known once both models are."""
+
+    Options = RelationOptions
+    weighted_by = "mgskd_w"
     compares_layers = True
     student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until both models are met
 
-    def __init__(self, matching_strategy: str, heads: int):
-        super().__init__()
-        self.matching_strategy, self.heads = matching_strategy, heads
+    def __init__(self, name: str, options: RelationOptions):
+        super().__init__(name, options)
+        self.matching_strategy, self.heads = options.matching_strategy, options.heads
+
+    @classmethod
+    def make(cls, name: str, options: RelationOptions) -> list[Term]:
+        triplets = [TripletRelation(name, options, number) for number in range(1, TOKEN_LAYERS + 1)]
+        return [SentenceRelation(f"{name}/sentences", options), PairRelation(f"{name}/pairs", options), *triplets]
 
     def pairs(self, student: Stack, teacher: Stack) -> list[Pair]:
         for width in (student.width, teacher.width):
@@ -44,7 +70,6 @@ class Relation(Term):
 class SentenceRelation(Relation):
     """`mgskd/sentences`: the angles between the sentences of an update, of all pairs of layers but the first two."""
 
-    name = "mgskd/sentences"
     batchwise = True
 
     def meet(self, student: Stack, teacher: Stack) -> None:
@@ -83,8 +108,6 @@ class TokenRelation(Relation):
 class PairRelation(TokenRelation):
     """`mgskd/pairs`: the scores of all pairs of tokens."""
 
-    name = "mgskd/pairs"
-
     def meet(self, student: Stack, teacher: Stack) -> None:
         self.compare(self.pairs(student, teacher)[:TOKEN_LAYERS])
 
@@ -103,10 +126,9 @@ class TripletRelation(TokenRelation):
 
     counts_by_teacher = True
 
-    def __init__(self, matching_strategy: str, heads: int, k1: int, k2: int, number: int):
-        super().__init__(matching_strategy, heads)
-        self.name = f"mgskd/triplets-{number}"
-        self.k1, self.k2, self.number = k1, k2, number
+    def __init__(self, name: str, options: RelationOptions, number: int):
+        super().__init__(f"{name}/triplets-{number}", options)
+        self.k1, self.k2, self.number = options.k1, options.k2, number
 
     def meet(self, student: Stack, teacher: Stack) -> None:
         self.compare(self.pairs(student, teacher)[:TOKEN_LAYERS][self.number - 1 : self.number])
@@ -118,16 +140,3 @@ class TripletRelation(TokenRelation):
 
     def value(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return triplet_angles(student, teacher, attention_mask(batch), self.heads, self.k1, self.k2)[0]
-
-
-def relations(matching_strategy: str = "emb+uniform", heads: int = 64, k1: int = 20, k2: int = 20) -> list[Term]:
-    """The terms that `mgskd` is, for layers paired by a strategy of `pair_layers`.
-
-    Raises SinkdError for numbers below 1 and an unknown strategy.
-    """
-    for what, number in (("heads", heads), ("k1", k1), ("k2", k2)):
-        if number < 1:
-            raise SinkdError(f"mgskd: {what} is {number}; it must be at least 1")
-    check_strategy(matching_strategy)
-    triplets = [TripletRelation(matching_strategy, heads, k1, k2, number) for number in range(1, TOKEN_LAYERS + 1)]
-    return [SentenceRelation(matching_strategy, heads), PairRelation(matching_strategy, heads), *triplets]

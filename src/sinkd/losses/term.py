@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sinkd.losses.feature import LOGITS, Feature, Stack
+from sinkd.losses.options import Options
 
 
 class View:
@@ -53,22 +54,38 @@ class Progress:
 
 
 class Term(nn.Module):
-    """One summand of an `Objective`; subclass it, and name it in `sinkd.losses.objective.TERMS`.
+    """One summand of an `Objective`; subclass it, and register it in `sinkd.losses.objective.TERMS`.
 
-    `name` is how objectives spell it. `student_needs` and `teacher_needs` are sets of features, and `needs_labels` says
-    that the batch must carry hard labels; an instance may narrow them to its settings. `family` says how the published
-    weights apply: "label" (1 - alpha), "paired" (alpha), "added" (beta) or "relation" (mgskd_w).
-    Parameters of a term's own (a curvature, a projector) are trained, checkpointed and left out of the exported model.
+    Options: The dataclass of the term's options, one `option` a field. Flags, keywords of `Objective.parse` and lines
+        of the model card come from it.
+    student_needs, teacher_needs: Features that the term reads of either model; an instance may narrow them.
+    needs_labels: Must the batch carry hard labels?
+    weighted_by: What weighs the term where the objective's text gives no weights.
+
+    Parameters of a term (a curvature, a projector) are trained, checkpointed and left out of the exported model.
+
+    Args:
+        name: How objectives spell it.
+        options: An instance of the term's `Options`.
     """
 
-    name: str = ""
+    Options: ClassVar[type[Options]] = Options
     student_needs: frozenset[Feature] = frozenset({LOGITS})
     teacher_needs: frozenset[Feature] = frozenset({LOGITS})
     needs_labels: bool = False
-    family: str = "added"
+    weighted_by: Literal["1 - alpha", "alpha", "beta", "mgskd_w"] = "beta"
     batchwise: bool = False
     counts_by_teacher: bool = False  # does `count` look at the teacher's view?
     compares_layers: bool = False  # does `meet` decide what is needed?
+
+    def __init__(self, name: str = "", options: Any = None):
+        super().__init__()
+        self.name = name
+
+    @classmethod
+    def make(cls, name: str, options: Any) -> list[Term]:
+        """The term, or several that make it up and share its weight, under names such as `mgskd/pairs`."""
+        return [cls(name, options)]
 
     @property
     def softens_at(self) -> float | None:

@@ -6,17 +6,16 @@ every command knows, `FinetuneArguments` and `DistillationArguments` add what th
 
 import math
 import os
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from transformers import TrainingArguments
 
 from sinkd.errors import SinkdError
-from sinkd.losses.likeliest import kept_for
-from sinkd.losses.objective import Objective
 from sinkd.training.flag import flag as _flag
 from sinkd.training.generative_arguments import GenerativeArguments
+from sinkd.training.objective_arguments import ObjectiveArguments
 
 
 @dataclass
@@ -123,7 +122,7 @@ class FinetuneArguments(TaskArguments):
 
 
 @dataclass
-class DistillationArguments(TaskArguments):
+class DistillationArguments(ObjectiveArguments, TaskArguments):
     """`sinkd distill`: a student under an objective. Defaults are those of the published student script."""
 
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows a device in training."})
@@ -147,122 +146,15 @@ class DistillationArguments(TaskArguments):
     teacher_cache_dir: str | None = _flag(None, "Where the teacher's answers are kept (default: the user's cache).")
 
     teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = _flag("float32", "How those answers are kept.")
-    teacher_cache_top_k: int | None = _flag(
-        None, "Keep only so many of a language model's likeliest entries for each answer token, and what remains."
-    )
     on_policy: float = _flag(
         0.0, "How often (0 to 1) the student's own answers are compared, which the teacher scores."
-    )
-
-    distill_loss: str = _flag("kd", "The objective: terms joined by +, each with its weight after a colon or none.")
-    alpha: float = _flag(0.8, "Weight of the row-by-row term; hard labels get the rest.")
-    beta: float = _flag(1.0, "Weight of each term that is added: sinkhorn, sinkhorn_hidden, saliency.")
-    temperature: float = _flag(2.0, "Temperature of the row-by-row term.")
-
-    sinkhorn_cost: str = _flag("lorentz", "Ground cost of the transport.")
-    sinkhorn_temperature: float = _flag(2.0, "Temperature of the transported predictions.")
-    sinkhorn_epsilon: float = _flag(0.1, "Entropic regularisation of the transport.")
-    sinkhorn_n_iters: int = _flag(20, "Sinkhorn iterations.")
-    sinkhorn_tolerance: float | None = _flag(None, "Stop iterating when rows are this right (mean error).")
-    sinkhorn_weight: float = _flag(0.001, "Inner weight of the sinkhorn loss, beside beta.")
-    sinkhorn_reduction: Literal["mean", "sum"] = _flag("sum", "Cost per row, or of the whole batch (as published).")
-    sinkhorn_value: Literal["distance", "matching"] = _flag("distance", "The transport's cost, or its plan as answer.")
-    sinkhorn_debias: bool = _flag(False, "Subtract what either side costs against itself.")
-    sinkhorn_gradient: Literal["unroll", "implicit", "envelope"] = _flag("unroll", "How the gradient is taken.")
-    sinkhorn_group: Literal["batch", "sequence"] = _flag("batch", "One transport a batch, or one a sequence.")
-    sinkhorn_top_k: int | None = _flag(None, "Transport only the likeliest entries of a vocabulary, and a rest.")
-    transport_scope: Literal["window", "rank", "micro"] = _flag(
-        "window", "What a batchwise term sees: an update's rows, those of one process, or one micro-batch."
-    )
-    pairing: float = _flag(0.0, "Cost added to moving a row to another row's answer: 0 batch-wise, large row by row.")
-    curvature: float = _flag(1.0, "Curvature of the hyperbolic costs.")
-    learnable_curvature: bool = _flag(False, "Train the curvature too.")
-    curvature_lr: float | None = _flag(
-        None, "Learning rate of curvature, scale and sinkhorn_hidden's projectors (default: 10 times the model's)."
-    )
-    representation: Literal["probability", "log_odds"] = _flag("probability", "What is transported.")
-    representation_scale: float | None = _flag(None, "Scale of log_odds; with a learnable curvature it learns too.")
-
-    # Transport of hidden states: sinkhorn_hidden
-    hidden_pooling: Literal["mean", "cls"] = _flag("mean", "A sentence is the mean of its tokens, or its first token.")
-    hidden_layers: str = _flag("uniform", "Which layers are transported, a strategy as of --matching_strategy.")
-    hidden_value: Literal["matching", "distance"] = _flag("matching", "The plan as the answer, or its cost.")
-    hidden_weight: float = _flag(0.3, "Inner weight of the sinkhorn_hidden loss, beside beta.")
-    hidden_cost: str = _flag("cosine", "Ground cost between hidden states.")
-    hidden_epsilon: float = _flag(0.1, "Entropic regularisation, in units of that cost.")
-    hidden_n_iters: int = _flag(20, "Sinkhorn iterations.")
-    hidden_pairing: float = _flag(0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.")
-
-    # Attributions: saliency and integrated_saliency
-    topk: int = _flag(
-        768,
-        "Entries of a token's width that count in the teacher's attribution, which is cached; the student's changes "
-        "with every step and cannot be.",
-    )
-    ig_steps: int = _flag(
-        1,
-        "Steps of integrated_saliency, which with 1 is saliency: so many passes of the student a batch, as a student "
-        "that learns has nothing to cache; the teacher's are cached.",
-    )
-    normalization_type: int = _flag(2, "The norm, 1 or 2, that attributions are divided by.")
-    loss_func: Literal["L1", "L2", "smoothL1"] = _flag("L2", "Loss between two attributions.")
-
-    # Relations between layers: mgskd
-    only_mgskd: bool = _flag(
-        False,
-        "Train with the relation loss alone (the classifier is left as it is). Not cached: see --mgskd_w.",
-    )
-    mgskd_w: float = _flag(
-        1.0, "Weight of the relation loss. Its token states are too large to cache, so the teacher runs live."
-    )
-    mgskd_heads: int = _flag(64, "Heads of the relation loss; both models' widths must be multiples.")
-    matching_strategy: str = _flag(
-        "emb+uniform", "Which layers mgskd pairs: emb, uniform, emb+uniform, last, final, emb+final, triple."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.on_policy <= 1:
             raise SinkdError(f"--on_policy is {self.on_policy}; it must be from 0 (never) to 1 (always)")
-        top_k = self.teacher_cache_top_k
-        if top_k is not None and top_k < max(1, self.sinkhorn_top_k or 1):
-            least = "1" if not self.sinkhorn_top_k else f"--sinkhorn_top_k, {self.sinkhorn_top_k}"
-            raise SinkdError(f"--teacher_cache_top_k is {top_k}; it must be at least {least}")
-
-    def parse_objective(self, text: str | None = None) -> Objective:
-        """The objective that `text`, or `distill_loss`, names, with these arguments' weights and options."""
-        text = "mgskd:1" if self.only_mgskd else text or self.distill_loss
-        maps = {name: getattr(self, name) for name in ("normalization_type", "topk", "loss_func")}
-        objective = Objective.parse(
-            text,
-            alpha=self.alpha,
-            beta=self.beta,
-            temperature=self.temperature,
-            mgskd_w=self.mgskd_w,
-            sinkhorn=self.sinkhorn_options,
-            sinkhorn_hidden=self._options("hidden_") | self._curvature,
-            saliency=maps,
-            integrated_saliency=maps | {"ig_steps": self.ig_steps},
-            mgskd={"matching_strategy": self.matching_strategy, "heads": self.mgskd_heads},
-        )
-        if self.teacher_cache_top_k is not None:
-            kept_for(objective, self.teacher_cache_top_k)  # which refuses what cannot be kept so
-        return objective
-
-    @property
-    def sinkhorn_options(self) -> dict[str, Any]:
-        """The keywords of `SinkhornLoss`: `sinkhorn_cost` gives `cost`, `pairing` gives `pairing`."""
-        shared = ("pairing", "representation", "representation_scale")
-        options = self._options("sinkhorn_") | self._curvature | {name: getattr(self, name) for name in shared}
-        # Of the student's own entries a cache of the teacher's likeliest knows nothing.
-        return options | {"top_k_of": "both" if self.teacher_cache_top_k is None else "teacher"}
-
-    @property
-    def _curvature(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("curvature", "learnable_curvature")}
-
-    def _options(self, prefix: str) -> dict[str, Any]:
-        return {f.name.removeprefix(prefix): getattr(self, f.name) for f in fields(self) if f.name.startswith(prefix)}
+        self.refuse_impossible_cache()
 
 
 REFUSED = {

@@ -6,7 +6,7 @@ It says what the run's own files say, and nothing that was not measured.
 import copy
 import platform
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -203,32 +203,17 @@ def _training(args: TaskArguments, task: AnyTask) -> str:
         shown |= {
             "teacher": args.teacher_path,
             "objective": f"`{objective}`",
-            **_objective_settings(args, str(objective)),
+            **_objective_settings(args, args.objective_flags(objective)),
         }
     shown |= {name: getattr(args, name) for name in TOLD}
     return _table(["", ""], [[name, _shown(value)] for name, value in shown.items() if value is not None])
 
 
-def _objective_settings(args: DistillationArguments, objective: str) -> dict[str, Any]:
-    """What decides the objective beside its text: settings of its terms, and any that is not at its default."""
-    terms = {part.partition(":")[0].partition("/")[0] for part in objective.split("+")}
-    own = {f.name: f.default for f in fields(DistillationArguments)}
-    inherited = {f.name for f in fields(TaskArguments)} | ELSEWHERE
-    maps = {"topk", "normalization_type", "loss_func"}
-    options = {
-        "sinkhorn": {"curvature", "representation", "pairing"},
-        "sinkhorn_hidden": {name for name in own if name.startswith("hidden_")},
-        "saliency": maps,
-        "integrated_saliency": maps | {"ig_steps"},
-        "mgskd": {"matching_strategy"},
-    }
-    wanted = {"temperature"}.union(*(options.get(term, set()) for term in terms))
-    return {
-        name: getattr(args, name)
-        for name, default in own.items()
-        if name not in inherited
-        and (name in wanted or name.partition("_")[0] in terms or getattr(args, name) != default)
-    }
+def _objective_settings(args: DistillationArguments, flags: Collection[str]) -> dict[str, Any]:
+    """What decides the objective beside its text: its terms' own flags, and any that is not at its default."""
+    elsewhere = {f.name for f in fields(TaskArguments)} | ELSEWHERE
+    values = {f.name: (getattr(args, f.name), f.default) for f in fields(args) if f.name not in elsewhere}
+    return {name: value for name, (value, default) in values.items() if name in flags or value != default}
 
 
 def shown_command(folder: Path) -> str:
