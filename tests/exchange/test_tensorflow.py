@@ -115,13 +115,13 @@ def test_a_missing_variable_is_named_as_google_names_it(name):
 @pytest.mark.parametrize("name", ["bert/encoder/layer_0/adapter/kernel2", "albert/pooler/bias", "good_old_step"])
 def test_an_unknown_variable_is_named(name):
     refused(
-        model_variables() | {name: np.zeros(2)}, google.config(VOCABULARY), f'"{name}"', "no variable of Google's BERT"
+        model_variables() | {name: np.zeros(2)}, google.config(VOCABULARY), f'"{name}"', "which a BERT of 2 layers does not have"
     )
 
 
 def test_a_config_of_another_model_is_told_from_the_weights():
     config = google.config(VOCABULARY)
-    refused(model_variables(), config | {"num_hidden_layers": 1}, "bert/encoder/layer_1/", "a BERT of 1 layers has not")
+    refused(model_variables(), config | {"num_hidden_layers": 1}, "bert/encoder/layer_1/", "which a BERT of 1 layers does not have")
     refused(model_variables(), config | {"num_hidden_layers": 3}, 'lacks "bert/encoder/layer_2/', "15 more")
     shapes = ["bert/encoder/layer_0/intermediate/dense/", "(24,", "(25,"]
     refused(model_variables(), config | {"intermediate_size": 25}, *shapes)
@@ -141,12 +141,12 @@ def folder(tmp_path):
     "name", ["", "bert_model.ckpt", "bert_model.ckpt.index", "bert_model.ckpt.data-00000-of-00001"]
 )
 def test_a_checkpoint_is_found_by_its_folder_prefix_or_file(folder, name):
-    assert find_bert(folder / name).prefix == folder / "bert_model.ckpt"
+    assert find_bert(folder / name) == folder / "bert_model.ckpt"
 
 
 def test_what_is_not_there_is_named(folder, tmp_path):
     (folder / "model.ckpt-100.index").touch()
-    assert find_bert(folder).prefix.name == "bert_model.ckpt"
+    assert find_bert(folder).name == "bert_model.ckpt"
     (folder / "vocab.txt").unlink()
     with pytest.raises(SinkdError, match=r"lacks vocab\.txt"):
         find_bert(folder)
@@ -170,7 +170,7 @@ def test_without_tensorflow_it_is_said_how_to_install_it(folder, tmp_path, monke
 
 
 def test_a_folder_that_is_not_empty_is_not_written_to(folder, tmp_path):
-    with pytest.raises(SinkdError, match="is there already"):
+    with pytest.raises(SinkdError, match="exists already"):
         convert(folder, folder)
 
 
@@ -178,7 +178,7 @@ def test_a_folder_that_is_not_empty_is_not_written_to(folder, tmp_path):
     ("config", "fragment"),
     [
         ("[1]", "holds no JSON object"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"hidden_size": "a"}', "describes no BERT"),
         ('{"hidden_act": "foo"}', "describes no BERT (KeyError: 'foo')"),
         ('{"num_attention_heads": 7}', "describes no BERT"),

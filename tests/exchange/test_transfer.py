@@ -108,7 +108,7 @@ def test_a_whole_file_is_not_fetched_again(server, tmp_path):
 def test_a_file_of_another_size_or_content_is_refused_and_kept_nowhere(server, tmp_path):
     refused(lambda: get(server, tmp_path / "file", size=len(CONTENT) - 1), "sends more than 511,999 bytes")
     refused(
-        lambda: get(server, tmp_path / "file", sha256="0" * 64), "SHA-256", SHA, "it is removed; give the same command"
+        lambda: get(server, tmp_path / "file", sha256="0" * 64), "SHA-256", SHA, "it has been removed; run the same command"
     )
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_bytes(CONTENT[:-1])  # put there by hand
@@ -140,10 +140,10 @@ def test_no_network_and_no_such_file_say_what_to_fetch_by_hand(server, tmp_path)
 
 def test_a_server_that_refuses_is_asked_once_and_one_that_fails_again(server, tmp_path):
     server.status = 403
-    refused(lambda: get(server, tmp_path / "file"), "HTTP 403", "by hand")
+    refused(lambda: get(server, tmp_path / "file"), "HTTP Error 403", "by hand")
     assert len(server.requests) == 1
     server.status = 503
-    refused(lambda: get(server, tmp_path / "file"), "HTTP 503")
+    refused(lambda: get(server, tmp_path / "file"), "HTTP Error 503")
     assert len(server.requests) == 1 + transfer.ATTEMPTS
 
 
@@ -172,7 +172,7 @@ def test_a_connection_that_breaks_in_any_way_is_gone_on_with(server, tmp_path, m
 def test_a_place_that_cannot_be_written_is_one_sentence_at_once(server, tmp_path):
     (tmp_path / "plain").touch()
     refused(
-        lambda: get(server, tmp_path / "plain" / "file"), "plain/file.part cannot be written", "name another folder"
+        lambda: get(server, tmp_path / "plain" / "file"), "plain/file.part cannot be written", "choose another folder"
     )
     (tmp_path / "file.part").mkdir()
     refused(lambda: get(server, tmp_path / "file"), "file.part cannot be written (Is a directory)")

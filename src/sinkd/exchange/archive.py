@@ -1,23 +1,25 @@
-"""ZIP and tar archives, unpacked without trust: looked through before a byte is written; one bad entry refuses all."""
+"""ZIP and tar archives, unpacked without trust: all entries are checked before a byte is written.
+
+The standard library's filters rename or skip entries that lead out of the folder, and do not limit the size.
+"""
 
 import os
-import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from sinkd.errors import SinkdError
-from sinkd.exchange.transfer import CHUNK, writing
+from sinkd.exchange.transfer import CHUNK, scratch, writing
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-_DAMAGED = (
+DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -30,137 +32,116 @@ _DAMAGED = (
 
 
 class _Entry(NamedTuple):
-    """What an archive says of a member: its name, whether it is a folder, or anything but folder or file, and bytes."""
+    """A member of an archive; special: neither file nor folder; size: bytes that a tar announces, 0 for a ZIP."""
 
     name: str
     is_folder: bool
-    is_odd: bool
+    is_special: bool
     size: int
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], IO[bytes] | None]
 
 
 def is_archive(path: Path) -> bool:
-    """By its name: some weights are ZIP archives too."""
+    """By name: the content of some weight files is a ZIP archive too."""
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
 def unpack(archive: Path, folder: Path, files: Mapping[str, str] | None, limit: int) -> list[Path]:
-    """Write files of an archive into `folder`, and return their paths.
+    """Extract files from an archive into `folder`, all of them or none, and return their paths.
 
-    Parameters
-    ----------
-    files : path in the archive -> path in `folder`; None for all, as they are called there.
-    limit : bytes that they may come to, whatever the archive says about itself.
+    Args:
+        files: Path in the archive -> path in `folder`; None for all files, under their own names.
+        limit: Bytes that they may take in all, whatever the archive announces.
 
-    Raises
-    ------
-    SinkdError : no archive; an entry that leads out of the folder, is a link, or is there twice; a file that is
-        missing; more than `limit`. Nothing is left behind then.
+    Raises:
+        SinkdError: The archive is damaged, lacks a file, unpacks to more than `limit`, or has an entry that leads out
+            of the folder, is a link or a device, or comes twice.
     """
-    aside = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        with _opened(archive) as members:
-            entries = _safe_entries(members, archive, limit)
-            wanted = {name: name for name in entries} if files is None else dict(files)
-            missing = sorted(wanted.keys() - entries.keys())
-            if missing:
-                raise SinkdError(f"{archive} lacks {missing[0]}")
-            remaining = limit
-            for name, target in wanted.items():
-                path = aside / target
-                with writing(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with path.open("wb") as file:
-                        for chunk in _contents(entries[name], archive):
-                            remaining -= len(chunk)
-                            if remaining < 0:
-                                raise _swells(archive, limit)
-                            file.write(chunk)
-        written = []
+    with scratch(folder) as place, _opened(archive) as members:
+        entries = _checked(members, archive, limit)
+        wanted = {name: name for name in entries} if files is None else files
+        missing = sorted(wanted.keys() - entries.keys())
+        if missing:
+            raise SinkdError(f"{archive} lacks {missing[0]}")
+        remaining = limit
+        for name, target in wanted.items():
+            with writing(place / target):
+                (place / target).parent.mkdir(parents=True, exist_ok=True)
+                with (place / target).open("wb") as file:
+                    for chunk in _contents(entries[name], archive):
+                        remaining -= len(chunk)
+                        if remaining < 0:
+                            raise _too_large(archive, limit)
+                        file.write(chunk)
         for target in wanted.values():
-            path = folder / target
-            with writing(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(aside / target, path)
-            written.append(path)
-        return written
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            with writing(folder / target):
+                (folder / target).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(place / target, folder / target)
+    return [folder / target for target in wanted.values()]
+
+
+def _contents(entry: _Entry, archive: Path) -> Iterator[bytes]:
+    with _reading(archive):
+        source = entry.open()
+        assert source is not None  # it is for links and folders
+        with source:
+            while chunk := source.read(CHUNK):
+                yield chunk
 
 
 @contextmanager
 def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise SinkdError(f"{archive} cannot be unpacked ({error}); delete it and try again") from error
-
-
-def _contents(entry: _Entry, archive: Path) -> Iterator[bytes]:
-    with _reading(archive), entry.open() as source:
-        while chunk := source.read(CHUNK):
-            yield chunk
-
-
-def _swells(archive: Path, limit: int) -> SinkdError:
-    return SinkdError(f"{archive} unpacks to more than {limit:,} bytes, and is refused")
 
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[Iterator[_Entry]]:
-    """The members of a ZIP or a tar archive."""
-    with ExitStack() as stack:
-        with _reading(archive):
-            if not zipfile.is_zipfile(archive) and tarfile.is_tarfile(archive):
-                members = _tar_entries(stack.enter_context(tarfile.open(archive)))
-            else:
-                members = _zip_entries(stack.enter_context(zipfile.ZipFile(archive)))
-        yield members
+    with _reading(archive):
+        is_tar = not zipfile.is_zipfile(archive) and tarfile.is_tarfile(archive)
+        opened = tarfile.TarFile.open(archive) if is_tar else zipfile.ZipFile(archive)
+    with opened:
+        yield _tar_entries(opened) if isinstance(opened, tarfile.TarFile) else _zip_entries(opened)
 
 
 def _zip_entries(archive: zipfile.ZipFile) -> Iterator[_Entry]:
     for entry in archive.infolist():
         kind = stat.S_IFMT(entry.external_attr >> 16)
-        is_odd = kind not in (0, stat.S_IFREG, stat.S_IFDIR)
-        # What a ZIP says of its sizes binds nobody: they are counted as they come.
-        yield _Entry(entry.filename, entry.is_dir(), is_odd, 0, partial(archive.open, entry))
+        is_special = kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+        yield _Entry(entry.filename, entry.is_dir(), is_special, 0, partial(archive.open, entry))
 
 
 def _tar_entries(archive: tarfile.TarFile) -> Iterator[_Entry]:
-    def contents(entry: tarfile.TarInfo) -> IO[bytes]:
-        file = archive.extractfile(entry)
-        assert file is not None
-        return file
-
     for entry in archive:
-        is_odd = not (entry.isreg() or entry.isdir())
-        yield _Entry(entry.name, entry.isdir(), is_odd, entry.size, partial(contents, entry))
+        is_special = not (entry.isreg() or entry.isdir())
+        yield _Entry(entry.name, entry.isdir(), is_special, entry.size, partial(archive.extractfile, entry))
 
 
-def _safe_entries(members: Iterator[_Entry], archive: Path, limit: int) -> dict[str, _Entry]:
-    """The files of an archive by name, where none of its entries is dangerous."""
+def _checked(members: Iterator[_Entry], archive: Path, limit: int) -> dict[str, _Entry]:
+    """The files of an archive by name. Raises SinkdError for a dangerous entry."""
     entries: dict[str, _Entry] = {}
     announced = 0
     with _reading(archive):
         for entry in members:
             name, place = entry.name, PurePosixPath(entry.name)
-            if (
-                place.is_absolute()
-                or ".." in place.parts
-                or any(character in name for character in "\\:\0")
-                or not name.strip("/")
-            ):
+            outside = place.is_absolute() or ".." in place.parts or not name.strip("/")
+            if outside or any(character in name for character in "\\:\0"):
                 raise SinkdError(f'{archive} is refused: its entry "{name}" leads out of the folder')
-            if entry.is_odd:
-                raise SinkdError(f'{archive} is refused: its entry "{name}" is a link or a device, and no file')
-            # Looking for the next member of a compressed tar unpacks this one.
+            if entry.is_special:
+                raise SinkdError(f'{archive} is refused: its entry "{name}" is a link or a device, not a file')
+            # To find the next member, a compressed tar is unpacked up to there.
             announced += entry.size
             if announced > limit:
-                raise _swells(archive, limit)
+                raise _too_large(archive, limit)
             if entry.is_folder:
                 continue
             if str(place) in entries:
                 raise SinkdError(f'{archive} is refused: it holds "{name}" twice')
             entries[str(place)] = entry
     return entries
+
+
+def _too_large(archive: Path, limit: int) -> SinkdError:
+    return SinkdError(f"{archive} is refused: it unpacks to more than {limit:,} bytes")

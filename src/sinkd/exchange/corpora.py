@@ -1,7 +1,6 @@
-"""Where the official data lies, what its archives weigh, and how many rows they hold.
+"""GLUE and SuperGLUE: where the official archives are, how large they are, and how many rows they hold.
 
-Sizes and checksums of the archives are those that the `datasets` library recorded; rows are those of the
-papers' tables.
+Sizes and checksums are those that the `datasets` library recorded, row counts those of the papers' tables.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """What it is called on disk while it is needed."""
+        """Its name on disk, where it stays until its rows have been counted."""
         return self.path.rpartition("/")[2]
 
 
@@ -62,92 +61,101 @@ ARCHIVES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class Corpus:
     """One task's data.
 
-    folder : where it goes, in the published layout. archives : what is fetched. inside : the folder in a ZIP archive.
-    rows : file -> rows; None where no count is known. headerless : files without a header line. spare : rows that a
-    file may have beyond its count, since counts leave out malformed ones. make : builds the files where no archive
-    holds them, from what was fetched, in the order of `archives`.
+    Attributes:
+        folder: Where it goes, in the published layout.
+        archives: What is fetched.
+        rows: File -> number of rows; None where no count is known.
+        inside: The folder in a ZIP archive.
+        headerless: Files without a header line.
+        spare: Rows that a file may have beyond its count, since the counts leave out malformed ones.
+        make: Builds the files from what was fetched, in the order of `archives`, where no ZIP archive holds them.
     """
 
     folder: str
     archives: tuple[Archive, ...]
-    inside: str
     rows: Mapping[str, int | None]
+    inside: str = ""
     headerless: tuple[str, ...] = ()
     spare: int = 0
     make: Callable[[list[Path], Path], None] | None = None
 
-    def found(self, root: Path) -> dict[str, int] | None:
-        """Rows of each file under `root`; None where one is missing. Raises SinkdError for a wrong count."""
+    def plan(self, root: Path, host: str = HOST) -> list[str]:
+        """A line for each file that `fetch` transfers: its address, and where it goes."""
+        return [f"{host}/{a.path} ({a.size:,} bytes) -> {root / self.folder}" for a in self.archives]
+
+    def fetch(self, root: Path, host: str = HOST) -> str:
+        """Fetch, unpack and count what is not there yet, and say what is there now.
+
+        Raises:
+            SinkdError: As `transfer.fetch` and `unpack` do, and for a wrong number of rows.
+        """
+        folder, counts = root / self.folder, self.count(root)
+        if counts is None:
+            fetched = [fetch(f"{host}/{a.path}", root / a.name, a.size, a.sha256) for a in self.archives]
+            if self.make is not None:
+                with writing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    self.make(fetched, folder)
+            else:
+                files = {f"{self.inside}/{file}": file for file in self.rows}
+                unpack(fetched[0], folder, files, limit=max(1 << 26, 40 * self.archives[0].size))
+            counts = self.count(root)
+            assert counts is not None
+            for path in fetched:
+                path.unlink()
+        return f"{folder}: {', '.join(f'{file} {count:,} rows' for file, count in counts.items())}"
+
+    def count(self, root: Path) -> dict[str, int] | None:
+        """Rows of each file; None where one is missing. Raises SinkdError for a wrong number."""
         folder = root / self.folder
         if not all((folder / file).is_file() for file in self.rows):
             return None
         counts = {}
         for file, expected in self.rows.items():
-            counted = sum(1 for _ in lines(folder / file))
-            counted -= file.endswith(".tsv") and file not in self.headerless
-            if expected is not None and not expected <= counted <= expected + self.spare:
+            header = file.endswith(".tsv") and file not in self.headerless
+            counts[file] = sum(1 for _ in lines(folder / file)) - header
+            if expected is not None and not expected <= counts[file] <= expected + self.spare:
                 raise SinkdError(
-                    f"{folder / file} has {counted:,} rows, expected {expected:,}; delete {folder} and fetch it again"
+                    f"{folder / file} has {counts[file]:,} rows, not {expected:,}; delete {folder} and fetch it again"
                 )
-            counts[file] = counted
         return counts
-
-    def get(self, root: Path, host: str = HOST) -> dict[str, int]:
-        """Fetch, unpack and count what is not there yet; returns the rows of each file.
-
-        Raises SinkdError as `fetch` and `unpack` do, and for a wrong count.
-        """
-        counts = self.found(root)
-        if counts is not None:
-            return counts
-        fetched = [
-            fetch(f"{host}/{archive.path}", root / archive.name, archive.size, archive.sha256)
-            for archive in self.archives
-        ]
-        if self.make is not None:
-            with writing(root / self.folder):
-                self.make(fetched, root / self.folder)
-        else:
-            files = {f"{self.inside}/{file}": file for file in self.rows}
-            unpack(fetched[0], root / self.folder, files, limit=max(1 << 26, 40 * self.archives[0].size))
-        counts = self.found(root)
-        assert counts is not None
-        for path in fetched:
-            path.unlink()
-        return counts
-
-
-def _rows(train: int, dev: int, test: int) -> dict[str, int | None]:
-    return {"train.tsv": train, "dev.tsv": dev, "test.tsv": test}
-
-
-def _jsonl(train: int | None, val: int | None, test: int | None) -> dict[str, int | None]:
-    return {"train.jsonl": train, "val.jsonl": val, "test.jsonl": test}
 
 
 def _mrpc(fetched: list[Path], folder: Path) -> None:
-    """GLUE's MRPC out of the corpus as published: dev rows are those whose numbers GLUE lists."""
+    """GLUE's MRPC from the corpus as published: GLUE lists the numbers of the dev rows."""
     train, test, numbers = fetched
     chosen = {line for _, line in lines(numbers)}
     header, *rows = (line for _, line in lines(train))
-    dev = [row for row in rows if b"\t".join(row.split(b"\t")[1:3]) in chosen]
-    rest = [row for row in rows if b"\t".join(row.split(b"\t")[1:3]) not in chosen]
+    split: dict[bool, list[bytes]] = {True: [], False: []}
+    for row in rows:
+        split[b"\t".join(row.split(b"\t")[1:3]) in chosen].append(row)
     asked = [row.split(b"\t", 1)[1] for _, row in lines(test)]
     numbered = [b"index\t" + asked[0], *(b"%d\t%b" % (i, row) for i, row in enumerate(asked[1:]))]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {"train.tsv": [header, *rest], "dev.tsv": [header, *dev], "test.tsv": numbered}.items():
+    files = {"train.tsv": [header, *split[False]], "dev.tsv": [header, *split[True]], "test.tsv": numbered}
+    for name, content in files.items():
         (folder / name).write_bytes(b"\n".join(content) + b"\n")
 
 
 def _ax(fetched: list[Path], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "diagnostic.tsv").write_bytes(fetched[0].read_bytes())
 
 
-_MNLI_ROWS: dict[str, int | None] = {
+def _glue(folder: str, archive: str, *rows: int, inside: str = "", **more: Any) -> Corpus:
+    """A task of GLUE that is one ZIP archive; rows: of train, dev and test."""
+    counts = dict(zip(("train.tsv", "dev.tsv", "test.tsv"), rows, strict=True))
+    return Corpus(folder, (ARCHIVES[f"glue/data/{archive}.zip"],), counts, inside or folder, **more)
+
+
+def _superglue(folder: str, **rows: int | None) -> Corpus:
+    counts = {f"{name}.jsonl": count for name, count in rows.items()}
+    return Corpus(folder, (ARCHIVES[f"glue/superglue/data/v2/{folder}.zip"],), counts, folder)
+
+
+_MRPC = ("senteval/senteval_data/msr_paraphrase_train.txt", "senteval/senteval_data/msr_paraphrase_test.txt")
+_MNLI = {
     "train.tsv": 392702,
     "dev_matched.tsv": 9815,
     "dev_mismatched.tsv": 9832,
@@ -155,45 +163,33 @@ _MNLI_ROWS: dict[str, int | None] = {
     "test_mismatched.tsv": 9847,
 }
 
-
-def _zip(folder: str, name: str, rows: Mapping[str, int | None], **more: Any) -> Source:
-    """A task of GLUE that is one archive, whose own folder is called as its task."""
-    inside = {"COLA": "CoLA"}.get(folder, folder)
-    return Source(folder, (ARCHIVES[f"glue/data/{name}.zip"],), inside, rows, **more)
-
-
-def _superglue(folder: str, rows: Mapping[str, int | None]) -> Source:
-    return Source(folder, (ARCHIVES[f"glue/superglue/data/v2/{folder}.zip"],), folder, rows)
-
-
-_MRPC_ARCHIVES = (
-    ARCHIVES["senteval/senteval_data/msr_paraphrase_train.txt"],
-    ARCHIVES["senteval/senteval_data/msr_paraphrase_test.txt"],
-    ARCHIVES["glue/data/mrpc_dev_ids.tsv"],
-)
-
 GLUE = {
-    "cola": _zip("COLA", "CoLA", _rows(8551, 1043, 1063), headerless=("train.tsv", "dev.tsv")),
-    "sst-2": _zip("SST-2", "SST-2", _rows(67349, 872, 1821)),
-    "mrpc": Source("MRPC", _MRPC_ARCHIVES, "", _rows(3668, 408, 1725), make=_mrpc),
-    "sts-b": _zip("STS-B", "STS-B", _rows(5749, 1500, 1379)),
-    "qqp": _zip("QQP", "QQP-clean", _rows(363846, 40430, 390965), spare=16),
-    "mnli": _zip("MNLI", "MNLI", _MNLI_ROWS),
-    "qnli": _zip("QNLI", "QNLIv2", _rows(104743, 5463, 5463)),
-    "rte": _zip("RTE", "RTE", _rows(2490, 277, 3000)),
-    "wnli": _zip("WNLI", "WNLI", _rows(635, 71, 146)),
-    "ax": Source("AX", (ARCHIVES["glue/data/AX.tsv"],), "", {"diagnostic.tsv": 1104}, make=_ax),
+    "cola": _glue("COLA", "CoLA", 8551, 1043, 1063, inside="CoLA", headerless=("train.tsv", "dev.tsv")),
+    "sst-2": _glue("SST-2", "SST-2", 67349, 872, 1821),
+    "mrpc": Corpus(
+        "MRPC",
+        tuple(ARCHIVES[path] for path in (*_MRPC, "glue/data/mrpc_dev_ids.tsv")),
+        {"train.tsv": 3668, "dev.tsv": 408, "test.tsv": 1725},
+        make=_mrpc,
+    ),
+    "sts-b": _glue("STS-B", "STS-B", 5749, 1500, 1379),
+    "qqp": _glue("QQP", "QQP-clean", 363846, 40430, 390965, spare=16),
+    "mnli": Corpus("MNLI", (ARCHIVES["glue/data/MNLI.zip"],), _MNLI, "MNLI"),
+    "qnli": _glue("QNLI", "QNLIv2", 104743, 5463, 5463),
+    "rte": _glue("RTE", "RTE", 2490, 277, 3000),
+    "wnli": _glue("WNLI", "WNLI", 635, 71, 146),
+    "ax": Corpus("AX", (ARCHIVES["glue/data/AX.tsv"],), {"diagnostic.tsv": 1104}, make=_ax),
 }
 
 SUPERGLUE = {
-    "boolq": _superglue("BoolQ", _jsonl(9427, 3270, 3245)),
-    "cb": _superglue("CB", _jsonl(250, 56, 250)),
-    "copa": _superglue("COPA", _jsonl(400, 100, 500)),
-    "multirc": _superglue("MultiRC", _jsonl(None, None, None)),
-    "record": _superglue("ReCoRD", _jsonl(None, None, None)),
-    "rte": _superglue("RTE", _jsonl(2490, 277, 3000)),
-    "wic": _superglue("WiC", _jsonl(5428, 638, 1400)),
-    "wsc": _superglue("WSC", _jsonl(554, 104, 146)),
-    "ax-b": _superglue("AX-b", {"AX-b.jsonl": 1104}),
-    "ax-g": _superglue("AX-g", {"AX-g.jsonl": 356}),
+    "boolq": _superglue("BoolQ", train=9427, val=3270, test=3245),
+    "cb": _superglue("CB", train=250, val=56, test=250),
+    "copa": _superglue("COPA", train=400, val=100, test=500),
+    "multirc": _superglue("MultiRC", train=None, val=None, test=None),
+    "record": _superglue("ReCoRD", train=None, val=None, test=None),
+    "rte": _superglue("RTE", train=2490, val=277, test=3000),
+    "wic": _superglue("WiC", train=5428, val=638, test=1400),
+    "wsc": _superglue("WSC", train=554, val=104, test=146),
+    "ax-b": _superglue("AX-b", **{"AX-b": 1104}),
+    "ax-g": _superglue("AX-g", **{"AX-g": 356}),
 }

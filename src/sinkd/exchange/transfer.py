@@ -1,13 +1,12 @@
-"""Files from the network: fetched in pieces that survive a cut connection, and checked whole.
+"""Files from the network: an interrupted transfer resumes where it stopped, and only a checked file gets its name.
 
-A transfer writes `NAME.part` beside its target and renames it when size and checksum are right; started again it goes
-on from there.
+A transfer writes `NAME.part` beside its target, and renames it once size and checksum are right.
 """
 
 import http.client
 import os
+import shutil
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,57 +19,49 @@ from sinkd.errors import SinkdError, first_sentence
 from sinkd.tasks.cache import file_hash
 
 CHUNK = 1 << 16
-ATTEMPTS = 5  # in a row that bring nothing
+ATTEMPTS = 5  # in a row that bring nothing new
 TIMEOUT = 30.0  # seconds without a byte
 
 
-class _Cut(Exception):
-    """The connection broke while the file came."""
-
-
 def fetch(url: str, target: Path, size: int, sha256: str, pause: float = 1.0) -> Path:
-    """The file at `url` as `target`; one that is there already, and whole, stays.
+    """Download `url` to `target`, unless a correct file is there already.
 
-    Parameters
-    ----------
-    size, sha256 : bytes and checksum that the file must have.
-    pause : seconds before the first repetition; they double.
+    Args:
+        size: Bytes that the file must have.
+        sha256: Checksum that the file must have.
+        pause: Seconds before the first retry; doubled each time.
 
-    Raises
-    ------
-    SinkdError : no connection, and how to do it by hand; a file of another size or content; a disk that takes no more.
+    Raises:
+        SinkdError: There is no connection (the message says what to fetch by hand), the file has another size or
+            content, or the disk is full.
     """
     if target.is_file():
-        _check(target, url, size, sha256, "delete it and give the same command again")
+        _check(target, url, size, sha256, "delete it and run the same command again")
         return target
     part = target.with_name(f"{target.name}.part")
     with writing(part):
         part.parent.mkdir(parents=True, exist_ok=True)
-    by_hand = f"fetch {url} by hand, put it at {target}, and give the same command again"
+    by_hand = f"fetch {url} by hand, put it at {target}, and run the same command again"
     failures, most = 0, _size(part)
     with tqdm(desc=target.name, unit="B", unit_scale=True, total=size, delay=1, disable=None, leave=False) as bar:
         while _size(part) != size:
             try:
-                _continue(url, part, size, bar)
-                reason = "the connection was cut"
-            except urllib.error.HTTPError as error:
-                if error.code < 500 and error.code not in (408, 416, 429):
-                    raise SinkdError(f"{url} is not there (HTTP {error.code}); {by_hand}") from error
-                if error.code == 416:  # what is there is not a beginning of the file
-                    part.unlink(missing_ok=True)
-                reason = f"HTTP {error.code}"
-            except (_Cut, OSError, http.client.HTTPException) as error:
-                reason = first_sentence(error)
-            if _size(part) == size:
+                _resume(url, part, size, bar)
                 break
-            # A server that knows no ranges begins anew each time: what counts is more than there ever was.
+            except (OSError, http.client.HTTPException) as error:
+                reason, code = first_sentence(error), getattr(error, "code", 0)
+                if code == 416:  # the part is longer than the file
+                    part.unlink(missing_ok=True)
+                elif 400 <= code < 500 and code not in (408, 429):
+                    raise SinkdError(f"{url} is not there ({reason}); {by_hand}") from error
+            # A server without ranges starts over each time: only more bytes than ever before are progress.
             failures = 0 if _size(part) > most else failures + 1
             most = max(most, _size(part))
             if failures >= ATTEMPTS:
                 raise SinkdError(f"{url} cannot be reached ({reason}); {by_hand}")
             time.sleep(min(pause * 2**failures, 30.0))
     try:
-        _check(part, url, size, sha256, f"it is removed; give the same command again, or {by_hand}")
+        _check(part, url, size, sha256, f"it has been removed; run the same command again, or {by_hand}")
     except SinkdError:
         part.unlink()
         raise
@@ -81,43 +72,56 @@ def fetch(url: str, target: Path, size: int, sha256: str, pause: float = 1.0) ->
     return target
 
 
-def _continue(url: str, part: Path, size: int, bar: tqdm) -> None:
-    """Append to `part` what the server still has."""
+def _resume(url: str, part: Path, size: int, bar: tqdm) -> None:
+    """Append to `part` what is missing of the file."""
     have = _size(part)
     headers = {"User-Agent": f"sinkd/{sinkd.__version__}", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        bar.n = start = have if goes_on else 0
-        with writing(part), part.open("ab" if goes_on else "wb") as file:
+        resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        bar.n = have = have if resumed else 0
+        with writing(part), part.open("ab" if resumed else "wb") as file:
             while chunk := _read(answer):
-                start += len(chunk)
-                if start > size:
+                have += len(chunk)
+                if have > size:
                     part.unlink()
-                    raise SinkdError(f"{url} sends more than {size:,} bytes, and is not the file that is known")
+                    raise SinkdError(f"{url} sends more than {size:,} bytes, so it is not the expected file")
                 file.write(chunk)
                 bar.update(len(chunk))
+    if have < size:
+        raise http.client.HTTPException("the connection was cut")
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:
-    """Told apart from what writing raises: both are the system's errors."""
+    """A chunk; a broken connection is no OSError here, since a full disk is one."""
     try:
         return answer.read(CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _Cut(first_sentence(error)) from error
+    except OSError as error:
+        raise http.client.HTTPException(first_sentence(error)) from error
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises SinkdError for a disk that is full, a folder that may not be written to, or is no folder."""
+    """Turn an OSError into a SinkdError: the disk is full, or the folder is not writable, or no folder."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or first_sentence(error)
         raise SinkdError(
-            f"{path} cannot be written ({reason}); make room or name another folder, and give the same command again"
+            f"{path} cannot be written ({reason}); make room or choose another folder, and run the same command again"
         ) from error
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A path beside `folder` for what is moved into place once it is complete; removed when the block ends."""
+    path = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(path, ignore_errors=True)  # left by a process that was killed
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _size(path: Path) -> int:
@@ -125,11 +129,7 @@ def _size(path: Path) -> int:
 
 
 def _check(path: Path, url: str, size: int, sha256: str, advice: str) -> None:
-    found = path.stat().st_size
-    if found != size:
-        raise SinkdError(f"{path} has {found:,} bytes, and {url} should have {size:,}; {advice}")
-    digest = file_hash(path)
-    if digest != sha256:
-        raise SinkdError(
-            f"{path} is not the file that is known as {url}: its SHA-256 is {digest}, not {sha256}; {advice}"
-        )
+    if _size(path) != size:
+        raise SinkdError(f"{path} has {_size(path):,} bytes, but {url} should have {size:,}; {advice}")
+    if (found := file_hash(path)) != sha256:
+        raise SinkdError(f"{path} is not the expected file from {url}: its SHA-256 is {found}, not {sha256}; {advice}")

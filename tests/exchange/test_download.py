@@ -19,8 +19,8 @@ from hub_standin import Hub
 from sinkd.cli import download
 from sinkd.cli.main import main
 from sinkd.errors import SinkdError
-from sinkd.exchange.checkpoints import PUBLISHED, fetch_published
-from sinkd.exchange.corpora import GLUE, SUPERGLUE, Archive, Source
+from sinkd.exchange.checkpoints import PUBLISHED
+from sinkd.exchange.corpora import GLUE, SUPERGLUE, Archive, Corpus
 from sinkd.tasks import TASKS, load_task
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -58,7 +58,7 @@ def publish(host: Path, path: str, files: dict[str, bytes] | bytes) -> Archive:
     return Archive(path, target.stat().st_size, hashlib.sha256(target.read_bytes()).hexdigest())
 
 
-def known(monkeypatch, registry: dict[str, Source], name: str, **changes) -> None:
+def known(monkeypatch, registry: dict[str, Corpus], name: str, **changes) -> None:
     monkeypatch.setitem(registry, name, replace(registry[name], **changes))
 
 
@@ -83,7 +83,7 @@ def test_row_counts_are_those_of_the_real_files(registry, names, shared_data):
     for name in names.split():
         folder = folders[name]
         here = {file: rows for file, rows in registry[name].rows.items() if (folder / file).is_file()}
-        found = replace(registry[name], folder=folder.name, rows=here).found(root)
+        found = replace(registry[name], folder=folder.name, rows=here).count(root)
         assert found == here and len(here) >= 2
 
 
@@ -141,11 +141,11 @@ def test_a_wrong_archive_or_a_wrong_count_is_one_sentence(host, monkeypatch, cap
     archive = publish(host, "glue/data/WNLI.zip", {f"WNLI/{name}": b"h\nx\n" for name in GLUE["wnli"].rows})
     known(monkeypatch, GLUE, "wnli", archives=(replace(archive, sha256="0" * 64),))
     assert main(["download", "glue", "--tasks", "wnli"]) == 2
-    assert "is not the file that is known" in capsys.readouterr().err
+    assert "is not the expected file" in capsys.readouterr().err
     known(monkeypatch, GLUE, "wnli", archives=(archive,))
     assert main(["download", "glue", "--tasks", "wnli"]) == 2
     error = capsys.readouterr().err
-    assert "datas/glue/WNLI/train.tsv has 1 rows, expected 635" in error and error.count("\n") == 1
+    assert "datas/glue/WNLI/train.tsv has 1 rows, not 635" in error and error.count("\n") == 1
     assert main(["download", "glue", "--tasks", "wnli"]) == 2  # and is not taken for whole the next time
 
 
@@ -170,7 +170,7 @@ def test_a_dry_run_prints_addresses_and_fetches_nothing(what, tmp_path, monkeypa
 
 def test_an_unknown_part_names_those_there_are(capsys):
     assert main(["download", "superglue", "--tasks", "cola"]) == 2
-    assert '"cola", which superglue has not; it has boolq, cb, copa' in capsys.readouterr().err
+    assert '"cola", which superglue does not have; it has boolq, cb, copa' in capsys.readouterr().err
 
 
 # Models
@@ -256,7 +256,7 @@ def test_a_hostile_archive_from_google_drive_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("gdown.download_folder", hostile)
     for _ in range(2):
         with pytest.raises(SinkdError, match="leads out of the folder"):
-            fetch_published("encoders", tmp_path / "published")
+            PUBLISHED["encoders"].fetch(tmp_path)
     assert not list(tmp_path.rglob("evil"))
 
 
