@@ -1,107 +1,103 @@
-"""A model for other runtimes: ONNX by `torch.onnx`, in float32 or with int8 weights by ONNX Runtime.
+"""A trained encoder for other runtimes: an ONNX file, float32 or with int8 weights, checked against the model itself.
 
-torch's own exporter (`dynamo=True`) is the one that is kept with torch itself. transformers has exporters of its own,
-called experimental there, that work around it; optimum-onnx keeps a list of model families, where torch takes any.
+The exporter is `torch.onnx.export(dynamo=True)`, which torch's releases maintain. The exporters inside transformers are
+called experimental there, and optimum-onnx keeps a list of model families, where torch takes any.
 """
 
 import logging
+import shutil
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
+from sinkd.exchange.transfer import writing
+from sinkd.models import find_checkpoint, load_encoder, load_tokenizer
+from sinkd.report import Table
+from sinkd.tasks import Collator, Task
+from sinkd.training.arguments import TaskArguments
+from sinkd.training.inference import megabytes
+from sinkd.training.rows import Rows
 
-HOW_TO_INSTALL = "exporting needs onnx, onnxscript and onnxruntime; pip install 'sinkd[onnx]' brings them"
 OPSET = 20
 LONGEST = 1 << 16  # rows of a batch, and tokens where a model sets no bound
+TOLERANCE = 1e-3  # of the largest logit: what float32 sums in another order may differ by
+FILES = ("model.onnx", "model.onnx.data", "model_int8.onnx", "model_int8.onnx.data", "model.wrong")
+
+# What is answered where there is no dev set: from one word to a few dozen.
+SENTENCES = (
+    "Yes.",
+    "The dog that barked at the postman belongs to my neighbour.",
+    "Nobody knows why the lamp in the hall was left on all night.",
+    "When the last train had gone, the two of them walked home along the river, talked about the concert, and found "
+    "that neither could remember who had sung the second song, nor whether it had been sung at all.",
+)
+
+Batch = Mapping[str, Tensor]
+Splits = dict[str, list[Batch]]
 
 
-class _Logits(nn.Module):
-    """A model as a function of its inputs, in the order of `names`, to logits alone."""
+@dataclass(frozen=True)
+class Answers:
+    """What one form of the model answered: its size in 10^6 bytes, the logits (N, C) of each split, and the seconds."""
 
-    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]):
-        super().__init__()
-        self.model, self.names = model, names
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+    name: str
+    megabytes: float
+    logits: dict[str, np.ndarray]
+    seconds: float
 
 
-def export_onnx(model: PreTrainedModel, inputs: Mapping[str, Tensor], file: Path) -> Path:
-    """Write a model to an ONNX file that takes batches of any number of rows and tokens.
+def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8: bool = False) -> Table:
+    """Export the encoder at `path` into the folder `output`, and compare each file's answers with the model's.
 
-    Parameters
-    ----------
-    inputs : what the model reads, {name: (B, L)}, by which it is traced; at least two rows of three tokens.
-    file : the weights are in it too, up to the 2 GB that one such file holds, and beside it from there on.
+    Args:
+        path: A folder, or a name on the hub.
+        task: Its dev set is answered and scored; None: built-in sentences.
+        int8: Also write the model with int8 weights.
 
-    Raises
-    ------
-    SinkdError : the packages for it are not installed.
+    Returns:
+        A row for PyTorch and for each file: size, speed, scores, and the difference from PyTorch.
+
+    Raises:
+        SinkdError: A package for exporting is not installed, or `output` holds a model or cannot be written.
+        RuntimeError: The float32 file answers differently; it is renamed to model.wrong.
     """
     need_packages()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    names = tuple(inputs)
-    most = getattr(model.config, "max_position_embeddings", None) or LONGEST
-    axes = {0: torch.export.Dim("batch", min=1, max=LONGEST), 1: torch.export.Dim("length", min=1, max=most)}
-    traced = _Logits(model.eval(), names).eval()
-    large = sum(parameter.nbytes for parameter in model.parameters()) > 1.8e9
-    with _quiet():
-        torch.onnx.export(
-            traced,
-            tuple(inputs.values()),
-            str(file),
-            input_names=list(names),
-            output_names=["logits"],
-            dynamic_shapes=(tuple(axes for _ in names),),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=large,
-            verbose=False,
-        )
-    return file
+    folder = Path(find_checkpoint(path, "--model_path"))
+    tokenizer = load_tokenizer(path, "--model_path", args.do_lower_case)
+    model = load_encoder(path, task, "--model_path", must_have_head=True).eval()
+    splits = _batches(task, tokenizer, args)
+    first = next(iter(splits.values()))[0]
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in first]
+    _empty(output)
+    model.config.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    file = export_onnx(model, {name: first[name] for name in names}, output / "model.onnx")
 
+    def by_torch(batch: Batch) -> np.ndarray:
+        with torch.inference_mode():
+            return model(**{name: batch[name] for name in names}).logits.numpy()
 
-def quantize_onnx(file: Path, target: Path) -> Path:
-    """Write the model in `file` with int8 weights; what flows through it is quantised as it comes (dynamic)."""
-    need_packages()
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    model = onnx.load(file)
-    del model.graph.value_info[:]  # sizes as traced, which older versions of ONNX Runtime hold against dynamic ones
-    with _quiet():
-        quantize_dynamic(model, str(target), weight_type=QuantType.QInt8, per_channel=True)
-    return target
-
-
-class OnnxModel:
-    """An ONNX file at work on this machine's CPU, by ONNX Runtime."""
-
-    def __init__(self, file: Path):
-        need_packages()
-        import onnxruntime
-
-        self.file = file
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.names = tuple(entry.name for entry in self.session.get_inputs())
-
-    def logits(self, batch: Mapping[str, Tensor]) -> np.ndarray:
-        """Logits (B, C) of a batch {name: (B, L)}; what the model does not read may be in it too."""
-        return self.session.run(None, {name: batch[name].numpy() for name in self.names})[0]
-
-    @property
-    def megabytes(self) -> float:
-        """Size of the file, and of weights beside it, in 10^6 bytes."""
-        return sum(path.stat().st_size for path in self.file.parent.glob(f"{self.file.name}*")) / 1e6
+    size = megabytes(folder) or sum(parameter.nbytes for parameter in model.parameters()) / 1e6
+    answers = [_ask("PyTorch", size, by_torch, splits), _ask_onnx("ONNX", file, splits)]
+    _need_same(answers[0], answers[1], file)
+    files = [file]
+    if int8:
+        files.append(quantize_onnx(file, output / "model_int8.onnx"))
+        answers.append(_ask_onnx("ONNX, int8", files[-1], splits))
+    on = "built-in sentences" if task is None else f"{task.name}, dev set"
+    table = _table(f"{path} on {on}", answers, task, splits)
+    table.note = f"wrote {' and '.join(map(str, files))}"
+    return table
 
 
 def need_packages() -> None:
@@ -111,20 +107,159 @@ def need_packages() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise SinkdError(HOW_TO_INSTALL) from error
+        raise SinkdError(
+            "exporting needs onnx, onnxscript and onnxruntime; pip install 'sinkd[onnx]' brings them"
+        ) from error
+
+
+class _Logits(nn.Module):
+    """A model as a function of its inputs, in the order of `names`, to logits alone."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str]):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+def export_onnx(model: PreTrainedModel, inputs: Batch, file: Path) -> Path:
+    """Write a model to an ONNX file that takes batches of any number of rows and tokens.
+
+    Args:
+        inputs: An example of what the model reads, {name: (B, L)}.
+        file: Holds the weights too, up to the 2 GB that one such file may have; from there on they lie beside it.
+    """
+    names = tuple(inputs)
+    # Two rows to trace: an axis of length 1 would become a constant.
+    example = tuple(value[:1].repeat(2, 1) for value in inputs.values())
+    most = getattr(model.config, "max_position_embeddings", None) or LONGEST
+    axes = {0: torch.export.Dim("batch", min=1, max=LONGEST), 1: torch.export.Dim("length", min=1, max=most)}
+    with _quiet():
+        torch.onnx.export(
+            _Logits(model.eval(), names).eval(),
+            example,
+            str(file),
+            input_names=list(names),
+            output_names=["logits"],
+            dynamic_shapes=(tuple(axes for _ in names),),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=sum(parameter.nbytes for parameter in model.parameters()) > 1.8e9,
+            verbose=False,
+        )
+    return file
+
+
+def quantize_onnx(file: Path, target: Path) -> Path:
+    """Write the model in `file` with int8 weights; activations are quantised at run time (dynamic)."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(file)
+    del model.graph.value_info[:]  # sizes as traced, to which older versions of ONNX Runtime hold dynamic ones
+    with _quiet():
+        quantize_dynamic(model, str(target), weight_type=QuantType.QInt8, per_channel=True)
+    return target
+
+
+class OnnxModel:
+    """An ONNX file, run by ONNX Runtime on the CPU."""
+
+    def __init__(self, file: Path):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """Logits (B, C) of a batch {name: (B, L)}; entries that the model does not read are ignored."""
+        return self.session.run(None, {entry.name: batch[entry.name].numpy() for entry in self.session.get_inputs()})[0]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells about itself at length; what matters is whether the result answers alike."""
-    logger = logging.getLogger("torch.onnx")
-    level, root = logger.level, logging.root.level
-    logger.setLevel(logging.ERROR)
-    logging.root.setLevel(logging.ERROR)
+    """Silence the exporter's own reports; whether the file answers like the model is checked here."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
-        logging.root.setLevel(root)
+        logging.disable(disabled)
+
+
+def _empty(folder: Path) -> None:
+    """Make the folder, and remove an earlier export from it. Raises SinkdError where it holds a model."""
+    weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if weights:
+        raise SinkdError(f"--output_dir {folder} holds a model ({weights[0]}); choose a folder for the export alone")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _batches(task: Task | None, tokenizer, args: TaskArguments) -> Splits:
+    """Batches of each dev split; without a task, the built-in sentences together and one by one."""
+    collate = Collator(tokenizer)
+    if task is None:
+        rows = [{**tokenizer(text, truncation=True, max_length=args.max_seq_length)} for text in SENTENCES]
+        return {"": [collate(rows), *(collate([row]) for row in rows)]}
+    size = args.per_device_eval_batch_size
+    dev = Rows(task, tokenizer, args).dev
+    return {split: list(DataLoader(rows, size, collate_fn=collate)) for split, rows in dev.items()}
+
+
+def _ask(name: str, megabytes: float, logits: Callable[[Batch], np.ndarray], splits: Splits) -> Answers:
+    logits(next(iter(splits.values()))[0])  # to warm up
+    started = time.perf_counter()
+    found = {split: np.concatenate([logits(batch) for batch in batches]) for split, batches in splits.items()}
+    return Answers(name, megabytes, found, time.perf_counter() - started)
+
+
+def _ask_onnx(name: str, file: Path, splits: Splits) -> Answers:
+    size = sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*")) / 1e6  # with weights beside it
+    return _ask(name, size, OnnxModel(file).logits, splits)
+
+
+def _difference(one: Answers, other: Answers) -> float:
+    return max(float(np.abs(logits - other.logits[split]).max()) for split, logits in one.logits.items())
+
+
+def _need_same(here: Answers, there: Answers, file: Path) -> None:
+    """Raises RuntimeError, and renames the file, where its answers differ from the model's."""
+    largest = max(float(np.abs(logits).max()) for logits in here.logits.values())
+    difference = _difference(here, there)
+    if not difference <= TOLERANCE * max(1.0, largest):
+        wrong = shutil.move(file, file.with_suffix(".wrong"))
+        raise RuntimeError(
+            f"the logits of the exported model differ from the PyTorch model's by up to {difference:.2g}, where the "
+            f"largest is {largest:.2g}; it is kept as {wrong}"
+        )
+
+
+def _table(title: str, answers: Sequence[Answers], task: Task | None, splits: Splits) -> Table:
+    scores = [{} if task is None else _scores(task, found, splits) for found in answers]
+    table = Table(title, ["", "MB", "rows/s", *scores[0], "same answers", "largest difference"])
+    here = np.concatenate([*answers[0].logits.values()])
+    for found, scored in zip(answers, scores, strict=True):
+        there = np.concatenate([*found.logits.values()])
+        is_score = here.shape[1] == 1
+        same = np.round(there, 2) == np.round(here, 2) if is_score else there.argmax(1) == here.argmax(1)
+        table.add(
+            found.name,
+            f"{found.megabytes:.2f}",
+            f"{len(here) / found.seconds:,.0f}",
+            *(f"{value:.4f}" for value in scored.values()),
+            f"{same.sum()} of {len(here)}",
+            f"{_difference(answers[0], found):.1e}",
+        )
+    return table
+
+
+def _scores(task: Task, found: Answers, splits: Splits) -> dict[str, float]:
+    labels = {split: torch.cat([batch["labels"] for batch in batches]).numpy() for split, batches in splits.items()}
+    return task.combine({split: task.scores(logits, labels[split]) for split, logits in found.logits.items()})

@@ -138,7 +138,7 @@ def test_an_export_that_answers_otherwise_fails_and_is_not_called_model_onnx(tau
     monkeypatch.setattr(OnnxModel, "logits", lying)
     assert main(["export", str(taught), "--output_dir", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert "differs from the PyTorch model by up to 0.1" in error
+    assert "differ from the PyTorch model's by up to 0.1" in error
     assert (tmp_path / "out" / "model.wrong").exists() and not (tmp_path / "out" / "model.onnx").exists()
 
 
