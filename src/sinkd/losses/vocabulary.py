@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..transport.matmul import fast_linear
 from ..transport.precision import is_static, may_wait
-from ..transport.product import product
 from .logits import check_tops
 from .pieces import is_wide, spans
 
@@ -173,7 +173,7 @@ class _Gram(torch.autograd.Function):
         d_student = torch.empty_like(student)
         for k in _column_slices(student, teacher):
             p, q = _slices(student, teacher, totals, ctx.temperature, k, ctx.dtype)
-            d_student[:, k] = (p * own).sub_(mean).sub_(product(across, q.mT)).mul_(p)
+            d_student[:, k] = (p * own).sub_(mean).sub_(fast_linear(across, q.mT)).mul_(p)
         return d_student, None, None
 
 
@@ -189,7 +189,7 @@ def _products(
     sums = products.new_zeros(len(student)), products.new_zeros(len(teacher))
     for k in _column_slices(student, teacher):
         p, q = _slices(student, teacher, tops, temperature, k, dtype)
-        products += product(p, q)
+        products += fast_linear(p, q)
         for side, square, total in ((p, rx, sums[0]), (q, ry, sums[1])):
             square += torch.linalg.vector_norm(side, dim=-1).double().square()
             total += side.sum(-1)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import is_torch_xla_available
 
 from sinkd.errors import SinkdError
 from sinkd.training.flag import flag as _flag
@@ -95,6 +96,8 @@ class TaskArguments(GenerativeArguments, TrainingArguments):
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 # Without these the processes that torchrun starts would not find each other.
                 self.use_cpu, self.ddp_backend = True, self.ddp_backend or "gloo"
+        if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available() and not is_torch_xla_available():
+            self.use_cpu = True  # otherwise transformers refuses bfloat16 as a matter of GPUs
         if self.wandb_proj is not None:
             reports = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
             self.report_to = self.loggers(reports)

@@ -24,9 +24,9 @@ from sinkd.tasks.cache import cache_dir
 from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
+from sinkd.training.cpu import fast_layers
 from sinkd.training.generation import sampled_batch
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.quick import quick
 from sinkd.training.teacher import (
     SavedTeacher,
     TaughtCollator,
@@ -203,7 +203,7 @@ class DistillationTrainer(TaskTrainer):
             view = LikeliestView(view, k, head_width(self.model))  # which is the teacher's, too
         missing = [feature for feature in features if feature not in view]
         if missing:
-            with torch.no_grad(), quick(self.live_teacher):
+            with torch.no_grad(), fast_layers(self.live_teacher):
                 view.features |= observe(self.live_teacher, inputs, missing).features
         return view
 

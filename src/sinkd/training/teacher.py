@@ -26,8 +26,8 @@ from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.term import View
 from sinkd.tasks.cache import file_hash
 from sinkd.training.answers import DTYPES, SHARD, Answers, batches_of
+from sinkd.training.cpu import fast_layers
 from sinkd.training.generation import answer_keywords, answer_logits
-from sinkd.training.quick import quick
 
 FORMAT = 2
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
@@ -195,7 +195,7 @@ def cached_answers(
             batch = collator([rows[place] for place in places])
             batch = {name: value.to(device) for name, value in batch.items()}
             cast = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
-            with torch.no_grad(), cast, quick(model):
+            with torch.no_grad(), cast, fast_layers(model):
                 view = observe(model, batch, missing)
             for feature in missing:
                 values = [value.detach().cpu() for value in feature.split(view[feature], batch)]

@@ -7,12 +7,10 @@ precision, compilation, loggers) is the Trainer's own.
 
 import itertools
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,6 @@ import torch
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sinkd.errors import SinkdError
@@ -30,23 +27,17 @@ from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import Progress, View
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import ASIDE, sweep, written_aside
-from sinkd.training.clipping import clip
-from sinkd.training.embedding import UsedRows, restore, trim, used_ids
+from sinkd.training.cpu import CpuTrainer
 from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.hub import open_repository, push_checkpoint
-from sinkd.training.quick import quick
 from sinkd.training.sampler import SeededSampler, UpdateBatches
 from sinkd.training.schedule import Schedule
 from sinkd.training.teacher import TaughtRows, observe
 
 BEST = "best"
 
-# TensorBoard's writer loads TensorFlow where that is installed, seconds of it, and needs nothing of it: it looks for
-# this module to know that it shall not.
-sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
-
-class TaskTrainer(Trainer):
+class TaskTrainer(CpuTrainer):
     """Trains with hard labels; see the module.
 
     eval_dataset: tokenised rows, or {split: rows}. scores: (logits, labels) -> {metric: value} of one split; without it
@@ -87,12 +78,15 @@ class TaskTrainer(Trainer):
         self.schedule = Schedule(lambda: self.steps_per_epoch, interval)
         self.add_callback(self.schedule)
         self._saving_aside: Path | None = None
-        self._operations_a_token: int | None = None
         self.seconds_beside = 0.0  # spent on evaluating and saving since somebody set it to 0
         self._update_batches: UpdateBatches | None = None
         self.rows_trained = 0  # by all processes, since this object was made
 
     # What is trained on
+
+    def tokenised_rows(self):
+        rows = self.train_dataset
+        return rows.rows if isinstance(rows, TaughtRows) else super().tokenised_rows()
 
     def get_train_dataloader(self):
         """Batches of the training rows for this process, which seed and epoch alone decide."""
@@ -218,7 +212,7 @@ class TaskTrainer(Trainer):
         """The model's logits for tokenised rows, (n, C) float32, in the order of the rows."""
         unlabelled = rows.remove_columns("labels") if "labels" in rows.column_names else rows
         # The loader draws a seed from the global random state, which belongs to training alone.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), quick(self.model):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             loader = self.get_test_dataloader(unlabelled)
             output = self.evaluation_loop(loader, description="Evaluation", prediction_loss_only=False)
         logits = np.asarray(output.predictions, dtype=np.float32)
@@ -244,44 +238,10 @@ class TaskTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         if self.args.should_save:
             sweep(Path(self.args.output_dir))
-        trimmed = self._trim_embedding()
-        self._operations_a_token = None
         try:
-            with quick(self.model):
-                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self.schedule.release()
-            if trimmed is not None:
-                restore(trimmed)
-                # The optimiser holds the rows that are gone: training again begins with a new one.
-                self.optimizer = self.lr_scheduler = None
-
-    def floating_point_ops(self, inputs):
-        """The Trainer's count, for which it walks through all modules at every step; here the walk is done once."""
-        tokens = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
-        if tokens is None or tokens.numel() == 0:
-            return super().floating_point_ops(inputs)
-        if self._operations_a_token is None:
-            self._operations_a_token = super().floating_point_ops(inputs) // tokens.numel()
-        return self._operations_a_token * tokens.numel()
-
-    def _clip_grad_norm(self, model):
-        engine = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.accelerator.scaler is not None
-        if self.args.world_size == 1 and self.args.device.type == "cpu" and not engine:
-            return clip(model, self.args.max_grad_norm)
-        return super()._clip_grad_norm(model)
-
-    def _trim_embedding(self) -> UsedRows | None:
-        """Leave unused rows of the embedding out of training, where the result is the same without them."""
-        rows = self.train_dataset.rows if isinstance(self.train_dataset, TaughtRows) else self.train_dataset
-        engine = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        exact = self.args.weight_decay == 0 and "adam" in self.args.optim.value and self.optimizer is None
-        tokenizer = self.processing_class
-        if not self.args.trim_embedding or engine or not exact or tokenizer is None or not isinstance(rows, Dataset):
-            return None
-        if "answer_ids" in rows.column_names:  # a language model's head reads the whole embedding, or has as many rows
-            return None
-        return trim(self.model, used_ids(rows, tokenizer.pad_token_id))
 
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._saving_aside is None else str(self._saving_aside)
