@@ -6,6 +6,6 @@ from installation import use_installation
 
 if __name__ == "__main__":
     use_installation()
-    from sinkd.cli.published import finetune
+    from sinkd.cli.published import main
 
-    sys.exit(finetune())
+    sys.exit(main("main_glue.py"))

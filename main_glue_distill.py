@@ -6,6 +6,6 @@ from installation import use_installation
 
 if __name__ == "__main__":
     use_installation()
-    from sinkd.cli.published import distill
+    from sinkd.cli.published import main
 
-    sys.exit(distill())
+    sys.exit(main("main_glue_distill.py"))

@@ -8,6 +8,6 @@ from installation import use_installation
 
 if __name__ == "__main__":
     use_installation()
-    from sinkd.cli.published_generative import teacher
+    from sinkd.cli.published import main
 
-    sys.exit(teacher("gpt"))
+    sys.exit(main("GPT-Neo/distillation_t.py"))

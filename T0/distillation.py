@@ -8,6 +8,6 @@ from installation import use_installation
 
 if __name__ == "__main__":
     use_installation()
-    from sinkd.cli.published_generative import student
+    from sinkd.cli.published import main
 
-    sys.exit(student("t0"))
+    sys.exit(main("T0/distillation.py"))

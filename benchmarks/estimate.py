@@ -137,8 +137,8 @@ def measure(case: dict[str, Any], folder: Path) -> dict[str, int]:
     from sinkd.cli.command import load_named_task
     from sinkd.models import train_tokenizer
     from sinkd.training.arguments import DistillationArguments, FinetuneArguments
-    from sinkd.training.parser import parse_arguments
     from sinkd.training.run import distill, finetune
+    from sinkd.training.settings import resolve_settings
 
     torch.manual_seed(0)
     rows = case["batch_size"] * case["gradient_accumulation_steps"] * 8
@@ -199,7 +199,7 @@ def measure(case: dict[str, Any], folder: Path) -> dict[str, int]:
             kind, run = DistillationArguments, distill
             paths = ["--student_path", folder / f"{name}-student", "--teacher_path", folder / f"{name}-teacher"]
             paths += ["--teacher_cache", "off", "--distill_loss", case["distill_loss"]]
-        args = parse_arguments(kind, [str(flag) for flag in (*flags, *paths)], "estimate")
+        args = resolve_settings(kind, [str(flag) for flag in (*flags, *paths)], "estimate")
         run(args, load_named_task(args), [Peak()])
 
     train("tiny", "1x64", None if case["teacher"] is None else "1x64")

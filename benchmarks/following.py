@@ -24,8 +24,8 @@ from sinkd.report import Table, show
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments
 from sinkd.training.inference import Model
 from sinkd.training.outcome import Summary
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
+from sinkd.training.settings import resolve_settings
 
 PROGRAM = "following"
 VOCABULARIES = {"t5": 32128, "gpt2": 50257}
@@ -38,7 +38,7 @@ OBJECTIVES = {
 
 def chosen(path: str, flags: list[str]) -> np.ndarray:
     """Which choice the model in a folder takes for each dev example, (n,)."""
-    args = parse_arguments(FinetuneArguments, [*flags, "--output_dir", path], PROGRAM)
+    args = resolve_settings(FinetuneArguments, [*flags, "--output_dir", path], PROGRAM)
     model = Model.load(path, load_named_task(args), args)
     (rows,) = model.rows.dev.values()
     return model.trainer.answers(rows).argmax(-1)
@@ -59,7 +59,7 @@ def study(task: str, template: str, options: argparse.Namespace, home: Path) -> 
         flags += ["--max_train_rows", str(options.rows), "--max_dev_rows", str(options.rows)]
     base, width = home / task, VOCABULARIES[options.kind]
     teacher = [*flags, "--model_path", write_model(base / "T", options.kind, options.tokenizer, 128, 2, width)]
-    args = parse_arguments(
+    args = resolve_settings(
         FinetuneArguments, [*teacher, "--seed", "0", "--output_dir", str(base / "taught")], "following"
     )
     scores = {"teacher": {"accuracy": [finetune(args, load_named_task(args)).mean], "agreement": [1.0]}}
@@ -70,7 +70,7 @@ def study(task: str, template: str, options: argparse.Namespace, home: Path) -> 
         words = [*flags, "--student_path", start, "--teacher_path", str(base / "taught"), "--distill_loss", objective]
         words += ["--sinkhorn_weight", "0.0008", "--seeds", options.seeds, "--output_dir", str(output)]
         words += ["--temperature", "1"]
-        args = parse_arguments(DistillationArguments, words, PROGRAM)
+        args = resolve_settings(DistillationArguments, words, PROGRAM)
         summary: Summary = distill(args, load_named_task(args))
         agreement = [float((chosen(run.folder, flags) == wanted).mean()) for run in summary.outcomes]
         scores[who] = {"accuracy": [run.best for run in summary.outcomes], "agreement": agreement}

@@ -23,8 +23,8 @@ from sinkd.cli.command import load_named_task
 from sinkd.report import RunProgress, Table, show
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments
 from sinkd.training.outcome import Summary
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
+from sinkd.training.settings import resolve_settings
 
 MEAN = ["--sinkhorn_weight", "1", "--sinkhorn_reduction", "mean"]
 OBJECTIVES = {
@@ -58,7 +58,7 @@ def main() -> None:
     common = ["--task_name", "sst-2", "--data_dir", given.data_dir, "--max_train_rows", str(given.rows)]
     common += ["--num_train_epochs", str(given.epochs), "--save_strategy", "no"]
     teaching = [*common, "--model_path", given.encoder, "--seed", "0", "--output_dir", str(given.folder / "teacher")]
-    args = parse_arguments(FinetuneArguments, teaching, "quality")
+    args = resolve_settings(FinetuneArguments, teaching, "quality")
     task = load_named_task(args)
     taught = finetune(args, task, [RunProgress("teacher", task.metric)])
 
@@ -84,7 +84,7 @@ def main() -> None:
     for name, flags in objectives.items():
         folder = given.folder / "".join(letter if letter.isalnum() else "-" for letter in name)
         argv = [*common, *student, "--seeds", given.seeds, "--output_dir", str(folder), *flags]
-        args = parse_arguments(DistillationArguments, argv, "quality")
+        args = resolve_settings(DistillationArguments, argv, "quality")
         summaries[name] = distill(args, task, [RunProgress(name, task.metric)])
 
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"

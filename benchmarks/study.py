@@ -31,8 +31,8 @@ import transformers
 from sinkd.cli.command import load_named_task
 from sinkd.report import RunProgress, Table, show
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
+from sinkd.training.settings import resolve_settings
 
 # matching weighs 0.3 and the other two 3, as first measured on SST-2; 1000 makes the plan the identity
 HIDDEN = ["--distill_loss", "kd+sinkhorn_hidden"]
@@ -115,7 +115,7 @@ def train_teacher(given: argparse.Namespace, task: str, common: list[str], setti
     folder = given.folder / f"{task}-teacher"
     argv = [*common, "--model_path", given.encoder, "--seed", "0", "--output_dir", str(folder)]
     argv += ["--learning_rate", "1e-4", "--num_train_epochs", str(setting.teacher_epochs)]
-    args = parse_arguments(FinetuneArguments, argv, "study")
+    args = resolve_settings(FinetuneArguments, argv, "study")
     read = load_named_task(args)
     (outcome,) = finetune(args, read, [RunProgress(f"{task}, teacher", read.metric)]).outcomes
     return {"folder": outcome.folder, "best": outcome.best}
@@ -128,7 +128,7 @@ def student(given: argparse.Namespace, teacher: dict[str, Any]) -> list[str]:
 
 def train(given: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
     folder = given.folder / "run"
-    args = parse_arguments(DistillationArguments, [*argv, "--output_dir", str(folder), "--overwrite"], "study")
+    args = resolve_settings(DistillationArguments, [*argv, "--output_dir", str(folder), "--overwrite"], "study")
     task = load_named_task(args)
     (outcome,) = distill(args, task, [RunProgress(f"{task.name}, {args.distill_loss}", task.metric)]).outcomes
     shutil.rmtree(folder)  # a model a run would fill a disk; what a run says of itself is in its line

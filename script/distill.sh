@@ -3,6 +3,7 @@
 #   STUDENT_PATH   the pretrained student: a folder, or a name on the hub
 #   TEACHER_PATH   the fine-tuned teacher (default: experiments/exp_distill_<task>/teacher, what script/teacher leaves)
 #   DATA_DIR       the folder of the tasks' folders (default: ./datas/glue)
+# Objective, batch size, epochs, learning rate and seed are those of recipes/glue/<task>-student.yaml.
 # The student lands in experiments/exp_distill_<task>/student.
 set -eu
 task=${1:?name a task, as in cola}

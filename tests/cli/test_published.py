@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from sinkd import DistillationArguments, recipes
-from sinkd.cli import published
+from sinkd.cli.published import main
 from sinkd.tasks import load_task
 from sinkd.training.manifest import read_manifest
-from sinkd.training.parser import parse_arguments
+from sinkd.training.settings import resolve_settings
+
+TEACHER, STUDENT = "main_glue.py", "main_glue_distill.py"
 
 
 @pytest.fixture
@@ -20,9 +22,9 @@ def typed(monkeypatch, tmp_path, capsys):
     """Types a command line in an empty folder: its status, and what it printed."""
     monkeypatch.chdir(tmp_path)
 
-    def typed(entry, *argv: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [f"main_{entry.__name__}.py", *map(str, argv)])
-        status = entry()
+    def typed(script: str, *argv: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
+        status = main(script)
         shown = capsys.readouterr()
         return status, shown.out, shown.err
 
@@ -41,7 +43,7 @@ def short(world, *more) -> list[object]:
 
 
 def test_what_the_student_command_leaves_silent_is_the_tasks_recipe(typed):
-    status, shown, _ = typed(published.distill, "--do_train", "--task_name", "cola", "--dry_run")
+    status, shown, _ = typed(STUDENT, "--do_train", "--task_name", "cola", "--dry_run")
     settings = plan(shown)
     recipe = yaml.safe_load(recipes.find("glue/cola-student").read_text())
     assert status == 0
@@ -52,28 +54,28 @@ def test_what_the_student_command_leaves_silent_is_the_tasks_recipe(typed):
 
 
 def test_what_the_teacher_command_leaves_silent_is_the_tasks_recipe(typed):
-    _, shown, _ = typed(published.finetune, "--do_train", "--task_name=qqp", "--dry_run")
+    _, shown, _ = typed(TEACHER, "--do_train", "--task_name=qqp", "--dry_run")
     settings = plan(shown)
     assert (settings["seed"], settings["learning_rate"], settings["num_train_epochs"]) == ("32", "3e-06", "5.0")
     assert settings["output_dir"] == "experiments/exp_distill_qqp/teacher"
 
 
 def test_a_task_without_a_recipe_takes_the_published_parsers_defaults(typed):
-    _, shown, _ = typed(published.distill, "--do_train", "--task_name", "wnli", "--dry_run")
+    _, shown, _ = typed(STUDENT, "--do_train", "--task_name", "wnli", "--dry_run")
     assert (plan(shown)["alpha"], plan(shown)["distill_loss"]) == ("0.8", "kd")
 
 
 def test_the_command_line_wins_over_the_recipe_and_a_batch_size_for_one_side_too(typed):
     flags = ["--task_name", "cola", "--alpha", "0.5", "--per_device_train_batch_size", "4", "--exp_name", "mine"]
-    _, shown, _ = typed(published.distill, "--do_train", *flags, "--dry_run")
+    _, shown, _ = typed(STUDENT, "--do_train", *flags, "--dry_run")
     settings = plan(shown)
     sizes = (settings["per_device_train_batch_size"], settings["per_device_eval_batch_size"])
     assert (settings["alpha"], sizes) == ("0.5", ("4", "16"))
     assert settings["output_dir"] == "experiments/exp_distill_cola/mine"
 
 
-@pytest.mark.parametrize("entry", [published.finetune, published.distill], ids=["teacher", "student"])
-def test_wrong_command_lines_are_one_sentence(typed, entry, tmp_path):
+@pytest.mark.parametrize("script", [TEACHER, STUDENT])
+def test_wrong_command_lines_are_one_sentence(typed, script, tmp_path):
     for argv, fragment in (
         (["--do_train"], "--task_name is missing"),
         (["--do_train", "--task_name", "coda"], "coda"),
@@ -81,7 +83,7 @@ def test_wrong_command_lines_are_one_sentence(typed, entry, tmp_path):
         (["--do_eval", "--task_name", "cola"], "holds no finished run; run the same command with --do_train first"),
         (["--do_train", "--task_name", "cola", "--aplha", "1"], "--aplha"),
     ):
-        status, out, err = typed(entry, *argv)
+        status, out, err = typed(script, *argv)
         assert (status, out) == (2, "")
         assert err.startswith("sinkd: ") and err.count("\n") == 1 and fragment in err
     assert not list(tmp_path.iterdir())
@@ -93,7 +95,7 @@ def test_wrong_command_lines_are_one_sentence(typed, entry, tmp_path):
 def test_the_published_walk_through(typed, world, tmp_path):
     """Teacher, student, evaluation and predictions, each as the published README types it."""
     status, _, err = typed(
-        published.finetune, "--do_train", "--do_eval", "--do_lower_case", "--model_path", world.teacher,
+        TEACHER, "--do_train", "--do_eval", "--do_lower_case", "--model_path", world.teacher,
         *short(world, "--per_gpu_batch_size", 16, "--learning_rate", "1e-3"),
     )  # fmt: skip
     assert status == 0, err
@@ -102,19 +104,19 @@ def test_the_published_walk_through(typed, world, tmp_path):
 
     command = ["--teacher_path", teacher, "--student_path", world.student, "--distill_loss", "kd+sinkhorn"]
     command += ["--alpha", "0.9", "--beta", "0.8", "--temperature", "1.0", *short(world, "--per_gpu_batch_size", 16)]
-    status, out, err = typed(published.distill, "--do_train", "--do_eval", "--do_test", *command)
+    status, out, err = typed(STUDENT, "--do_train", "--do_eval", "--do_test", *command)
     assert status == 0, err
     student = Path("experiments", "exp_distill_cola", "student")
     assert "ce:0.1+kd:0.9+sinkhorn:0.8" in out
     assert {"config.json", "model.safetensors", "metrics.json", "CoLA.tsv"} <= {p.name for p in student.iterdir()}
     assert out.endswith(f"wrote {student / 'CoLA.tsv'}\n")
 
-    status, out, err = typed(published.distill, "--do_eval", *command)
+    status, out, err = typed(STUDENT, "--do_eval", *command)
     best = json.loads((student / "metrics.json").read_text())["best"]
     assert status == 0, err
     assert out.splitlines()[2].split()[0] == f"{best:.4f}"
 
-    status, out, err = typed(published.distill, "--do_test", "--test_output_dir", "answers", *command)
+    status, out, err = typed(STUDENT, "--do_test", "--test_output_dir", "answers", *command)
     assert (status, out) == (0, "wrote answers/CoLA.tsv\n"), err
     assert Path("answers/CoLA.tsv").read_text() == (student / "CoLA.tsv").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers", "experiments"]
@@ -123,8 +125,8 @@ def test_the_published_walk_through(typed, world, tmp_path):
 def test_several_seeds_are_trained_evaluated_and_predicted_each(typed, world):
     command = ["--model_path", world.student, "--seeds", "0,1", "--exp_name", "two"]
     command += short(world, "--per_gpu_batch_size", 32, "--learning_rate", "1e-3")
-    assert typed(published.finetune, "--do_train", *command)[0] == 0
-    status, out, err = typed(published.finetune, "--do_eval", "--do_test", "--test_output_dir", "answers", *command)
+    assert typed(TEACHER, "--do_train", *command)[0] == 0
+    status, out, err = typed(TEACHER, "--do_eval", "--do_test", "--test_output_dir", "answers", *command)
     assert status == 0, err
     assert [int(seed) for seed in re.findall(r"two/seed-(\d) on glue/cola", out)] == [0, 1]
     rows = len(load_task("cola", world.data).read("test"))
@@ -137,23 +139,23 @@ def test_the_published_folder_layout_is_found(typed, world, taught, tmp_path):
     best.parent.mkdir(parents=True)
     best.symlink_to(taught, target_is_directory=True)
     command = ["--teacher_path", tmp_path / "published", "--student_path", world.student, *short(world)]
-    assert typed(published.distill, "--do_train", *command)[0] == 0
+    assert typed(STUDENT, "--do_train", *command)[0] == 0
 
 
 @pytest.mark.parametrize("flags", [["--student_init", "copy", "--keep_layers", "1"], ["--keep_layers", "1"]])
 def test_a_student_can_be_made_of_the_teachers_layers(typed, world, taught, flags):
     command = ["--teacher_path", taught, "--student_path", taught, *flags, *short(world)]
-    assert typed(published.distill, "--do_train", *command)[0] == 0
+    assert typed(STUDENT, "--do_train", *command)[0] == 0
     config = json.loads(Path("experiments/exp_distill_cola/student/config.json").read_text())
     assert config["num_hidden_layers"] == 1
 
 
 def test_copied_layers_need_the_teachers_width(typed, world, taught):
     command = ["--teacher_path", taught, "--student_path", world.student, "--student_init", "copy", *short(world)]
-    status, _, err = typed(published.distill, "--do_train", *command)
+    status, _, err = typed(STUDENT, "--do_train", *command)
     assert status == 2
     assert "does not fit the student's: --student_init copy needs equal width" in err
 
 
 def test_sinkds_own_commands_take_a_recipe_only_where_it_is_named():
-    assert parse_arguments(DistillationArguments, ["--task_name", "cola"], "sinkd distill").alpha == 0.8
+    assert resolve_settings(DistillationArguments, ["--task_name", "cola"], "sinkd distill").alpha == 0.8

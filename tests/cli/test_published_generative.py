@@ -13,13 +13,16 @@ import torch
 import yaml
 
 from sinkd import SinkdError, recipes
+from sinkd.cli import published
 from sinkd.cli.main import main
-from sinkd.cli.published_generative import SHORT, student, teacher, translated
+from sinkd.cli.published import ALIASES, translated
 from sinkd.models.language import say_not_spread
+from sinkd.training import arguments
 from small_language_models import word_tokenizer, write_copa, write_language_model, write_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"t0": "T0", "gpt": "GPT-Neo"}
+SCRIPTS = {"teacher": "distillation_t.py", "student": "distillation.py"}
 MODELS = {"t0": "t5", "gpt": "gpt_neo"}
 
 
@@ -40,9 +43,10 @@ def typed(place, monkeypatch, capsys):
     kind, folder = place
     monkeypatch.chdir(folder)
 
-    def typed(entry, *argv: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [f"{FOLDERS[kind]}/{entry.__name__}.py", *map(str, argv)])
-        status = entry(kind)
+    def typed(role: str, *argv: object) -> tuple[int, str, str]:
+        script = f"{FOLDERS[kind]}/{SCRIPTS[role]}"
+        monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
+        status = published.main(script)
         shown = capsys.readouterr()
         return status, shown.out, shown.err
 
@@ -58,9 +62,9 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
     folder = place[1]
     say_not_spread.cache_clear()
     with caplog.at_level("INFO", logger="sinkd"):
-        status, _, said = typed(teacher, *COPA, "--model_name_or_path", "large", "-ep", 1)
+        status, _, said = typed("teacher", *COPA, "--model_name_or_path", "large", "-ep", 1)
         assert status == 0, said
-        status, out, said = typed(student, *COPA, "--model_name_or_path", "small", "-ep", 1)
+        status, out, said = typed("student", *COPA, "--model_name_or_path", "small", "-ep", 1)
     assert status == 0, said
     assert "ce:1+kl:0.1+sinkhorn:1" in out
     found = "one accelerator" if torch.cuda.is_available() else "no accelerator"
@@ -89,9 +93,9 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
 
 def test_silent_command_lines_take_the_recipe(typed, place):
     kind, _ = place
-    status, out, _ = typed(student, "-d", "super_glue", "-s", "copa", "-m", "small", "-o", "debug", "--dry_run")
+    status, out, _ = typed("student", "-d", "super_glue", "-s", "copa", "-m", "small", "-o", "debug", "--dry_run")
     shown = dict(line.split(": ", 1) for line in out.splitlines())
-    recipe = yaml.safe_load(recipes.find(f"{kind}/copa-student").read_text())
+    recipe = yaml.safe_load(recipes.find(f"{kind}/student").read_text())
     assert status == 0
     for name in ("num_train_epochs", "learning_rate", "gradient_accumulation_steps", "seed", "weight_decay"):
         assert float(shown[name]) == recipe[name]
@@ -100,7 +104,9 @@ def test_silent_command_lines_take_the_recipe(typed, place):
 
 def test_shots_are_drawn_and_debug_means_a_few_rows(typed, place):
     _, folder = place
-    status, _, said = typed(teacher, *COPA, "-m", "large", "-ep", 1, "-ns", 5, "-db", "--exp_name", "x", "--overwrite")
+    status, _, said = typed(
+        "teacher", *COPA, "-m", "large", "-ep", 1, "-ns", 5, "-db", "--exp_name", "x", "--overwrite"
+    )
     assert status == 0, said
     manifest = json.loads((folder / "debug" / "teacher" / "manifest.json").read_text())["settings"]
     assert (manifest["num_shots"], manifest["max_train_rows"], manifest["max_dev_rows"]) == (5, 100, 100)
@@ -116,7 +122,7 @@ def test_shots_are_drawn_and_debug_means_a_few_rows(typed, place):
     (["-d", "super_glue", "-s", "copa", "-o", "debug2", "-m", "large", "-t", "nonesuch"], 'no template "nonesuch"'),
 ])  # fmt: skip
 def test_what_is_missing_or_unknown_is_one_sentence(typed, line, wanted):
-    status, _, said = typed(teacher, *line, "--templates_dir", "templates")
+    status, _, said = typed("teacher", *line, "--templates_dir", "templates")
     assert status == 2 and wanted in said and said.count("\n") == 1
 
 
@@ -125,21 +131,19 @@ def test_every_published_flag_has_its_meaning():
     assert words == ["--learning_rate", "1e-3", "--max_steps", "7", "--warmup_steps=3", "--max_train_rows", "100",
                      "--max_dev_rows", "100", "--student_path", "M"]  # fmt: skip
     assert translated(["--model_name_or_path", "M"], "teacher") == ["--model_path", "M"]
-    published = "-d -s -t -o -m -pa -eb -tb -ns -lr -ep -ms -ga -ie -db -wb -sd -cf -tk -il -tl -pml -st -wd -ls -ws"
-    assert set(SHORT) == set(published.split())
+    short = "-d -s -t -o -m -pa -eb -tb -ns -lr -ep -ms -ga -ie -db -wb -sd -cf -tk -il -tl -pml -st -wd -ls -ws"
+    assert {name for name in ALIASES if not name.startswith("--")} == set(short.split())
 
 
 def test_all_published_short_flags_in_one_command_line(typed, place, monkeypatch):
-    from sinkd.training import generative_arguments
-
-    monkeypatch.setattr(generative_arguments, "find_spec", lambda name: True)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: True)
     monkeypatch.setenv("WANDB_PROJECT", "another")  # and put back after the test
     values = {"-d": "super_glue", "-s": "copa", "-t": "plain", "-o": "debug", "-m": "small", "-eb": 3, "-tb": 2,
               "-ns": 7, "-lr": 0.003, "-ep": 2, "-ms": 9, "-ga": 5, "-wb": "project", "-sd": 11, "-cf": "large",
               "-tk": "large", "-il": 99, "-tl": 33, "-wd": 0.25, "-ls": "cosine", "-ws": 4}  # fmt: skip
     switches = ["-pa", "-ie", "-db", "-pml", "-st"]
-    assert {*values, *switches} == set(SHORT)
-    status, out, said = typed(student, *(part for pair in values.items() for part in pair), *switches, "--dry_run")
+    assert {*values, *switches} == {name for name in ALIASES if not name.startswith("--")}
+    status, out, said = typed("student", *(part for pair in values.items() for part in pair), *switches, "--dry_run")
     assert status == 0 and "--use_slow_tokenizer has no effect" in said
     shown = dict(line.split(": ", 1) for line in out.splitlines())
     expected = {
@@ -156,13 +160,13 @@ def test_all_published_short_flags_in_one_command_line(typed, place, monkeypatch
     assert os.environ["WANDB_PROJECT"] == "project"
 
 
-@pytest.mark.parametrize("role", [teacher, student])
-def test_a_task_without_a_recipe_takes_the_settings_of_its_kind(typed, place, role):
+@pytest.mark.parametrize("role", SCRIPTS)
+def test_every_task_takes_the_settings_of_its_kind(typed, place, role):
     kind, _ = place
     status, out, said = typed(role, "-d", "anli", "-s", "r1", "-m", "small", "-o", "debug", "--dry_run")
     assert status == 0, said
     shown = dict(line.split(": ", 1) for line in out.splitlines())
-    silent = yaml.safe_load(recipes.find(f"{kind}/copa-{role.__name__}").read_text())
+    silent = yaml.safe_load(recipes.find(f"{kind}/{role}").read_text())
     for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"):
         assert float(shown[name]) == silent[name]
 
@@ -188,16 +192,16 @@ def bare(place):
 
 def test_tokenizer_and_config_are_taken_from_where_they_are_named(typed, bare):
     line = [*COPA, "--output_dir", "./named", "-ep", 1, "-tk", "words"]
-    status, _, said = typed(teacher, *COPA, "-o", "./named", "-ep", 1, "-m", "bare-large")
+    status, _, said = typed("teacher", *COPA, "-o", "./named", "-ep", 1, "-m", "bare-large")
     assert status == 2 and "bare-large holds no tokenizer" in said
-    status, _, said = typed(teacher, *line, "-m", "bare-large")
+    status, _, said = typed("teacher", *line, "-m", "bare-large")
     assert status == 0, said
-    status, _, said = typed(student, *line, "-m", "bare-small", "--teacher_path", "bare-large")
+    status, _, said = typed("student", *line, "-m", "bare-small", "--teacher_path", "bare-large")
     assert status == 2 and "the student's embedding 50" in said
-    status, _, said = typed(student, *line, "-m", "bare-small", "-cf", "config", "--teacher_path", "bare-large")
+    status, _, said = typed("student", *line, "-m", "bare-small", "-cf", "config", "--teacher_path", "bare-large")
     assert status == 0, said
     assert (bare / "named" / "student" / "tokenizer.json").is_file()
-    status, _, said = typed(student, *COPA, "-o", "./named", "-m", "bare-small", "-cf", "config", "-tk", "other")
+    status, _, said = typed("student", *COPA, "-o", "./named", "-m", "bare-small", "-cf", "config", "-tk", "other")
     assert status == 2 and "--tokenizer_name other is not the teacher's tokenizer: they differ in size" in said
 
 
@@ -210,7 +214,7 @@ def test_groups_likeliest_entries_and_own_answers_through_the_published_command(
     line = [*COPA, "-m", "small", "--teacher_path", "large", "-ep", 1, "--logging_steps", 1, "--overwrite"]
     parts = []
     for more in ([], flags):
-        status, _, said = typed(student, *line, *more)
+        status, _, said = typed("student", *line, *more)
         assert status == 0, said
         state = max((folder / "debug" / "student").glob("checkpoint-*/trainer_state.json"))
         logs = [log for log in json.loads(state.read_text())["log_history"] if "parts/sinkhorn" in log]
@@ -222,9 +226,9 @@ def test_groups_likeliest_entries_and_own_answers_through_the_published_command(
 def test_each_seed_draws_its_own_shots(typed, place):
     folder = place[1]
     line = [*COPA, "-o", "./seeds", "-m", "large", "-ep", 1, "-ns", 4]
-    status, _, said = typed(teacher, *line, "--seeds", "3,4")
+    status, _, said = typed("teacher", *line, "--seeds", "3,4")
     assert status == 0, said
-    status, _, said = typed(teacher, *COPA, "-o", "./alone", "-m", "large", "-ep", 1, "-ns", 4, "-sd", 4)
+    status, _, said = typed("teacher", *COPA, "-o", "./alone", "-m", "large", "-ep", 1, "-ns", 4, "-sd", 4)
     assert status == 0, said
     alone = (folder / "alone" / "teacher" / "model.safetensors").read_bytes()
     assert (folder / "seeds" / "teacher" / "seed-4" / "model.safetensors").read_bytes() == alone
@@ -242,7 +246,7 @@ def test_the_answers_of_each_seeds_shots_are_kept(place, monkeypatch, capsys):
 def test_padding_beyond_what_a_model_reads_is_refused(typed, place):
     if place[0] == "t0":
         pytest.skip("T5 reads any number of tokens")
-    status, _, said = typed(teacher, *COPA, "-o", "./padded", "-m", "large", "-pml")
+    status, _, said = typed("teacher", *COPA, "-o", "./padded", "-m", "large", "-pml")
     assert status == 2
     wanted = (
         "--pad_to_max_length pads to 1024 tokens do not fit the model, which reads 256; give a smaller --max_length"
@@ -251,12 +255,9 @@ def test_padding_beyond_what_a_model_reads_is_refused(typed, place):
 
 
 def test_wandb_is_asked_for_by_name(monkeypatch):
-    from sinkd.training import generative_arguments
-    from sinkd.training.arguments import FinetuneArguments
-
-    monkeypatch.setattr(generative_arguments, "find_spec", lambda name: None)
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
     with pytest.raises(SinkdError, match="--wandb_proj needs Weights & Biases"):
-        FinetuneArguments(output_dir="o", wandb_proj="p")
+        arguments.FinetuneArguments(output_dir="o", wandb_proj="p")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ def test_flags_of_encoders_are_refused(place, monkeypatch, capsys, flags):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS.values())
-@pytest.mark.parametrize("script", ["distillation.py", "distillation_t.py"])
+@pytest.mark.parametrize("script", SCRIPTS.values())
 def test_the_scripts_stand_where_they_stood(folder, script):
     done = subprocess.run([sys.executable, ROOT / folder / script, "--dry_run"], capture_output=True, text=True)
     assert done.returncode == 2 and "--dataset_name is missing" in done.stderr

@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 from sinkd.tasks import load_task
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.gather import leave_group
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill
+from sinkd.training.settings import resolve_settings
 
 
 class Recorder(TrainerCallback):
@@ -57,7 +57,7 @@ def vector(tensors):
 
 
 def run(out, *flags):
-    args = parse_arguments(DistillationArguments, flags, "cuts")
+    args = resolve_settings(DistillationArguments, flags, "cuts")
     distill(args, load_task("cola", args.data_dir), callbacks=[Recorder(out)])
 
 

@@ -7,11 +7,11 @@ import yaml
 
 from sinkd import DistillationArguments, SinkdError
 from sinkd.training.arguments import FinetuneArguments
-from sinkd.training.parser import parse_arguments
+from sinkd.training.settings import resolve_settings
 
 
-def read(*argv: object, kind=DistillationArguments, recipe: Path | None = None, **defaults):
-    return parse_arguments(kind, list(map(str, argv)), "sinkd distill", recipe=recipe, **defaults)
+def read(*argv: object, kind=DistillationArguments, **keywords):
+    return resolve_settings(kind, list(map(str, argv)), "sinkd distill", **keywords)
 
 
 def refused(*argv: object, **keywords) -> str:
@@ -30,16 +30,28 @@ def recipe(tmp_path):
     return write
 
 
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Publishes a recipe, `glue/cola`, in place of all others."""
+
+    def write(text: str) -> None:
+        (tmp_path / "published" / "glue").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "published" / "glue" / "cola.yaml").write_text(text)
+
+    monkeypatch.setattr("sinkd.recipes.folder", lambda: tmp_path / "published")
+    return write
+
+
 # Which wins
 
 
-def test_the_command_line_wins_over_config_over_recipe_over_defaults(recipe):
-    published = recipe("alpha: 0.1\nbeta: 0.1\ntemperature: 9\nseed: 7", "published.yaml")
-    config = recipe("alpha: 0.2\nbeta: 0.2", "own.yaml")
-    args = read("--config", config, "--alpha", "0.3", recipe=published, seed=5, exp_name="mine")
+def test_the_command_line_wins_over_config_over_published_recipe_over_defaults(recipe, published):
+    published("alpha: 0.1\nbeta: 0.1\ntemperature: 9\nseed: 7")
+    config = recipe("task_name: cola\nalpha: 0.2\nbeta: 0.2", "own.yaml")
+    args = read("--config", config, "--alpha", "0.3", recipe=lambda task: f"glue/{task}")
     assert (args.alpha, args.beta, args.temperature, args.seed) == (0.3, 0.2, 9.0, 7)
-    assert args.exp_name == "mine"
     assert args.sinkhorn_n_iters == 20
+    assert read("--task_name", "mnli", recipe=lambda task: f"glue/{task}").alpha == 0.8  # which has no recipe here
 
 
 @pytest.mark.parametrize("spelling", ["--per_gpu_batch_size", "--per-gpu-batch-size", "--batch_size"])
@@ -54,11 +66,13 @@ def test_the_published_batch_size_is_an_alias_in_yaml_too(recipe):
         assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (6, 6)
 
 
-def test_a_batch_size_for_one_side_wins_over_a_recipes_for_both(recipe):
+def test_a_batch_size_for_one_side_wins_over_a_recipes_for_both(recipe, published):
     both = recipe("per_gpu_batch_size: 6")
     args = read("--config", both, "--per_device_train_batch_size", 2)
     assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (2, 6)
-    args = read("--config", recipe("per_device_eval_batch_size: 32", "own.yaml"), recipe=both)
+    published("per_gpu_batch_size: 6")
+    own = recipe("per_device_eval_batch_size: 32", "own.yaml")
+    args = read("--config", own, "--task_name", "cola", recipe=lambda task: f"glue/{task}")
     assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (6, 32)
     args = read("--config", recipe("per_device_eval_batch_size: 32"), "--per_gpu_batch_size=8")
     assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (8, 8)

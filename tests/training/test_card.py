@@ -15,8 +15,8 @@ from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.card import licence_of, shown_command, teacher_scores
 from sinkd.training.kind import saved_teacher
 from sinkd.training.manifest import describe
-from sinkd.training.parser import parse_arguments
 from sinkd.training.rows import Rows
+from sinkd.training.settings import resolve_settings
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_teachers_card_names_no_teacher(taught, world):
 def test_a_teacher_without_a_run_on_this_dev_file_is_measured_where_it_is_loaded(world, taught, tmp_path):
     def scores(path, load=True):
         flags = world.flags(tmp_path / "out", "--teacher_path", path, "--student_path", world.student)
-        args = parse_arguments(DistillationArguments, flags, "test")
+        args = resolve_settings(DistillationArguments, flags, "test")
         task = load_task("cola", args.data_dir)
         teacher = saved_teacher(str(path), task, args)
         assert not (load and teacher.model is None)

@@ -25,8 +25,8 @@ from sinkd.training.cpu import (
     fast_layers,
     trim_embedding,
 )
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill
+from sinkd.training.settings import resolve_settings
 from sinkd.training.trainer import TaskTrainer
 
 # Layers
@@ -284,7 +284,7 @@ def test_a_run_ends_with_the_same_model_trimmed_or_not(world, taught, tmp_path):
     weights = []
     for name, more in (("whole", ["--no_trim_embedding"]), ("trimmed", [])):
         argv = world.flags(tmp_path / name, *flags, "--student_path", folder, *more)
-        distill(parse_arguments(DistillationArguments, argv, "test"), load_task("cola", world.data))
+        distill(resolve_settings(DistillationArguments, argv, "test"), load_task("cola", world.data))
         weights.append(AutoModelForSequenceClassification.from_pretrained(tmp_path / name).state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4)

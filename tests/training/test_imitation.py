@@ -15,7 +15,7 @@ from sinkd.losses.objective import Objective
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.distillation import DistillationTrainer
-from sinkd.training.parser import parse_arguments
+from sinkd.training.settings import resolve_settings
 from small_tokenizer import WORDS, small_tokenizer
 from training.test_gradient_cache import BOUND, cut, cuts_by_two, distance, job, models  # noqa: F401
 
@@ -306,11 +306,11 @@ def test_training_rows_without_labels_are_one_sentence(world, taught, tmp_path):
 )
 def test_flags_weigh_terms_as_published(flags, meaning):
     argv = ["--alpha", "0.9", "--beta", "0.8", "--distill_loss", *flags.split()]
-    assert str(parse_arguments(DistillationArguments, argv, "test").parse_objective()) == meaning
+    assert str(resolve_settings(DistillationArguments, argv, "test").parse_objective()) == meaning
 
 
 def test_one_step_is_what_saliency_means_whatever_ig_steps_says():
-    args = parse_arguments(DistillationArguments, ["--distill_loss", "saliency", "--ig_steps", "3"], "test")
+    args = resolve_settings(DistillationArguments, ["--distill_loss", "saliency", "--ig_steps", "3"], "test")
     assert args.parse_objective().terms["saliency"].student_map.steps == 1
 
 
@@ -328,7 +328,7 @@ def test_one_step_is_what_saliency_means_whatever_ig_steps_says():
     ],
 )
 def test_flags_out_of_range_are_refused_when_they_are_read(flags, message):
-    args = parse_arguments(DistillationArguments, ["--distill_loss", *flags], "test")
+    args = resolve_settings(DistillationArguments, ["--distill_loss", *flags], "test")
     with pytest.raises(SinkdError) as caught:
         args.parse_objective()
     assert message in str(caught.value)

@@ -50,11 +50,11 @@ sinkd.losses.objective.TERMS["gap"] = Gap
 from sinkd import DistillationArguments
 from sinkd.cli.main import main
 from sinkd.losses.term import View
-from sinkd.training.parser import parse_arguments
+from sinkd.training.settings import resolve_settings
 
 values = []
 for power in ("2", "3"):
-    args = parse_arguments(DistillationArguments, ["--distill_loss", "gap:1", "--gap_power", power], "test")
+    args = resolve_settings(DistillationArguments, ["--distill_loss", "gap:1", "--gap_power", power], "test")
     student, teacher = View(torch.full((1, 2), 2.0)), View(torch.zeros(1, 2))
     values.append(args.parse_objective()(student, teacher, {"labels": torch.zeros(1)}).total.item())
 json.dump(values, open(sys.argv[1], "w"))

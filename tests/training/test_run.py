@@ -32,8 +32,8 @@ from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Summary, read_outcome
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import LOCK, distill, finetune
+from sinkd.training.settings import resolve_settings
 from sinkd.training.trainer import TaskTrainer
 
 
@@ -43,7 +43,7 @@ def start(world, taught):
 
     def start(folder: Path, *flags: object) -> Summary:
         paths = ["--teacher_path", taught, "--student_path", world.student]
-        args = parse_arguments(DistillationArguments, world.flags(folder, *paths, *flags), "test")
+        args = resolve_settings(DistillationArguments, world.flags(folder, *paths, *flags), "test")
         return distill(args, load_task("cola", args.data_dir))
 
     return start
@@ -335,7 +335,7 @@ def test_the_published_protocol_evaluates_every_five_steps_and_reports_the_maxim
 
 def test_the_published_protocol_evaluates_teachers_every_twenty_steps(world, tmp_path):
     flags = world.flags(tmp_path / "run", "--model_path", world.student, "--per_gpu_batch_size", 4)
-    args = parse_arguments(FinetuneArguments, [*flags, "--protocol", "published"], "test")
+    args = resolve_settings(FinetuneArguments, [*flags, "--protocol", "published"], "test")
     history = finetune(args, load_task("cola", world.data)).outcomes[0].history
     assert [entry["step"] for entry in history] == [20, 40]
 
@@ -358,7 +358,7 @@ def test_without_evaluation_the_last_model_is_kept_and_scored(start, tmp_path):
 
 def test_evaluation_gives_the_best_score_of_the_training_run(finished, world):
     folder, outcome = finished
-    args = parse_arguments(FinetuneArguments, world.flags(folder), "test")
+    args = resolve_settings(FinetuneArguments, world.flags(folder), "test")
     scores = Model.load(str(folder), load_task("cola", world.data), args).scores()
     assert {name: scores[name] for name in outcome.scores} == outcome.scores
     assert outcome.scores["mcc"] == outcome.best
@@ -366,7 +366,7 @@ def test_evaluation_gives_the_best_score_of_the_training_run(finished, world):
 
 def test_the_best_model_is_kept_not_the_last(world, taught, tmp_path):
     # A learning rate that destroys the model after a good start: the last evaluation is worse than the best.
-    args = parse_arguments(
+    args = resolve_settings(
         FinetuneArguments,
         world.flags(tmp_path / "run", "--model_path", taught, "--learning_rate", 0.5, "--num_train_epochs", 3),
         "test",
@@ -383,7 +383,7 @@ def test_the_best_model_is_kept_not_the_last(world, taught, tmp_path):
 
 def test_size_and_speed_of_a_model(finished, world):
     folder, _ = finished
-    args = parse_arguments(FinetuneArguments, world.flags(folder), "test")
+    args = resolve_settings(FinetuneArguments, world.flags(folder), "test")
     model = Model.load(str(folder), load_task("cola", world.data), args)
     count = parameters(model.trainer.model)
     assert megabytes(folder) == pytest.approx(4 * count / 1e6, rel=0.1)

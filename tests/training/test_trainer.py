@@ -14,9 +14,9 @@ from sinkd.losses.objective import TERMS
 from sinkd.models import load_encoder, load_tokenizer
 from sinkd.tasks import Collator, encode, load_task, table_task
 from sinkd.training.arguments import FinetuneArguments
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill, finetune
 from sinkd.training.sampler import SeededSampler
+from sinkd.training.settings import resolve_settings
 
 STILL = ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0"]
 BOTH = ["--distill_loss", "kd+sinkhorn", "--sinkhorn_weight", "1", "--sinkhorn_reduction", "mean"]
@@ -46,7 +46,7 @@ def run(world, taught, tmp_path):
         paths = ["--teacher_path", taught, "--student_path", world.student]
         argv = world.flags(tmp_path / f"run-{next(count)}", *paths, *flags)
         log = Log()
-        distill(parse_arguments(DistillationArguments, argv, "test"), load_task("cola", world.data), [log, *callbacks])
+        distill(resolve_settings(DistillationArguments, argv, "test"), load_task("cola", world.data), [log, *callbacks])
         return log
 
     return run
@@ -111,7 +111,7 @@ def test_another_epoch_asks_the_cached_teacher_nothing(run, monkeypatch):
 
 def test_an_objective_of_labels_alone_needs_no_teacher(world, tmp_path):
     argv = world.flags(tmp_path / "out", "--student_path", world.student, "--distill_loss", "ce")
-    args = parse_arguments(DistillationArguments, argv, "test")
+    args = resolve_settings(DistillationArguments, argv, "test")
     assert distill(args, load_task("cola", world.data)).outcomes[0].metric == "mcc"
 
 
@@ -372,7 +372,7 @@ def scorer(world, scores):
         "none",
     ]
     summary = finetune(
-        parse_arguments(FinetuneArguments, [*argv, "--num_train_epochs", "2"], "test"), scored_task(scores)
+        resolve_settings(FinetuneArguments, [*argv, "--num_train_epochs", "2"], "test"), scored_task(scores)
     )
     assert summary.outcomes[0].metric == "spearman"
     return out
@@ -385,6 +385,6 @@ def test_a_regression_trains_with_every_term(term, world, scores, scorer, tmp_pa
     argv += ["--mgskd_heads", 4]  # of widths 16 and 32
     log = Log()
     task = scored_task(scores)
-    summary = distill(parse_arguments(DistillationArguments, list(map(str, argv)), "test"), task, [log])
+    summary = distill(resolve_settings(DistillationArguments, list(map(str, argv)), "test"), task, [log])
     assert np.isfinite(log["loss"]).all() and (log["loss"] > 0).any()
     assert set(summary.outcomes[0].scores) == {"pearson", "spearman"}

@@ -1,20 +1,18 @@
-"""`sinkd cache-teacher`: ask the teacher once over the data, apart from the training that reads its answers."""
+"""`sinkd cache-teacher`: run the teacher over the data once, apart from the training that reads its answers."""
 
 import os
 from collections.abc import Sequence
 
-from sinkd.cli import generative
 from sinkd.cli.command import load_named_task, show_plan
 from sinkd.report import RunProgress
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import cache_teacher
+from sinkd.training.settings import resolve_settings
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse the command line of a `distill`, keep what it will need of the teacher, and say where."""
-    published = generative.settings(argv, generative.STUDENT)
-    args = parse_arguments(DistillationArguments, argv, "sinkd cache-teacher", output_dir="", **published)
+    """Run a command line of `sinkd distill`: keep the answers that it needs of its teacher, and print where."""
+    args = resolve_settings(DistillationArguments, argv, "sinkd cache-teacher")
     if show_plan(args):
         return
     task = load_named_task(args)

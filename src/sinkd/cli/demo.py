@@ -21,8 +21,9 @@ from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Summary
-from sinkd.training.parser import ArgumentParser, parse_arguments
+from sinkd.training.parser import ArgumentParser
 from sinkd.training.run import finetune
+from sinkd.training.settings import resolve_settings
 
 # How many sentences without labels there are for one of them with a label.
 UNLABELED = 2
@@ -85,7 +86,7 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
     common += ["--overwrite"] if overwrite else []
 
     def arguments(kind: type[TaskArguments], name: str, *flags: str) -> TaskArguments:
-        return parse_arguments(kind, [*common, "--output_dir", str(folder / name), *flags], "sinkd demo")
+        return resolve_settings(kind, [*common, "--output_dir", str(folder / name), *flags], "sinkd demo")
 
     task = load_named_task(arguments(FinetuneArguments, "data", "--seeds", seeds))
     sizes = f"{train_rows:,} sentences to train on, {more:,} more without labels, {dev_rows:,} to evaluate on"

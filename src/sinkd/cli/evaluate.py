@@ -2,26 +2,23 @@
 
 from collections.abc import Sequence
 
-from sinkd.cli.command import load_named_task, show_plan, trained_settings
+from sinkd.cli.command import load_named_task, need_model, show_plan
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.inference import Model
-from sinkd.training.parser import parse_arguments
+from sinkd.training.settings import READING, resolve_settings
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse a command line and run it."""
-    args = parse_arguments(FinetuneArguments, argv, "sinkd evaluate", **trained_settings(argv))
-    if show_plan(args):
-        return
-    if args.model_path is None:
-        raise SinkdError("--model_path is missing; name the folder of a trained model")
-    evaluate(args, args.model_path)
+    """Run a command line."""
+    args = resolve_settings(FinetuneArguments, argv, "sinkd evaluate", trained=READING)
+    if not show_plan(args):
+        evaluate(args, need_model(args))
 
 
-def evaluate(args: TaskArguments, path: str) -> dict[str, float]:
-    """Score the model in `path`, and show it."""
+def evaluate(args: TaskArguments, path: str) -> None:
+    """Score the model in `path`, and show its scores."""
     task = load_named_task(args)
     if not task.dev_splits:
         raise SinkdError(f"{task.name} has no dev set; sinkd predict writes its answers")
@@ -31,4 +28,3 @@ def evaluate(args: TaskArguments, path: str) -> dict[str, float]:
     table = Table(f"{path} on {task.name}", [*scores, "rows/s", "seconds"])
     table.add(*(f"{value:.4f}" for value in scores.values()), f"{rows_per_second:.0f}", f"{seconds:.1f}")
     show(table)
-    return scores

@@ -3,22 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from transformers.hf_argparser import HfArg
 
-from sinkd.cli.command import load_named_task, show_plan, typed_value
+from sinkd.cli.command import load_named_task, show_plan
 from sinkd.errors import SinkdError
 from sinkd.exchange.onnx import export
 from sinkd.models import find_checkpoint
 from sinkd.report import show
 from sinkd.tasks import ChoiceTask, Task
 from sinkd.training.arguments import FinetuneArguments
-from sinkd.training.manifest import read_manifest
-from sinkd.training.parser import parse_arguments
-
-# The settings by which the dev set of a model's own run is found again.
-DATA = "task_name data_dir train_file dev_file test_file text_columns label_column table_kind bad_rows".split()
+from sinkd.training.settings import DATA, resolve_settings
 
 
 @dataclass
@@ -34,7 +30,7 @@ class ExportArguments(FinetuneArguments):
 def main(argv: Sequence[str]) -> None:
     """Parse a command line, `sinkd export MODEL ...`, and run it."""
     argv = ["--model_path", *argv] if argv and not argv[0].startswith("-") else list(argv)
-    args = parse_arguments(ExportArguments, argv, "sinkd export", output_dir="", **_run_settings(argv))
+    args = resolve_settings(ExportArguments, argv, "sinkd export", trained=("max_seq_length", *DATA))
     if show_plan(args):
         return
     path = args.model_path
@@ -44,17 +40,6 @@ def main(argv: Sequence[str]) -> None:
     if not args.output_dir and not folder.is_dir():
         raise SinkdError(f"--output_dir is missing; name a folder for the export of {path}")
     show(export(path, _task(args), args, Path(args.output_dir or folder / "onnx"), args.quantize == "int8"))
-
-
-def _run_settings(argv: Sequence[str]) -> dict[str, Any]:
-    """Length and data of the run that made the model; of its data nothing where the command line names other data."""
-    path = typed_value(argv, "--model_path")
-    manifest = None if path is None else read_manifest(Path(path))
-    if manifest is None:
-        return {}
-    named = any(typed_value(argv, f"--{name}") for name in ("task_name", "train_file", "dev_file"))
-    wanted = ["max_seq_length", *([] if named else DATA)]
-    return {name: manifest.settings[name] for name in wanted if name in manifest.settings}
 
 
 def _task(args: ExportArguments) -> Task | None:

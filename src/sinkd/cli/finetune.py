@@ -1,31 +1,26 @@
-"""`sinkd finetune`: a teacher, by plain cross-entropy or squared error."""
+"""`sinkd finetune`: train a teacher, by cross-entropy or squared error."""
 
 from collections.abc import Sequence
 
-from sinkd.cli import generative
 from sinkd.cli.command import load_named_task, settle_output, show_plan, show_summary
-from sinkd.cli.testing import predict_after
+from sinkd.cli.predict import predict_after
 from sinkd.report import RunProgress
 from sinkd.training.arguments import FinetuneArguments
-from sinkd.training.outcome import Summary
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import finetune
+from sinkd.training.settings import resolve_settings
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse a command line and run it."""
-    args = parse_arguments(
-        FinetuneArguments, argv, "sinkd finetune", output_dir="", **generative.settings(argv, generative.TEACHER)
-    )
-    settle_output(args, "teacher")
+    """Run a command line."""
+    args = resolve_settings(FinetuneArguments, argv, "sinkd finetune")
+    settle_output(args)
     if not show_plan(args):
         run(args)
 
 
-def run(args: FinetuneArguments) -> Summary:
-    """Train, show the result, and predict the test set where asked."""
+def run(args: FinetuneArguments) -> None:
+    """Train, show the result, and predict the test set if asked to."""
     task = load_named_task(args)
     summary = finetune(args, task, [RunProgress("finetune", task.metric)])
     show_summary(f"{args.model_path} on {task.name}", summary)
-    predict_after(args, task, summary)
-    return summary
+    predict_after(args, task, summary.outcomes)

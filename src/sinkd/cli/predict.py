@@ -3,23 +3,39 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sinkd.cli.command import load_named_task, show_plan, trained_settings
+from sinkd.cli.command import load_named_task, need_model, show_plan
 from sinkd.errors import SinkdError
-from sinkd.training.arguments import FinetuneArguments
+from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.inference import Model
-from sinkd.training.parser import parse_arguments
+from sinkd.training.kind import AnyTask
+from sinkd.training.outcome import Outcome
+from sinkd.training.settings import READING, resolve_settings
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse a command line and run it."""
-    args = parse_arguments(FinetuneArguments, argv, "sinkd predict", output_dir="", **trained_settings(argv))
+    """Run a command line."""
+    args = resolve_settings(FinetuneArguments, argv, "sinkd predict", trained=READING)
     if show_plan(args):
         return
-    if args.model_path is None:
-        raise SinkdError("--model_path is missing; name the folder of a trained model")
+    path = need_model(args)
     task = load_named_task(args)
     if not task.test_splits:
         raise SinkdError(f"{task.name} has no test file; give one by --test_file")
-    folder = Path(args.output_dir or args.model_path)
-    for path in Model.load(args.model_path, task, args).write_submissions(folder):
-        print(f"wrote {path}")
+    _write(args, task, path, Path(args.output_dir or path))
+
+
+def predict_after(args: TaskArguments, task: AnyTask, outcomes: Sequence[Outcome]) -> None:
+    """Write the answers of each run's model for the test set, if `--do_test` asks for them."""
+    if not (args.do_test or args.do_predict):
+        return
+    for outcome in outcomes:
+        folder = Path(args.test_output_dir or outcome.folder)
+        if args.test_output_dir and len(outcomes) > 1:
+            folder /= f"seed-{outcome.seed}"
+        _write(args, task, outcome.folder, folder)
+
+
+def _write(args: TaskArguments, task: AnyTask, model: str, folder: Path) -> None:
+    for path in Model.load(model, task, args).write_submissions(folder):
+        if args.should_save:  # print once, however many processes there are
+            print(f"wrote {path}")

@@ -1,74 +1,134 @@
-"""The published system's entry points, `main_glue.py` and `main_glue_distill.py`, onto finetune, distill and evaluate.
+"""The published system's scripts, onto `sinkd finetune` and `sinkd distill`: their flags, and where their results go.
 
-What their command lines leave silent is taken from the task's recipe, and results land where they used to land.
+What a command line leaves out comes from the recipe of the task (GLUE), or of T0 or GPT-Neo.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from sinkd import recipes
-from sinkd.cli import distill as distill_command
-from sinkd.cli import finetune as finetune_command
-from sinkd.cli.command import load_named_task, settle_output, show_plan, typed_value
+from sinkd.cli import distill, finetune
+from sinkd.cli.command import load_named_task, settle_output, show_plan
 from sinkd.cli.evaluate import evaluate
 from sinkd.cli.main import guarded
-from sinkd.cli.testing import predict_after
+from sinkd.cli.predict import predict_after
 from sinkd.errors import SinkdError
 from sinkd.tasks.glue import task_name
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
-from sinkd.training.outcome import Summary, read_outcome
-from sinkd.training.parser import parse_arguments
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments
+from sinkd.training.outcome import read_outcome
+from sinkd.training.settings import named_task, resolve_settings
 
-ArgumentsT = TypeVar("ArgumentsT", bound=TaskArguments)
+# script -> the folder of its recipes, and the model that it trains
+SCRIPTS = {
+    "main_glue.py": ("glue", "teacher"),
+    "main_glue_distill.py": ("glue", "student"),
+    "T0/distillation_t.py": ("t0", "teacher"),
+    "T0/distillation.py": ("t0", "student"),
+    "GPT-Neo/distillation_t.py": ("gpt", "teacher"),
+    "GPT-Neo/distillation.py": ("gpt", "student"),
+}
+# flags of T0/ and GPT-Neo/ -> those of sinkd; the model to train depends on the script, and two flags are replaced
+MODEL, DEBUG, SLOW_TOKENIZER = "--model_name_or_path", "--debug", "--use_slow_tokenizer"
+ALIASES = {
+    "-d": "--dataset_name",
+    "-s": "--dataset_config_name",
+    "-t": "--template_name",
+    "-o": "--output_dir",
+    "-m": MODEL,
+    "-pa": "--parallelize",
+    "-eb": "--per_device_eval_batch_size",
+    "-tb": "--per_device_train_batch_size",
+    "-ns": "--num_shots",
+    "-lr": "--learning_rate",
+    "-ep": "--num_train_epochs",
+    "-ms": "--max_steps",
+    "--max_train_steps": "--max_steps",
+    "-ga": "--gradient_accumulation_steps",
+    "-ie": "--input_eos",
+    "-db": DEBUG,
+    "-wb": "--wandb_proj",
+    "-sd": "--seed",
+    "-cf": "--config_name",
+    "-tk": "--tokenizer_name",
+    "-il": "--max_length",
+    "-tl": "--target_max_length",
+    "-pml": "--pad_to_max_length",
+    "-st": SLOW_TOKENIZER,
+    "-wd": "--weight_decay",
+    "-ls": "--lr_scheduler_type",
+    "-ws": "--warmup_steps",
+    "--num_warmup_steps": "--warmup_steps",
+}
+
+Arguments = FinetuneArguments | DistillationArguments
 
 
-def finetune() -> int:
-    """`main_glue.py`: the exit status of its command line."""
-    return guarded(lambda: _main(FinetuneArguments, sys.argv[1:], "main_glue.py", "teacher"), sys.argv[1:])
+def main(script: str) -> int:
+    """Run the command line of a published script, a name of SCRIPTS, and return its exit status."""
+    return guarded(lambda: _main(script, sys.argv[1:]), sys.argv[1:])
 
 
-def distill() -> int:
-    """`main_glue_distill.py`: the exit status of its command line."""
-    return guarded(lambda: _main(DistillationArguments, sys.argv[1:], "main_glue_distill.py", "student"), sys.argv[1:])
-
-
-def _main(kind: type[ArgumentsT], argv: Sequence[str], prog: str, role: str) -> None:
-    args = parse_arguments(kind, argv, prog, recipe=_recipe(argv, role), output_dir="")
-    settle_output(args, role)
-    if show_plan(args):
+def _main(script: str, argv: Sequence[str]) -> None:
+    collection, role = SCRIPTS[script]
+    kind: type[Arguments] = FinetuneArguments if role == "teacher" else DistillationArguments
+    if collection == "glue":
+        args = resolve_settings(kind, argv, script, recipe=lambda task: f"glue/{task_name(task)}-{role}")
+        settle_output(args)
+        if not show_plan(args):
+            _run_glue(args)
         return
-    if not (args.do_train or args.do_eval or args.do_test or args.do_predict):
-        raise SinkdError("nothing to do: give --do_train, --do_eval or --do_test")
-    if args.do_train:
-        (finetune_command if isinstance(args, FinetuneArguments) else distill_command).run(args)
-        return
-    # Without --do_train the model is the one that an earlier --do_train left in the run's folder.
-    summary = _finished(args)
-    if args.do_eval:
-        for outcome in summary.outcomes:
-            evaluate(args, outcome.folder)
-    predict_after(args, load_named_task(args), summary)
-
-
-def _recipe(argv: Sequence[str], role: str) -> Path | None:
-    """The recipe of the task on the command line, where there is one."""
-    task = typed_value(argv, "--task_name")
-    if task is None:
-        return None
-    name = f"glue/{task_name(task)}-{role}"
-    return recipes.find(name) if name in recipes.names() else None
-
-
-def _finished(args: TaskArguments) -> Summary:
-    """What earlier runs of the same command line left, one for each of its seeds."""
+    args = resolve_settings(kind, translated(argv, role), script, recipe=lambda task: f"{collection}/{role}")
+    if named_task(vars(args)) is None:
+        raise SinkdError("--dataset_name is missing; give super_glue and --dataset_config_name, as in copa")
+    if not args.output_dir:
+        raise SinkdError("--output_dir is missing; teacher and student go to folders in it")
     root = Path(args.output_dir)
-    folders = [root] if args.seeds is None else [root / f"seed-{seed}" for seed in args.seed_list]
+    args.output_dir = str(root / role)
+    if isinstance(args, DistillationArguments):
+        args.teacher_path = args.teacher_path or str(root / "teacher")
+    if not show_plan(args):
+        _train(args)
+
+
+def translated(argv: Sequence[str], role: str) -> list[str]:
+    """A command line of T0/ or GPT-Neo/ in sinkd's flags, for the "teacher" or the "student"."""
+    words: list[str] = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        name = ALIASES.get(name, name)
+        if name == DEBUG:  # to transformers a choice of debuggers, here a few rows
+            words += ["--max_train_rows", "100", "--max_dev_rows", "100"]
+        elif name == SLOW_TOKENIZER:
+            print(f"sinkd: {name} has no effect: the fast tokenizer gives the same tokens", file=sys.stderr)
+        elif name == MODEL:
+            words.append({"teacher": "--model_path", "student": "--student_path"}[role] + equals + value)
+        else:
+            words.append(name + equals + value)
+    return words
+
+
+def _train(args: Arguments) -> None:
+    if isinstance(args, FinetuneArguments):
+        finetune.run(args)
+    else:
+        distill.run(args)
+
+
+def _run_glue(args: Arguments) -> None:
+    """Train; without `--do_train` evaluate or predict with the models that earlier runs of this command left."""
+    if args.do_train:
+        _train(args)
+        return
+    if not (args.do_eval or args.do_test or args.do_predict):
+        raise SinkdError("nothing to do: give --do_train, --do_eval or --do_test")
+    root = Path(args.output_dir or "")
     outcomes = []
-    for folder in folders:
+    for folder in [root] if args.seeds is None else [root / f"seed-{seed}" for seed in args.seed_list]:
         outcome = read_outcome(folder)
         if outcome is None:
             raise SinkdError(f"{folder} holds no finished run; run the same command with --do_train first")
         outcomes.append(outcome)
-    return Summary(outcomes)
+    if args.do_eval:
+        for outcome in outcomes:
+            evaluate(args, outcome.folder)
+    predict_after(args, load_named_task(args), outcomes)

@@ -17,8 +17,8 @@ from sinkd.errors import SinkdError, Terminated
 from sinkd.report import Bar, RunProgress, board, is_terminal
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.outcome import Summary
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import distill
+from sinkd.training.settings import resolve_settings
 
 # Each holds a PyTorch of its own, some 500 MB.
 MOST = 4
@@ -143,7 +143,7 @@ def _work(line: Connection, threads: int) -> None:
 
 def _distill(job: str, flags: Sequence[str], program: str, bar: _DistantBar) -> Summary | Exception:
     try:
-        args = parse_arguments(DistillationArguments, flags, program)
+        args = resolve_settings(DistillationArguments, flags, program)
         task = load_named_task(args)
         progress = RunProgress(job, task.metric, bar)
         return distill(args, task, [progress], progress.teacher_rows)

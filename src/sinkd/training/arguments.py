@@ -1,93 +1,113 @@
-"""What a run can be told: dataclass fields on `transformers.TrainingArguments`, so that every Trainer flag works too.
+"""The settings of a run: fields added to those of `transformers.TrainingArguments`, so that every Trainer flag works.
 
-A flag, a recipe's key and a field are one name; names of the published system are aliases. `TaskArguments` holds what
-every command knows, `FinetuneArguments` and `DistillationArguments` add what their command does.
+A flag, its key in a recipe and its field have one name.
 """
 
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from importlib.util import find_spec
+from typing import ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_xla_available
 
 from sinkd.errors import SinkdError
-from sinkd.training.flag import flag as _flag
-from sinkd.training.generative_arguments import GenerativeArguments
+from sinkd.training.flag import flag
 from sinkd.training.objective_arguments import ObjectiveArguments
 
 
 @dataclass
-class TaskArguments(GenerativeArguments, TrainingArguments):
-    """The data, the model being trained and the manner of evaluation, shared by every command."""
+class TaskArguments(TrainingArguments):
+    """What every command takes: the data, the model to train and how it is evaluated."""
 
+    role: ClassVar[str]  # "teacher" or "student": its published recipes, and its folder
+
+    # Defaults of TrainingArguments that differ here.
     ddp_backend: str | None = field(default=None, metadata={"help": "Backend of distributed training."})
-    # Defaults of TrainingArguments that differ here
-    # (its annotation is the Trainer's: HfArgumentParser takes the middle one for the flag's type)
+    # HfArgumentParser takes the middle one of these types for the flag's.
     report_to: None | str | list[str] = field(  # noqa: RUF036
         default_factory=lambda: ["tensorboard"], metadata={"help": "Loggers."}
     )
-    logging_steps: float = field(default=100, metadata={"help": "Log every so many steps."})
+    logging_steps: float = field(default=100, metadata={"help": "Log every this many steps."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: epoch, steps or no."})
-    save_steps: float = field(default=0, metadata={"help": "Also write a checkpoint every so many steps (0: no)."})
+    save_steps: float = field(default=0, metadata={"help": "Also write a checkpoint every this many steps (0: no)."})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator knows what a model takes."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator selects a model's inputs."})
     weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of AdamW."})
-    do_eval: bool = field(
-        default=False, metadata={"help": "Published entry points: evaluate, if need be an earlier run."}
-    )
     adam_epsilon: float = field(default=1e-8, metadata={"help": "Epsilon of AdamW."})
+    do_eval: bool = field(
+        default=False, metadata={"help": "Published entry points: evaluate, without --do_train an earlier run."}
+    )
 
-    config: str | None = _flag(None, "A YAML recipe; flags on the command line win over it.")
-    dry_run: bool = _flag(False, "Read the flags and the recipe, print what would run, and stop.")
-    traceback: bool = _flag(False, "Show where in the code an error arose.")
+    config: str | None = flag(None, "A YAML file of settings; flags on the command line override it.")
+    dry_run: bool = flag(False, "Print the settings that would run, and stop.")
+    traceback: bool = flag(False, "Show where in the code an error arose.")
 
-    task_name: str | None = _flag(
+    # The task
+    task_name: str | None = flag(
         None, "A task: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, ax; superglue/copa, ..., anli/r1."
     )
-    data_dir: str = _flag(
+    dataset_name: str | None = flag(None, "super_glue or anli: the collection that holds the task.")
+    dataset_config_name: str | None = flag(None, "The task in that collection: copa, cb, ..., r1.")
+    data_dir: str = flag(
         "datas/glue", "The folder that holds the tasks' folders (SuperGLUE: datas/superglue, or the hub)."
     )
-    train_file: str | None = _flag(None, "Your own table to train on (csv, tsv or jsonl), in place of a task.")
-    dev_file: str | None = _flag(None, "Your own table to evaluate on.")
-    test_file: str | None = _flag(None, "Your own table to predict.")
-    text_columns: str | None = _flag(None, "The column, or two columns with a comma, that hold your text.")
-    label_column: str | None = _flag(None, "The column that holds your labels.")
-    table_kind: Literal["auto", "classification", "regression"] = _flag(
+    train_file: str | None = flag(None, "Your own table to train on (csv, tsv or jsonl), instead of a task.")
+    dev_file: str | None = flag(None, "Your own table to evaluate on.")
+    test_file: str | None = flag(None, "Your own table to predict.")
+    text_columns: str | None = flag(None, "The column that holds your text, or two columns separated by a comma.")
+    label_column: str | None = flag(None, "The column that holds your labels.")
+    table_kind: Literal["auto", "classification", "regression"] = flag(
         "auto", "What your labels are; auto: scores if all are numbers and one has a fraction, else classes."
     )
-    bad_rows: Literal["error", "skip"] = _flag("error", "A malformed row stops the run, or is dropped and counted.")
-    max_train_rows: int | None = _flag(None, "Train on the first so many rows only.")
-    max_seq_length: int = _flag(128, "Longer inputs are cut to so many tokens.")
-    do_lower_case: bool = _flag(False, "Lower-case all text; without it the tokenizer's folder decides.")
-    trim_embedding: bool = _flag(
-        True, "Leave rows of the embedding that no training row uses out of training: same result."
-    )
-    group_by_length: bool = _flag(True, "Make batches of rows of like length: less padding, same rows.")
+    bad_rows: Literal["error", "skip"] = flag("error", "Stop at a malformed row, or drop and count such rows.")
+    max_train_rows: int | None = flag(None, "Train on the first rows only, at most this many.")
+    max_dev_rows: int | None = flag(None, "Evaluate on the first rows only, at most this many (language models).")
+    num_shots: int | None = flag(None, "Train on this many examples only, drawn by the seed (language models).")
 
-    per_gpu_batch_size: int | None = _flag(None, "Rows a device, in training and in evaluation.", "--batch_size")
-    seeds: str | None = _flag(None, "Seeds with commas: repeat the run with each, report mean and spread.")
-    protocol: Literal["clean", "published"] = _flag(
+    # Reading
+    max_seq_length: int = flag(128, "Cut inputs to this many tokens.")
+    do_lower_case: bool = flag(False, "Lower-case all text; without it the tokenizer's folder decides.")
+    template_name: str | None = flag(None, "The prompt template of a language model (default: the task's first).")
+    templates_dir: str | None = flag(None, "A folder of templates in promptsource's format, read before the others.")
+    max_length: int = flag(1024, "Cut a language model's prompts to this many tokens.")
+    target_max_length: int = flag(256, "Cut a language model's answers to this many tokens.")
+    input_eos: bool = flag(False, "End prompts with the end-of-sequence token, as T5 was trained; T0 was not.")
+    pad_to_max_length: bool = flag(False, "Pad every prompt to --max_length: the same losses, slower.")
+    length_normalize: bool = flag(False, "Compare answers by the mean log-probability of their tokens, not the sum.")
+
+    # The model to train
+    keep_layers: str | None = flag(None, "Keep only these layers of the model to be trained: 3, or 0,2,4.")
+    config_overrides: str | None = flag(None, "Change values of the model's config: hidden_dropout_prob=0,...")
+    config_name: str | None = flag(None, "Take the config of the model to be trained from here.")
+    tokenizer_name: str | None = flag(None, "Take the tokenizer from here.")
+    parallelize: bool = flag(False, "Spread models over all accelerators of the machine.")
+    trim_embedding: bool = flag(
+        True, "Leave embedding rows that no training row uses out of training: the same result, faster."
+    )
+
+    # The run
+    per_gpu_batch_size: int | None = flag(None, "Rows per device, in training and in evaluation.", "--batch_size")
+    group_by_length: bool = flag(True, "Batch rows of similar length: less padding, the same rows.")
+    seeds: str | None = flag(None, "Repeat the run with each of these seeds (0,1,2); report mean and spread.")
+    protocol: Literal["clean", "published"] = flag(
         "clean", "clean: evaluate each epoch; published: every few steps, and report the maximum."
     )
-    overwrite: bool = _flag(False, "Replace what an earlier, different run left in the output folder.")
-    do_test: bool = _flag(False, "After training, write predictions for the test set.")
-    test_output_dir: str | None = _flag(None, "Where those predictions go (default: the output folder).")
-    exp_name: str | None = _flag(None, "Name of the run's folder where no --output_dir is given.")
-
-    keep_layers: str | None = _flag(None, "Keep only these layers of the model to be trained: 3, or 0,2,4.")
-    config_overrides: str | None = _flag(None, "Values of the model's config, as in hidden_dropout_prob=0,...")
+    overwrite: bool = flag(False, "Replace what a different run left in the output folder.")
+    do_test: bool = flag(False, "After training, write predictions for the test set.")
+    test_output_dir: str | None = flag(None, "Where to write those predictions (default: the output folder).")
+    exp_name: str | None = flag(None, "Name of the run's folder if no --output_dir is given.")
+    wandb_proj: str | None = flag(None, "Also log to this project of Weights & Biases.")
 
     def __post_init__(self) -> None:
         _refuse_impossible(self)
-        self.refuse_impossible_generation()
         if self.per_gpu_batch_size is not None:
             self.per_device_train_batch_size = self.per_device_eval_batch_size = self.per_gpu_batch_size
         if self.protocol == "published":
-            # The interval of MNLI changes within a run, so the trainer's own schedule decides when to evaluate.
+            # The interval changes within a run of MNLI, so the trainer's own schedule decides when to evaluate.
             self.eval_strategy = "no"
         if self.save_steps and self.save_strategy == "epoch":
             self.save_strategy = "steps"
@@ -99,58 +119,68 @@ class TaskArguments(GenerativeArguments, TrainingArguments):
         if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available() and not is_torch_xla_available():
             self.use_cpu = True  # otherwise transformers refuses bfloat16 as a matter of GPUs
         if self.wandb_proj is not None:
-            reports = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
-            self.report_to = self.loggers(reports)
-        asked = self.do_eval
+            self._log_to_wandb(self.wandb_proj)
+        do_eval = self.do_eval
         super().__post_init__()
-        self.do_eval = asked  # which the Trainer's arguments turn on for every run that evaluates
+        self.do_eval = do_eval  # TrainingArguments turns it on for every run that evaluates
+
+    def _log_to_wandb(self, project: str) -> None:
+        if find_spec("wandb") is None:
+            raise SinkdError("--wandb_proj needs Weights & Biases; install it with .venv/bin/pip install wandb")
+        os.environ["WANDB_PROJECT"] = project
+        loggers = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
+        self.report_to = loggers if "wandb" in loggers else [*loggers, "wandb"]
 
     @property
     def seed_list(self) -> list[int]:
-        """The seeds of the runs to do: `seeds`, or `seed` alone."""
-        return [self.seed] if self.seeds is None else [_integer(seed, "--seeds") for seed in self.seeds.split(",")]
+        """The seeds to run: `seeds`, or `seed` alone."""
+        return [self.seed] if self.seeds is None else [_whole_number(seed, "--seeds") for seed in self.seeds.split(",")]
 
 
 @dataclass
 class FinetuneArguments(TaskArguments):
-    """`sinkd finetune`: a model by hard labels alone. Defaults are those of the published teacher script."""
+    """`sinkd finetune`: train on labels alone. The defaults are those of the published teacher script."""
 
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows a device in training."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Rows a device in evaluation."})
+    role = "teacher"
+
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per device in training."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Rows per device in evaluation."})
     num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training rows."})
-    learning_rate: float = field(default=2e-5, metadata={"help": "The first learning rate of a linear decay."})
-    seed: int = field(default=42, metadata={"help": "Decides initial weights, the order of batches and dropout."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate; it decays linearly."})
+    seed: int = field(default=42, metadata={"help": "Seed of new weights, the order of batches and dropout."})
 
-    model_path: str | None = _flag(None, "The model to train: a folder, or a name on the hub.")
+    model_path: str | None = flag(None, "The model to train: a folder, or a name on the hub.")
 
 
 @dataclass
 class DistillationArguments(ObjectiveArguments, TaskArguments):
-    """`sinkd distill`: a student under an objective. Defaults are those of the published student script."""
+    """`sinkd distill`: train a student under an objective. The defaults are those of the published student script."""
 
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows a device in training."})
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows a device in evaluation."})
+    role = "student"
+
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows per device in training."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows per device in evaluation."})
     num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training rows."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "The first learning rate of a linear decay."})
-    seed: int = field(default=0, metadata={"help": "Decides initial weights, the order of batches and dropout."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Initial learning rate; it decays linearly."})
+    seed: int = field(default=0, metadata={"help": "Seed of new weights, the order of batches and dropout."})
 
-    teacher_path: str | None = _flag(None, "The fine-tuned teacher: a folder, or a name on the hub.")
-    student_path: str | None = _flag(None, "The student to train: a folder, or a name on the hub.")
-    student_init: Literal["pretrained", "copy"] = _flag(
+    teacher_path: str | None = flag(None, "The fine-tuned teacher: a folder, or a name on the hub.")
+    student_path: str | None = flag(None, "The student to train: a folder, or a name on the hub.")
+    student_init: Literal["pretrained", "copy"] = flag(
         "pretrained", "pretrained: the student's own weights; copy: the teacher's embeddings and layers."
     )
-    copy_layers: str | None = _flag(None, "Which of the teacher's layers to copy: first (default), spaced or 0,2,4.")
-    unlabeled_file: str | None = _flag(None, "More text without labels, for which the teacher answers.")
-    teacher_cache: Literal["auto", "off"] = _flag(
+    copy_layers: str | None = flag(None, "Which of the teacher's layers to copy: first (default), spaced or 0,2,4.")
+    unlabeled_file: str | None = flag(None, "More text without labels; the teacher answers it.")
+    teacher_cache: Literal["auto", "off"] = flag(
         "auto",
-        "auto: the teacher runs once over the data; off: live. mgskd needs token states, too large to be kept: "
-        "with it only attributions are, and the teacher runs live.",
+        "auto: run the teacher once over the data and keep its answers; off: run it live. The token states of mgskd "
+        "are too large to keep, so it runs the teacher live and keeps attributions alone.",
     )
-    teacher_cache_dir: str | None = _flag(None, "Where the teacher's answers are kept (default: the user's cache).")
-
-    teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = _flag("float32", "How those answers are kept.")
-    on_policy: float = _flag(
-        0.0, "How often (0 to 1) the student's own answers are compared, which the teacher scores."
+    teacher_cache_dir: str | None = flag(None, "Where to keep the teacher's answers (default: the user's cache).")
+    teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "Precision of kept answers.")
+    on_policy: float = flag(
+        0.0,
+        "Share of batches (0 to 1) that compare the student's own answers, scored by the teacher (language models).",
     )
 
     def __post_init__(self) -> None:
@@ -162,21 +192,23 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
 
 REFUSED = {
     "label_smoothing_factor": "hard labels are taken as they are; a kd term softens them",
-    "resume_from_checkpoint": "the same command goes on from the output folder's last checkpoint by itself",
+    "resume_from_checkpoint": "the same command resumes from the last checkpoint in the output folder by itself",
 }
+AT_LEAST_ONE = (
+    "gradient_accumulation_steps", "max_dev_rows", "max_seq_length", "max_train_rows", "num_shots",
+    "per_device_eval_batch_size", "per_device_train_batch_size", "per_gpu_batch_size",
+)  # fmt: skip
 
 
 def _refuse_impossible(args: TaskArguments) -> None:
-    """Numbers that would train on nothing, or on garbage."""
-    at_least_one = {"per_gpu_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps"}
-    at_least_one |= {"per_device_eval_batch_size", "max_seq_length", "max_train_rows"}
-    for name in sorted(at_least_one):
+    """Raise SinkdError for numbers that would train on nothing or on garbage, and for flags that nothing reads."""
+    for name in AT_LEAST_ONE:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise SinkdError(f"--{name} is {value}; it must be at least 1")
-    for name, value in (("learning_rate", args.learning_rate), ("num_train_epochs", args.num_train_epochs)):
-        if not (0 < value < math.inf):
-            raise SinkdError(f"--{name} is {value}; it must be above 0")
+    for name in ("learning_rate", "num_train_epochs"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise SinkdError(f"--{name} is {getattr(args, name)}; it must be above 0")
     for name, why in REFUSED.items():
         if getattr(args, name) not in (None, 0.0):
             raise SinkdError(f"--{name} is {getattr(args, name)}; {why}")
@@ -187,8 +219,8 @@ def _refuse_impossible(args: TaskArguments) -> None:
             raise SinkdError(f"--seeds {args.seeds} names {seed} twice; give each seed once")
 
 
-def _integer(text: str, flag: str) -> int:
+def _whole_number(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise SinkdError(f'{flag} holds "{text}"; give whole numbers with commas, as in 0,1,2') from error
+        raise SinkdError(f'{name} holds "{text}"; give whole numbers separated by commas, as in 0,1,2') from error

@@ -1,128 +1,87 @@
-"""A command line over a recipe over defaults, read into the arguments of a run.
-
-What a recipe or a sweep's file sets is held to the same types and choices as what is typed, and complaints name the
-nearest flag.
-"""
+"""Flags read from a command line or a YAML file, with types and choices checked and the nearest flag named."""
 
 import argparse
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from sinkd.errors import SinkdError
-from sinkd.training.arguments import TaskArguments
-
-# What per_gpu_batch_size sets.
-SIZES = {"per_device_train_batch_size", "per_device_eval_batch_size"}
-
-ArgumentsT = TypeVar("ArgumentsT", bound=TaskArguments)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse whose complaints are one sentence: its usage would be several screens of flags."""
+    """argparse with errors of one sentence; its usage would fill several screens."""
 
     def error(self, message: str) -> Any:
+        """Raise SinkdError in place of leaving the program."""
         raise SinkdError(f"{message}; see --help")
 
 
-class _Parser(HfArgumentParser):
-    """Flags from a dataclass, which names the nearest flag where one was mistyped."""
+class FlagParser(HfArgumentParser):
+    """A command's flags, generated from the dataclass of its arguments."""
 
     error = ArgumentParser.error
 
-    def nearest(self, name: str) -> str:
+    def __init__(self, kind: type[TrainingArguments], prog: str | None = None):
+        # No abbreviations: a flag that is added later would change what an older command means.
+        super().__init__(kind, prog=prog, allow_abbrev=False)
+
+    def typed(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The values that a command line gives, by field name; flags that are not typed are not in it.
+
+        Raises:
+            SinkdError: an unknown flag (names the nearest), or a value that does not fit.
+        """
+        untyped = object()
+        namespace = argparse.Namespace(**dict.fromkeys((action.dest for action in self._actions), untyped))
+        namespace, unknown = self.parse_known_args(argv, namespace)
+        if unknown:
+            raise SinkdError(f'"{unknown[0]}" is no flag of {self.prog}{self._nearest(unknown[0].lstrip("-"))}')
+        return {name: value for name, value in vars(namespace).items() if value is not untyped}
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The values that a YAML file gives, by field name.
+
+        Raises:
+            SinkdError: no such file, no YAML, an unknown key (names the nearest), or a value that does not fit.
+        """
+        if not path.is_file():
+            raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in recipes/glue/")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SinkdError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+        if not isinstance(content, dict):
+            kind = type(content).__name__
+            raise SinkdError(f"{path} must hold keys and values, as in recipes/glue/; it holds a {kind}")
+        return self.checked(content, str(path))
+
+    def checked(self, settings: Mapping[Any, Any], place: str) -> dict[str, Any]:
+        """Settings found at `place`, by field name and with the types that the command line would give them.
+
+        Raises:
+            SinkdError: an unknown key (names the nearest), or a value that does not fit.
+        """
+        values = {}
+        for key, value in settings.items():
+            action = self._option_string_actions.get(f"--{key}")
+            if action is None or action.nargs == 0:  # --help, and the --no_... form of a switch
+                raise SinkdError(f'{place} sets "{key}", which is no flag{self._nearest(str(key))}')
+            values[action.dest] = _converted(action, value, key, place)
+        return values
+
+    def _nearest(self, name: str) -> str:
         known = [option.lstrip("-") for option, action in self._option_string_actions.items() if action.nargs != 0]
         close = difflib.get_close_matches(name, known, n=1)
         return f'; did you mean "{close[0]}"?' if close else ""
 
 
-def parse_arguments(
-    kind: type[ArgumentsT], argv: Sequence[str], prog: str, recipe: Path | None = None, **defaults: Any
-) -> ArgumentsT:
-    """Read a command line: flags over `--config` over `recipe` over `defaults` over the dataclass.
-
-    Raises SinkdError for an unknown flag or key (naming the nearest), and for a value that does not fit.
-    """
-    # Abbreviations would make a flag that is added later change what an older command means.
-    parser = _Parser(kind, prog=prog, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.set_defaults(**defaults)
-    early = ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config")
-    given, _ = early.parse_known_args(argv)
-    for path in filter(None, [recipe, given.config]):
-        _underlay(parser, _read_recipe(Path(path), parser))
-    actions = [parser._option_string_actions.get(word.partition("=")[0]) for word in argv]
-    _underlay(parser, {action.dest: action.default for action in filter(None, actions)})
-    namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        raise SinkdError(f'"{unknown[0]}" is no flag of {prog}{parser.nearest(unknown[0].lstrip("-"))}')
-    values = {f.name: getattr(namespace, f.name) for f in fields(kind) if f.init and hasattr(namespace, f.name)}
-    try:
-        return kind(**values)
-    except SinkdError:
-        raise
-    except (ValueError, TypeError) as error:  # what transformers refuses, in its own words
-        raise SinkdError(str(error)) from error
-
-
-def _underlay(parser: _Parser, settings: dict[str, Any]) -> None:
-    """Make settings the parser's defaults: a size for training or evaluation wins over an earlier one for both."""
-    both = parser.get_default("per_gpu_batch_size")
-    if both is not None and SIZES & settings.keys():
-        parser.set_defaults(per_gpu_batch_size=None, **dict.fromkeys(SIZES, both))
-    parser.set_defaults(**settings)
-
-
-def _read_recipe(path: Path, parser: _Parser) -> dict[str, Any]:
-    if not path.is_file():
-        raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in recipes/glue/")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SinkdError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise SinkdError(f"{path} must hold keys and values, as in recipes/glue/; it holds a {type(content).__name__}")
-    return _settings(content, parser, str(path))
-
-
-def _settings(content: Mapping[Any, Any], parser: _Parser, place: str) -> dict[str, Any]:
-    settings = {}
-    for key, value in content.items():
-        action = parser._option_string_actions.get(f"--{key}")
-        if action is None or action.nargs == 0:  # --help, and --no_... of a flag that is on
-            raise SinkdError(f'{place} sets "{key}", which is no flag{parser.nearest(str(key))}')
-        settings[action.dest] = _typed(action, value, key, place)
-    return settings
-
-
-def check_settings(kind: type[TaskArguments], settings: Mapping[Any, Any], place: str) -> dict[str, Any]:
-    """Flags that a file at `place` sets, each under the name of its field and as its type.
-
-    Raises SinkdError for an unknown key (naming the nearest), and for a value that does not fit.
-    """
-    return _settings(settings, _Parser(kind, allow_abbrev=False), place)
-
-
-def words(settings: Mapping[str, Any]) -> list[str]:
-    """Checked settings as they are typed on a command line; what is None is left out."""
-    line: list[str] = []
-    for name, value in settings.items():
-        if isinstance(value, list):
-            line += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
-            line += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
-    return line
-
-
-def _typed(action: argparse.Action, value: Any, key: str, place: str) -> Any:
-    """What YAML read, as the command line would have read it: 5e-5 is text to YAML, [0, 2, 4] is 0,2,4 to a flag."""
+def _converted(action: argparse.Action, value: Any, key: str, place: str) -> Any:
+    """A YAML value as the command line would have read it: 5e-5 is text to YAML, and [0, 2, 4] is 0,2,4 to a flag."""
     if value is None and action.default is None:
         return None
     if isinstance(value, list) and (action.nargs == "+" or isinstance(action.default, list)):
@@ -141,3 +100,15 @@ def _typed(action: argparse.Action, value: Any, key: str, place: str) -> Any:
     if action.choices is not None and typed not in action.choices:
         raise SinkdError(f"{place} sets {key} to {value!r}; it must be one of {', '.join(map(str, action.choices))}")
     return typed
+
+
+def words(settings: Mapping[str, Any]) -> list[str]:
+    """Checked settings as typed on a command line; None is left out."""
+    line: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            line += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            line += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+    return line

@@ -27,7 +27,8 @@ from sinkd.errors import SinkdError
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.manifest import describe, read_manifest
 from sinkd.training.outcome import Outcome, read_outcome
-from sinkd.training.parser import check_settings, parse_arguments, words
+from sinkd.training.parser import FlagParser, words
+from sinkd.training.settings import resolve_settings
 
 COMMANDS: dict[str, type[TaskArguments]] = {"distill": DistillationArguments, "finetune": FinetuneArguments}
 KEYS = ("command", "tasks", "objectives", "settings", "seeds", "flags", "baseline", "resources")
@@ -61,7 +62,7 @@ class Trial:
 
     def parse(self) -> TaskArguments:
         """The arguments that its command line comes to; SinkdError where it does not come to any."""
-        args = parse_arguments(COMMANDS[self.command], self.argv, f"sinkd {self.command}")
+        args = resolve_settings(COMMANDS[self.command], self.argv, f"sinkd {self.command}")
         if isinstance(args, DistillationArguments):
             args.parse_objective()
         return args
@@ -180,7 +181,7 @@ def _axis(content: Any, key: str, own: str, path: Path, command: str) -> dict[st
 def _flags(flags: Any, place: str, own: str, command: str) -> dict[str, Any]:
     if not isinstance(flags, dict):
         raise SinkdError(f"{place} holds {flags!r}; it must hold flags, as in {{learning_rate: 1e-4}}")
-    checked = check_settings(COMMANDS[command], flags, place)
+    checked = FlagParser(COMMANDS[command]).checked(flags, place)
     elsewhere = {**DECIDED, "task_name": "tasks", "distill_loss": "objectives"}
     for name in checked:
         if name in elsewhere and name != own:

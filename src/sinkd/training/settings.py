@@ -1,0 +1,114 @@
+"""The settings of a run, resolved once. Each value comes from the first of these places that gives it:
+
+1. the command line;
+2. the YAML file that `--config` names;
+3. a published recipe, in the published entry points;
+4. the run that trained `--model_path`, in the commands that use a trained model;
+5. T0's published recipe, if a language model answers the task;
+6. the defaults of the dataclass.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sinkd import recipes
+from sinkd.errors import SinkdError
+from sinkd.tasks import names_superglue
+from sinkd.training.arguments import TaskArguments
+from sinkd.training.manifest import read_manifest
+from sinkd.training.parser import FlagParser
+
+# What a trained model's scores depend on: how its run cut and worded the inputs, and the precision of its answers.
+READING = (
+    "max_seq_length", "max_length", "target_max_length", "input_eos", "length_normalize", "bf16", "fp16",
+    "template_name", "templates_dir",
+)  # fmt: skip
+# Which data a run used; taken from the run as a whole, or not at all.
+DATA = (
+    "task_name", "dataset_name", "dataset_config_name", "data_dir", "train_file", "dev_file", "test_file",
+    "text_columns", "label_column", "table_kind", "bad_rows",
+)  # fmt: skip
+NAMES_DATA = ("task_name", "dataset_name", "train_file", "dev_file")
+SIDES = ("per_device_train_batch_size", "per_device_eval_batch_size")
+
+ArgumentsT = TypeVar("ArgumentsT", bound=TaskArguments)
+
+
+def resolve_settings(
+    kind: type[ArgumentsT],
+    argv: Sequence[str],
+    prog: str,
+    *,
+    recipe: Callable[[str], str] | None = None,
+    trained: Sequence[str] = (),
+) -> ArgumentsT:
+    """Resolve the settings of a command line.
+
+    Args:
+        kind: the dataclass to fill.
+        argv: the command line, without the program.
+        prog: the program's name in errors and help.
+        recipe: gives the name of a task's published recipe, "glue/cola-student"; without such a recipe nothing is read.
+        trained: the settings to take from the run that trained `--model_path` (READING, DATA).
+
+    Raises:
+        SinkdError: an unknown flag or key (names the nearest), or a value that does not fit.
+    """
+    parser = FlagParser(kind, prog)
+    typed = parser.typed(argv)
+    config = typed.get("config")
+    given = _over(typed, {} if config is None else parser.read(Path(config)))
+    run = _of_run(given, trained)
+    task = named_task({**run, **given})
+    published = recipe(task) if recipe is not None and task is not None else None
+    language = f"t0/{kind.role}" if task is not None and names_superglue(task) else None
+    settings: dict[str, Any] = {"output_dir": ""}
+    for layer in (_recipe(language, parser), run, _recipe(published, parser), given):
+        settings = _over(layer, settings)
+    try:
+        return kind(**settings)
+    except SinkdError:
+        raise
+    except (ValueError, TypeError) as error:  # raised by transformers, in its own words
+        raise SinkdError(str(error)) from error
+
+
+def named_task(settings: Mapping[str, Any]) -> str | None:
+    """The task that `task_name`, or `dataset_name` with `dataset_config_name`, names; None without either.
+
+    "cola" is a task of GLUE; "superglue/copa", "anli/r1" and all that `names_superglue` knows are for language models.
+
+    Raises:
+        SinkdError: both are given.
+    """
+    task, dataset, config = (settings.get(name) for name in ("task_name", "dataset_name", "dataset_config_name"))
+    if dataset is None:
+        return task
+    if task is not None:
+        raise SinkdError(f"--task_name {task} and --dataset_name {dataset} name two tasks; give one")
+    name = dataset if config is None else f"{dataset}/{config}"
+    return name if names_superglue(name) else f"superglue/{name}"
+
+
+def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
+    """`upper` over `lower`; a batch size for training or evaluation is over a lower one for both, too."""
+    both = lower.get("per_gpu_batch_size")
+    if both is not None and not upper.keys().isdisjoint(SIDES):
+        lower = {**lower, "per_gpu_batch_size": None, **dict.fromkeys(SIDES, both)}
+    return {**lower, **upper}
+
+
+def _recipe(name: str | None, parser: FlagParser) -> dict[str, Any]:
+    return parser.read(recipes.find(name)) if name is not None and name in recipes.names() else {}
+
+
+def _of_run(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The settings `names` of the run that trained the model; its data only if no other data is given."""
+    path = given.get("model_path")
+    manifest = None if path is None or not names else read_manifest(Path(path))
+    if manifest is None:
+        return {}
+    if any(given.get(name) is not None for name in NAMES_DATA):
+        names = [name for name in names if name not in DATA]
+    return {name: manifest.settings[name] for name in names if name in manifest.settings}
