@@ -28,7 +28,7 @@ test: $(TESTABLE) ## the fast tests (ARGS="-k sinkhorn")
 	$(RUN) pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: $(TESTABLE) ## the slow tests
-	$(RUN) pytest -n 2 --dist loadfile -m slow $(ARGS)
+	$(RUN) pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 lint: $(TESTABLE) ## formatting, lint and types
 	$(RUN) ruff format --check .

@@ -14,34 +14,42 @@ from small_language_models import write_copa, write_language_model
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# What .ci/run runs itself, as typed: the environment that these tests run in, and the demo.
+# .ci/run runs these itself; in the scratch checkout they would change the environment that these tests run in.
 IN_CI = {"make install", "make generative", "make demo", "make test", "make test-slow", "make lint"}
-# Each is one of these targets; in the scratch checkout it would change the environment that these tests run in.
 IN_CI |= {"sh ins.sh", "sh T0/ins.sh", "sh GPT-Neo/ins.sh"}
-# A launcher that waits for machines or accelerators that are not here: what it starts is parsed instead.
+# A launcher that waits for other machines or accelerators; the command that it starts is parsed instead.
 ELSEWHERE = re.compile(r"^torchrun (?:--nnodes 4|--standalone --nproc_per_node 8).*? -m (sinkd .*)")
-# What needs a network says what it would do.
+# These need a network, so they only say what they would do.
 NETWORK = re.compile(r"sinkd download (?!.*--dry_run)")
-# Benchmarks need the pretrained encoder and real data, and minutes; each is run at a small size elsewhere.
+# Benchmarks need the pretrained encoder, real data and minutes; test_benchmarks.py runs each at a small size.
 BENCHMARK = re.compile(r"python -m benchmarks\.(?!models)\w+|python benchmarks/\w+\.py|make bench")
 
 
 def blocks(page: Path, *kinds: str) -> list[str]:
-    """The fenced blocks of a page that are of these kinds."""
+    """Return the fenced blocks of a page with these languages."""
     found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [text for kind, text in found if kind in kinds]
 
 
 def commands(page: Path) -> list[str]:
-    """The page's shell commands in order, continued lines joined."""
+    """Return the page's shell commands in order, continued lines joined."""
     lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
 
 
-@pytest.fixture
-def checkout(tmp_path, world, taught, google) -> Path:
-    """A copy of the repository with fixtures where its pages say that data and models lie."""
-    folder = tmp_path / "sinkd"
+def commands_to_run(page: Path) -> list[str]:
+    """Return the commands of a page that run with it; those that the README has too run with the README."""
+    readme = set() if page.name == "README.md" else set(commands(ROOT / "README.md"))
+    return [command for command in commands(page) if command not in IN_CI | readme and not BENCHMARK.search(command)]
+
+
+TESTED_PAGES = [page for page in PAGES if commands_to_run(page) or blocks(page, "python")]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, world, taught, google) -> Path:
+    """A copy of the repository with fixtures where its pages expect data and models."""
+    folder = tmp_path_factory.mktemp("prepared") / "sinkd"
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -72,6 +80,12 @@ def checkout(tmp_path, world, taught, google) -> Path:
         write_language_model(folder / "models" / f"{name}-student", kind, width=16, positions=512)
     (folder / "more.txt").write_text("".join(f"more text {i}\n" for i in range(10)))
     return folder
+
+
+@pytest.fixture
+def checkout(prepared, tmp_path) -> Path:
+    """The prepared checkout, once for each page."""
+    return shutil.copytree(prepared, tmp_path / "sinkd", symlinks=True)
 
 
 def six_layers(start: Path, folder: Path) -> None:
@@ -111,12 +125,13 @@ def test_pages_hold_commands_and_say_what_shell_they_are_for():
     for page in PAGES:
         assert not blocks(page, ""), f"{page.name} has a block that says no language"
     assert len(commands(ROOT / "README.md")) >= 8
+    assert {page.name for page in TESTED_PAGES} >= {"README.md", "zh.md", "scale.md", "exchange.md", "generative.md"}
 
 
 def test_ci_runs_what_is_left_to_it():
     script = (ROOT / ".ci" / "run").read_text()
     makefile = (ROOT / "Makefile").read_text()
-    assert "pytest -n 2 --dist loadfile -m slow" in script  # `make test-slow`, written out
+    assert "pytest -n 2 --dist worksteal -m slow" in script  # `make test-slow`, written out
     for command in IN_CI - {"make install", "make test-slow"}:
         assert not command.startswith("make") or command.removeprefix("make ") in re.findall(
             r"make --no-print-directory ([\w-]+)", script
@@ -125,15 +140,10 @@ def test_ci_runs_what_is_left_to_it():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TESTED_PAGES, ids=lambda page: page.name)
 def test_every_command_runs_as_typed(page, checkout):
     environment = {**os.environ, "PATH": f"{checkout / '.venv' / 'bin'}:{os.environ['PATH']}"}
-    # What the README has word for word is run with its page.
-    readme = set() if page.name == "README.md" else set(commands(ROOT / "README.md"))
-    ran = []
-    for command in commands(page):
-        if command in IN_CI | readme or BENCHMARK.search(command):
-            continue
+    for command in commands_to_run(page):
         elsewhere = ELSEWHERE.match(command)
         typed = f"{elsewhere[1]} --dry_run --use_cpu" if elsewhere else command
         typed += " --dry_run" * bool(NETWORK.search(command))
@@ -141,9 +151,6 @@ def test_every_command_runs_as_typed(page, checkout):
             ["bash", "-c", typed], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        ran.append(command)
     for program in blocks(page, "python"):
         done = subprocess.run([sys.executable, "-c", program], cwd=checkout, capture_output=True, text=True)
         assert done.returncode == 0, f"{program}\n{done.stderr}"
-        ran.append(program)
-    assert ran or not commands(page) or all(BENCHMARK.search(command) for command in commands(page))
