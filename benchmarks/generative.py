@@ -7,7 +7,7 @@ Loss: (B, T, V) logits of B answers of T tokens, forward and backward.
 - published: as the published T0 code has it: softmax over the sequence axis, l1 between positions of each row, 20 times
   axes divided by their sums, autograd through all of it. It compares the T positions of each row alone.
 - sinkd: `SinkhornLoss` over all B T answer tokens at once: Lorentz over the whole vocabulary, l1 over the union of both
-  sides' 50 likeliest entries.
+  sides' 50 most probable entries.
 
 Logits are Zipf's law over the vocabulary, what a position adds (deviation 1.5), and a student's error (0.5).
 

@@ -209,7 +209,7 @@ def test_tokenizer_and_config_are_taken_from_where_they_are_named(typed, bare):
     ["--sinkhorn_group", "sequence", "--sinkhorn_top_k", 5, "--teacher_cache_top_k", 6],
     ["--sinkhorn_top_k", 5, "--on_policy", 0.5],
 ])  # fmt: skip
-def test_groups_likeliest_entries_and_own_answers_through_the_published_command(typed, place, flags):
+def test_groups_top_entries_and_own_answers_through_the_published_command(typed, place, flags):
     folder = place[1]
     line = [*COPA, "-m", "small", "--teacher_path", "large", "-ep", 1, "--logging_steps", 1, "--overwrite"]
     parts = []

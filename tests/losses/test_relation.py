@@ -7,7 +7,7 @@ import torch
 
 import reference
 from sinkd import SinkdError
-from sinkd.losses import mgskd, pieces
+from sinkd.losses import mgskd, slices
 from sinkd.losses.feature import Forward, Stack
 from sinkd.losses.layers import STRATEGIES, pair_layers, pool
 from sinkd.losses.objective import Objective
@@ -21,7 +21,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]
 @pytest.fixture(params=[1, 2**20], ids=["in many pieces", "in one piece"])
 def size_of_pieces(request, monkeypatch):
     """Losses must not depend on how they are cut."""
-    monkeypatch.setattr(pieces, "LIMIT", request.param)
+    monkeypatch.setattr(slices, "LIMIT", request.param)
 
 
 def states(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -5,10 +5,10 @@ import torch
 
 from memory import peak_bytes
 from sinkd import SinkdError, SinkhornLoss
-from sinkd.losses import pieces
-from sinkd.losses.vocabulary import fold, fold_logits, likeliest
+from sinkd.losses import slices
+from sinkd.losses.vocabulary import fold, fold_logits, top_k
 
-WIDTH = pieces.WIDE + 3
+WIDTH = slices.WIDE + 3
 KEYWORDS = [
     {"cost": "lorentz"},
     {"cost": "poincare", "curvature": 2.5, "pairing": 1.0},
@@ -32,7 +32,7 @@ def test_slices_give_what_written_out_float64_gives(keywords, apart, monkeypatch
     teacher = torch.randn(12, WIDTH) * 3
     student = teacher + apart * torch.randn(12, WIDTH)
     found, gradient = value_and_gradient(student, teacher, keywords)
-    monkeypatch.setattr(pieces, "WIDE", 10 * WIDTH)
+    monkeypatch.setattr(slices, "WIDE", 10 * WIDTH)
     expected, reference = value_and_gradient(student.double(), teacher.double(), keywords)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
     assert float((gradient - reference).norm() / reference.norm()) < 3e-3
@@ -45,7 +45,7 @@ def test_other_types_are_compared_as_they_are_and_left_alone(dtype, monkeypatch)
     kept = student.clone(), teacher.clone()
     found, gradient = value_and_gradient(student, teacher, {"cost": "lorentz"})
     assert torch.equal(student, kept[0]) and torch.equal(teacher, kept[1])
-    monkeypatch.setattr(pieces, "WIDE", 10 * WIDTH)
+    monkeypatch.setattr(slices, "WIDE", 10 * WIDTH)
     expected, reference = value_and_gradient(student.double(), teacher.double(), {"cost": "lorentz"})
     bound = 1e-9 if dtype == torch.float64 else 5e-3
     assert float(found) == pytest.approx(float(expected), rel=bound)
@@ -56,8 +56,8 @@ def test_a_learned_curvature_has_its_gradient(monkeypatch):
     torch.manual_seed(0)
     student, teacher = torch.randn(6, WIDTH), torch.randn(6, WIDTH) * 3
     gradients = []
-    for wide in (pieces.WIDE, 10 * WIDTH):
-        monkeypatch.setattr(pieces, "WIDE", wide)
+    for wide in (slices.WIDE, 10 * WIDTH):
+        monkeypatch.setattr(slices, "WIDE", wide)
         loss = SinkhornLoss(cost="lorentz", learnable_curvature=True)
         loss(student, teacher).backward()
         gradients.append([parameter.grad for parameter in loss.parameters()])
@@ -71,10 +71,10 @@ def test_equal_rows_have_no_gradient_towards_each_other():
 
 
 @pytest.mark.parametrize(("width", "k"), [(5000, 50), (4999, 7), (97, 90), (4096, 1)])
-def test_the_likeliest_are_those_that_sorting_finds(width, k):
+def test_the_top_k_are_those_that_sorting_finds(width, k):
     torch.manual_seed(width)
     logits = torch.randn(9, width)
-    assert torch.equal(likeliest(logits, k), logits.topk(k).indices)
+    assert torch.equal(top_k(logits, k), logits.topk(k).indices)
 
 
 @pytest.mark.parametrize("of", ["both", "teacher"])

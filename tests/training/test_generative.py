@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sinkd import DistillationArguments, DistillationTrainer, Objective, SinkdError
 from sinkd.losses.feature import LOGITS
-from sinkd.losses.pieces import WIDE
+from sinkd.losses.slices import WIDE
 from sinkd.losses.term import View
 from sinkd.models import decoder_start
 from sinkd.tasks.generative_collate import AnswerCollator
@@ -234,7 +234,7 @@ def test_a_likelier_cache_is_smaller(two, tmp_path):
 
 @torch.no_grad()
 def left_out(model, k, temperature):
-    """The softened mass beside the k likeliest entries, a mean over the answer tokens of `rows_of`."""
+    """The softened mass beside the k most probable entries, a mean over the answer tokens of `rows_of`."""
     logits = torch.cat([written_out_logits(model, p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)])
     return 1 - float(torch.softmax(logits / temperature, -1).topk(k).values.sum(-1).mean())
 
@@ -259,9 +259,7 @@ def test_objectives_that_share_a_cache_add_what_they_lack(two, tmp_path):
     for temperature in (1.0, 1.5):
         trained(two, tmp_path, f"t{temperature}", temperature=temperature, teacher_cache_top_k=4)
     kept = {path.name for path in (tmp_path / "cache").glob("*/*.float32")}
-    assert kept == {
-        f"likeliest-4-{what}.float32" for what in ("ids", "log-probabilities", "rest-1", "rest-1.5", "rest-2")
-    }
+    assert kept == {f"top-4-{what}.float32" for what in ("ids", "log-probabilities", "rest-1", "rest-1.5", "rest-2")}
 
 
 def test_what_a_likelier_cache_cannot_serve_is_refused(two, tmp_path):
@@ -326,7 +324,7 @@ def test_on_policy_has_the_live_teacher_score_them(two, tmp_path):
     losses = [trained(two, tmp_path, f"policy-{share}", on_policy=share) for share in (0.0, 1.0, 1.0)]
     assert losses[1] == losses[2] != losses[0]
     assert all(map(math.isfinite, losses[1]))
-    # half of the batches are read from a cache, of the likeliest entries too, and half are scored live
+    # half of the batches are read from a cache, of the top entries too, and half are scored live
     mixed = trained(two, tmp_path, "mixed", on_policy=0.5)
     assert losses[0] != mixed != losses[1]
     assert trained(two, tmp_path, "few", on_policy=0.5, teacher_cache_top_k=VOCABULARY) == pytest.approx(

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import SinkdError
-from ..transport.precision import island, result_type
+from ..transport.precision import full_precision, result_type
 from .embedding import replaced
 from .feature import Feature, Forward
 from .layers import attention_mask
@@ -147,7 +147,7 @@ class Attribution(Feature):
             )
         gradients = mean_gradients(seen, batch.get("labels"), self.steps)
         mask = attention_mask(seen.inputs).bool().unsqueeze(1)
-        with island(gradients.device):
+        with full_precision(gradients.device):
             lengths = torch.stack([token_lengths(seen.embeddings, g, self.topk) for g in gradients], 1)
             return normalise(lengths.masked_fill(~mask, 0.0), self.norm)
 

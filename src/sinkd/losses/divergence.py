@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ..errors import SinkdError
-from ..transport.precision import island, result_type
+from ..transport.precision import full_precision, result_type
 from .logits import check_shapes, guard, precise
 from .options import Options, option
-from .pieces import is_wide, rowwise
+from .slices import is_wide, rowwise
 from .term import Progress, Term, View
 
 
@@ -99,7 +99,7 @@ def _rows(
             return (z_s - z_t).square().sum()
         return row(torch.log_softmax(z_s, -1), torch.log_softmax(z_t, -1)).sum()
 
-    with island(student.device):
+    with full_precision(student.device):
         if is_wide(student) and not teacher.requires_grad:
             flat = teacher.flatten(0, -2)
 

@@ -8,7 +8,7 @@ its settings are its fields, and its name carries them, so that two settings nev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +41,7 @@ class Forward:
     hidden_states: tuple[Tensor, ...] | None = None
     embeddings: Tensor | None = None
     draws: RandomState | None = None
+    shared: dict[Any, Any] = field(default_factory=dict, compare=False)  # what features compute for each other
 
 
 class Feature:

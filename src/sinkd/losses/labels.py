@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..transport.precision import island, result_type
-from .pieces import is_wide, rowwise
+from ..transport.precision import full_precision, result_type
+from .slices import is_wide, rowwise
 from .term import Progress, Term, View
 
 
@@ -47,6 +47,6 @@ def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     def total(part: Tensor, i: slice) -> Tensor:
         return F.cross_entropy(part.to(dtype), labels[i], ignore_index=-100, reduction="sum")
 
-    with island(rows.device):
+    with full_precision(rows.device):
         value = rowwise(rows, total) if is_wide(rows) else total(rows, slice(None))
     return (value / known.sum().clamp(min=1)).to(dtype)

@@ -5,7 +5,7 @@
 
 Relations are numbers between the rows of one model, so teacher and student may differ in width. None of the tensors
 that the formulas range over is ever whole: sentence triples (heads, B, B, B) and token pairs (B, heads, L, L) go
-piece by piece (`pieces`), and the pair scores need only products of width by width. Beyond the inputs a loss holds
+slice by slice (`slices`), and the pair scores need only products of width by width. Beyond the inputs a loss holds
 one gradient of the student's size and some megabytes.
 """
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import SinkdError
-from ..transport.precision import island, result_type
+from ..transport.precision import full_precision, result_type
 from .layers import pool
-from .pieces import piecewise, spans
+from .slices import piecewise, spans
 
 TOKEN_LAYERS = 2
 """How many pairs of layers, from the first, are compared by tokens; the others by sentences."""
@@ -136,7 +136,7 @@ def triplet_angles(
     k1, k2 = min(k1, s.shape[1]), min(k2, s.shape[1])
     length, width = s.shape[1], max(s.shape[-1], t.shape[-1])
     parts = spans(len(s), max(heads * length * length, k1 * k2 * width), s.device)
-    with torch.no_grad(), island(t.device):
+    with torch.no_grad(), full_precision(t.device):
         chosen = [_attended(t[rows], mask[rows], heads, k1, k2) for rows in parts]
         goals = [_triplets(t[rows], *tokens) for rows, tokens in zip(parts, chosen, strict=True)]
         counts = [

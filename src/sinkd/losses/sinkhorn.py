@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import SinkdError
 from ..transport.cost import COSTS
 from ..transport.lorentz import Clamped, Curvature
-from ..transport.precision import is_static, island, result_type
+from ..transport.precision import full_precision, is_static, result_type
 from ..transport.solver import GRADIENTS, Gradient, Transport, sinkhorn
 from .logits import check_shapes, guard, log_odds, probabilities
 from .vocabulary import fold, fold_logits, is_sliced, wide_lorentz
@@ -218,7 +218,7 @@ class SinkhornLoss(nn.Module):
 
     def _points(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """What is compared, float64: differences of nearly equal rows would be rounding in float32."""
-        with island(rows.student.device):
+        with full_precision(rows.student.device):
             if rows.student.shape[-1] == 1 or self.representation == "vector":
                 return rows.student.double() / self.temperature, rows.teacher.double() / self.temperature
             if self.scale is not None:
@@ -254,7 +254,7 @@ class SinkhornLoss(nn.Module):
 
     def _sliced_cost(self, rows: Rows) -> Tensor:
         assert self.hyperbolic is not None
-        with island(rows.student.device):
+        with full_precision(rows.student.device):
             w = wide_lorentz(rows.student, rows.teacher, self.temperature, self.hyperbolic())
         return self._paired(w, rows).to(result_type(rows.student, rows.teacher))
 

@@ -38,8 +38,10 @@ class SinkhornOptions(CurvatureOptions):
     debias: bool = option(False, "Subtract the cost of each side against itself.")
     gradient: Gradient = option("unroll", "How the gradient is taken.")
     group: Group = option("batch", "One transport a batch, or one a sequence.")
-    top_k: int | None = option(None, "Transport only the likeliest entries of a vocabulary, and a rest.")
-    top_k_of: Literal["both", "teacher"] = option("both", "Whose likeliest entries; a teacher cached by them: teacher.")
+    top_k: int | None = option(
+        None, "Transport only a vocabulary's so many most probable entries, and the rest as one."
+    )
+    top_k_of: Literal["both", "teacher"] = option("both", "Whose top entries; a teacher cached by them: teacher.")
     pairing: float = option(
         0.0, "Cost added to moving a row to another row's answer: 0 batch-wise, large row by row.", flag="pairing"
     )

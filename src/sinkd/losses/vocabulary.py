@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from ..transport.matmul import fast_linear
 from ..transport.precision import is_static, may_wait
 from .logits import check_tops
-from .pieces import is_wide, spans
+from .slices import is_wide, spans
 
 APART = 1e-2
 """Above this squared difference, relative to squared lengths, float32 products are right to about 1e-5."""
@@ -73,13 +73,17 @@ def is_sliced(student: Tensor, teacher: Tensor) -> bool:
 def fold_logits(student: Tensor, teacher: Tensor, temperature: float, k: int, of: str) -> tuple[Tensor, Tensor]:
     """`fold` of the softened logits (n, V) and (m, V), wide ones: (n, D) and (m, D), float64."""
     sides = (student.detach(), teacher) if of == "both" else (teacher,)
-    columns = torch.cat([likeliest(side, min(k, side.shape[-1])).flatten() for side in sides]).unique()
+    columns = torch.cat([top_k(side, k).flatten() for side in sides]).unique()
     return _Fold.apply(student, temperature, columns), _Fold.apply(teacher, temperature, columns)
 
 
-def likeliest(logits: Tensor, k: int) -> Tensor:
-    """Which k entries of each row (n, V) are largest, (n, k): they lie in the k blocks with the largest maxima."""
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """Indices of the k largest entries of each row (n, V), largest first: (n, min(k, V)).
+
+    Cut into blocks, a row has its k largest entries in the k blocks with the largest maxima.
+    """
     n, width = logits.shape
+    k = min(k, width)
     block = max(1, math.isqrt(width // k))
     count = width // block
     if count <= k:

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature, Stack
-from sinkd.losses.likeliest import LikeliestIds, LikeliestView, kept_for
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import View
+from sinkd.losses.top_k import TopIds, TopView, kept_for
 from sinkd.models import stack
 from sinkd.models.encoder import load_config
 from sinkd.models.language import head_width, vocabulary
@@ -199,8 +199,8 @@ class DistillationTrainer(TaskTrainer):
             return View()
         view = taught_view(inputs, kept_features(self.objective, self.args))
         k = self.args.teacher_cache_top_k
-        if k is not None and LikeliestIds(k) in view:
-            view = LikeliestView(view, k, head_width(self.model))  # which is the teacher's, too
+        if k is not None and TopIds(k) in view:
+            view = TopView(view, k, head_width(self.model))  # which is the teacher's, too
         missing = [feature for feature in features if feature not in view]
         if missing:
             with torch.no_grad(), fast_layers(self.live_teacher):

@@ -4,9 +4,9 @@ from dataclasses import dataclass, make_dataclass
 from typing import Any, Literal, TypeVar
 
 from sinkd.errors import SinkdError
-from sinkd.losses.likeliest import kept_for
 from sinkd.losses.objective import TERMS, Objective
 from sinkd.losses.options import Flag, flags_of
+from sinkd.losses.top_k import kept_for
 from sinkd.training.flag import flag
 
 KindT = TypeVar("KindT", bound=type)
@@ -51,7 +51,7 @@ class ObjectiveArguments:
         None, "Learning rate of curvature, scale and sinkhorn_hidden's projectors (default: 10 times the model's)."
     )
     teacher_cache_top_k: int | None = flag(
-        None, "Keep only so many of a language model's likeliest entries for each answer token, and what remains."
+        None, "Keep only a language model's most probable entries at each answer token (so many), and the rest's mass."
     )
 
     def refuse_impossible_cache(self) -> None:
@@ -65,7 +65,7 @@ class ObjectiveArguments:
         """The options of a term by name, as its flags set them."""
         options = {option.field: getattr(self, name) for name, option in flags_of(term, TERMS[term].Options).items()}
         if term == "sinkhorn" and self.teacher_cache_top_k is not None:
-            # a cache of the teacher's likeliest entries does not know the student's
+            # a cache of the teacher's top entries does not know the student's
             options["top_k_of"] = "teacher"
         return options
 

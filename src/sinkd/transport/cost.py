@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import SinkdError
 from . import lorentz as hyperboloid
 from .pairwise import pull, slices, squares
-from .precision import island, result_type
+from .precision import full_precision, result_type
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _pairs(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -
             f"cost: rows of shapes {tuple(x.shape)} and {tuple(y.shape)} do not pair; "
             "expected (..., n, d) and (..., m, d)"
         )
-    with island(x.device):
+    with full_precision(x.device):
         return function(x.double(), y.double()).to(result_type(x, y))
 
 

@@ -34,7 +34,7 @@ from ..errors import SinkdError
 from . import chord
 from .iteration import times
 from .pairwise import FEW, polar, pull, reciprocal, row_blocks, tiny
-from .precision import is_static, island, result_type
+from .precision import full_precision, is_static, result_type
 
 # Below this share of rho^2, norm(e)^2 is the rounding of e itself: the rows lie on one ray.
 _RAY = (8 * torch.finfo(torch.float64).eps) ** 2
@@ -59,7 +59,7 @@ def lift(v: Tensor, c: float | Tensor) -> tuple[Tensor, Tensor]:
         SinkdError: if c is a number <= 0.
     """
     _check(v, v, c)
-    with island(v.device):
+    with full_precision(v.device):
         v = v.to(result_type(v))
         root = c.to(v.dtype).sqrt() if isinstance(c, Tensor) else math.sqrt(c)
         square = (v * v).sum(-1)
@@ -97,7 +97,7 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, reach: float | None 
     _check(x, y, c)
     dtype = result_type(x, y)
     root = c.reshape(()).double().sqrt() if isinstance(c, Tensor) else math.sqrt(c)
-    with island(x.device):
+    with full_precision(x.device):
         x, y = x.double(), y.double()
         if x.numel() == 0 or y.numel() == 0:
             return (x.sum(-1).unsqueeze(-1) + y.sum(-1).unsqueeze(-2)).to(dtype)

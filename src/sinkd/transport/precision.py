@@ -1,4 +1,4 @@
-"""Which floating-point type a computation runs in, whatever surrounds it."""
+"""Which floating-point type a computation runs in, and whether it may look at values."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 
-def island(device: torch.device) -> AbstractContextManager:
-    """A context in which autocast is off on `device`; free where it is off already."""
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """A context in which autocast is off on `device`; costs nothing where it is off already."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def result_type(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor is float64, else float32: what a cost is returned in, a plan is solved in."""
+    """float64 if any tensor is float64, else float32: the type of costs and plans."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def is_static(tensor: Tensor) -> bool:
-    """Must control flow ignore the values of `tensor`: on an accelerator (a look synchronises), or under compile?"""
+    """Whether control flow must ignore values: on an accelerator (reading one synchronises), or under compile."""
     return torch.compiler.is_compiling() or tensor.device.type != "cpu"
 
 
 def may_wait(tensor: Tensor) -> bool:
-    """May control flow look at values of `tensor` where that is worth a wait for its device?
+    """Whether control flow may read values even if that means waiting for the device.
 
-    Not under compile, and not while a CUDA graph is captured.
+    False under compile and while a CUDA graph is captured.
     """
     if torch.compiler.is_compiling():
         return False

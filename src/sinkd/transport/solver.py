@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import SinkdError
 from . import iteration
-from .precision import is_static, island, result_type
+from .precision import full_precision, is_static, result_type
 
 Gradient = Literal["unroll", "implicit", "envelope"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
@@ -92,7 +92,7 @@ def sinkhorn(
     _check(cost, epsilon, n_iters, tolerance, gradient)
     dtype = result_type(cost)
     a, b = _weights(cost, row_weights, col_weights, dtype)
-    with island(cost.device):
+    with full_precision(cost.device):
         cost = cost.to(dtype)
         if cost_bound is None and not is_static(cost):
             cost_bound = float(cost.detach().abs().max()) if cost.numel() else 0.0
@@ -159,7 +159,7 @@ class _Solve(torch.autograd.Function):
         each = d_distance.unsqueeze(-1).unsqueeze(-1)
         if gradient == "envelope":
             return plan * each, *(None,) * 7
-        with island(paid.device):
+        with full_precision(paid.device):
             steps = iteration.Steps(*saved[:3]) if gradient == "unroll" else None
             if plan is None and steps is not None and d_plan is not None:
                 plan = _plan(steps)

@@ -1,14 +1,14 @@
-"""A prediction of which the likeliest entries are kept is off by what was not kept, at the temperature that asks."""
+"""A prediction of which the top entries are kept is off by what was not kept, at the temperature that asks."""
 
 import pytest
 import torch
 
 from memory import peak_bytes
 from sinkd import Objective, SinkdError, SinkhornLoss
-from sinkd.losses import js, kd, kl, tvd
+from sinkd.losses import js, kd, kl, top_k, tvd
 from sinkd.losses.feature import LOGITS, Forward
-from sinkd.losses.likeliest import LikeliestIds, LikeliestLogs, LikeliestView, Rest, kept_for
 from sinkd.losses.term import View
+from sinkd.losses.top_k import Rest, TopIds, TopLogs, TopView, kept_for
 
 BATCH = {"counts": torch.tensor([12])}
 
@@ -20,16 +20,16 @@ def peaked(rows: int, width: int, scale: float = 1.0) -> torch.Tensor:
     return scale * (fall[order] + 0.3 * torch.randn(rows, width)) + 5
 
 
-def kept(logits, k, temperatures, dtype=torch.float32) -> LikeliestView:
+def kept(logits, k, temperatures, dtype=torch.float32) -> TopView:
     """What a cache of this type holds of the logits."""
     seen = Forward(torch.nn.Identity(), {}, logits)
-    features = [LikeliestIds(k), LikeliestLogs(k), *(Rest(k, temperature) for temperature in temperatures)]
+    features = [TopIds(k), TopLogs(k), *(Rest(k, temperature) for temperature in temperatures)]
     values = {feature: feature.read(seen, BATCH) for feature in features}
     for feature, value in values.items():
         assert value.isfinite().all()
         assert value.element_size() * value.shape[1] == feature.token_bytes(logits.shape[1], 4)
     values = {f: v.to(dtype).float() if v.is_floating_point() else v for f, v in values.items()}
-    return LikeliestView(View(features=values), k, logits.shape[1])
+    return TopView(View(features=values), k, logits.shape[1])
 
 
 def softmax(logits, temperature):
@@ -38,7 +38,7 @@ def softmax(logits, temperature):
 
 def not_kept(logits, view, temperature):
     """The softened mass of the entries that were not kept, a row."""
-    ids = view[LikeliestIds(view.k)].long()
+    ids = view[TopIds(view.k)].long()
     return 1 - softmax(logits, temperature).gather(-1, ids).sum(-1)
 
 
@@ -48,7 +48,7 @@ def test_at_each_of_its_temperatures_a_prediction_is_off_by_what_was_not_kept(te
     logits = peaked(12, 32_128)
     view = kept(logits, 100, (0.5, 1.0, 2.0))
     true, back = softmax(logits, temperature), softmax(view.softened(temperature), temperature)
-    rest, ids = not_kept(logits, view, temperature), view[LikeliestIds(100)].long()
+    rest, ids = not_kept(logits, view, temperature), view[TopIds(100)].long()
     torch.testing.assert_close(back.gather(-1, ids), true.gather(-1, ids), rtol=1e-5, atol=0)
     torch.testing.assert_close(1 - back.gather(-1, ids).sum(-1), rest, rtol=1e-5, atol=1e-6)
     variation = (back - true).abs().sum(-1) / 2
@@ -65,7 +65,7 @@ def test_what_is_kept_for_one_temperature_is_wrong_at_another():
     variation = {t: float((softmax(view.softened(t), 2.0) - true).abs().sum(-1).mean() / 2) for t in (1.0, 2.0)}
     rest = not_kept(logits, view, 2.0)
     assert variation[2.0] < float(rest.mean()) < 1
-    ids = view[LikeliestIds(100)].long()
+    ids = view[TopIds(100)].long()
     off = softmax(view.softened(1.0), 2.0).gather(-1, ids) / true.gather(-1, ids)
     assert (off < 0.95).all() or (off > 1.05).all()
 
@@ -76,7 +76,7 @@ def test_bfloat16_adds_its_rounding_of_the_largest_logarithm(temperature):
     logits = peaked(12, 5_000)
     whole, half = (kept(logits, 50, (temperature,), dtype) for dtype in (torch.float32, torch.bfloat16))
     largest = torch.maximum(
-        whole[LikeliestLogs(50)].abs().amax(-1) / temperature, whole[Rest(50, temperature)].abs().amax(-1)
+        whole[TopLogs(50)].abs().amax(-1) / temperature, whole[Rest(50, temperature)].abs().amax(-1)
     )
     true, back = (softmax(side, temperature) for side in (logits, half.softened(temperature)))
     variation = (back - true).abs().sum(-1) / 2
@@ -108,7 +108,7 @@ def test_losses_and_gradients_are_off_by_no_more_than_the_bound(temperature):
 
 def test_keeping_them_writes_no_logits_out():
     seen = Forward(torch.nn.Identity(), {}, torch.randn(64, 40_000))
-    for feature in (LikeliestIds(10), LikeliestLogs(10), Rest(10, 2.0)):
+    for feature in (TopIds(10), TopLogs(10), Rest(10, 2.0)):
         assert peak_bytes(lambda feature=feature: feature.read(seen, BATCH)) < 0.6 * seen.logits.nbytes
 
 
@@ -143,7 +143,7 @@ def test_terms_read_the_prediction_at_their_own_temperature():
 def test_a_rest_is_kept_for_every_temperature():
     objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1", temperature=1.0, sinkhorn={"temperature": 2.0})
     names = sorted(feature.name for feature in kept_for(objective, 9))
-    assert names == ["likeliest-9-ids", "likeliest-9-log-probabilities", "likeliest-9-rest-1", "likeliest-9-rest-2"]
+    assert names == ["top-9-ids", "top-9-log-probabilities", "top-9-rest-1", "top-9-rest-2"]
     assert not kept_for(Objective.parse("ce:1"), 9)
 
 
@@ -169,3 +169,11 @@ def test_a_term_that_does_not_say_how_it_reads_predictions_is_refused():
     assert Mine.teacher_needs == {LOGITS}
     with pytest.raises(SinkdError, match="mine needs more than that"):
         kept_for([Mine("mine")], 9)
+
+
+def test_the_top_entries_are_searched_once_a_forward_pass(monkeypatch):
+    calls = []
+    search = top_k.top_k
+    monkeypatch.setattr(top_k, "top_k", lambda logits, k: calls.append(k) or search(logits, k))
+    kept(peaked(3, 50), 5, (1.0, 2.0))
+    assert calls == [5]

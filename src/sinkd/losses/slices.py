@@ -1,7 +1,7 @@
-"""A loss over many numbers, piece by piece, so that what autograd would keep of all of them is never whole.
+"""Losses over many numbers, computed a slice at a time so that autograd never holds all the intermediate results.
 
-Over pairs and triples (`piecewise`) the gradient is taken on the way; over rows as wide as a vocabulary (`rowwise`)
-each slice of rows is computed once more on the way back, and nothing of the rows' size is kept in between.
+`piecewise` takes the gradient of each piece on the way forward (pairs and triples). `rowwise` computes each slice of
+rows again on the way back and stores nothing in between (rows as wide as a vocabulary).
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..transport.precision import island
+from ..transport.precision import full_precision
 
 LIMIT = 2**18
-"""About so many numbers are held for a piece at once: 1 MB, which stays within a processor's cache."""
+"""Numbers per slice on a CPU: 1 MB of float32, which fits a core's cache."""
 DEVICE_LIMIT = 2**22
-"""The same where there is no cache to fit, and each piece costs the start of some kernels."""
+"""Numbers per slice on an accelerator, where starting a kernel costs more than memory traffic."""
 WIDE = 4096
-"""From this width on rows are not written out."""
+"""Width from which rows are processed in slices."""
 
 Piece = tuple[Any, Callable[[Tensor], Tensor]]
-"""An index of the student's tensor, and what to compute of that part: a scalar."""
+"""An index into the student's tensor, and a function of that part that returns a scalar."""
 
 
 def piecewise(student: Tensor, pieces: Iterable[Piece]) -> Tensor:
-    """Sum of function(student[index]) over the pieces, a scalar in the student's type.
+    """Sum function(student[index]) over the pieces, holding the graph of one piece at a time.
 
-    What autograd would keep until the backward pass is gone after each piece; its place takes one gradient of the
-    student's size. Once differentiable. Parts may overlap.
+    Args:
+        student: any shape.
+        pieces: indices with their functions; indices may overlap.
+
+    Returns:
+        A scalar of the student's type, once differentiable. It holds one gradient of the student's size.
     """
     if not (torch.is_grad_enabled() and student.requires_grad):
         return _walk(student, pieces, None)
@@ -42,22 +46,26 @@ def rowwise(
     rows: Callable[[Tensor, slice], Tensor],
     slope: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Tensor:
-    """Sum of rows(student[i], i) over slices i of the rows of (n, V): a scalar, float64.
+    """Sum rows(student[i], i) over slices i of the rows, storing only the student between forward and backward.
 
-    `rows` gives a scalar that is a sum over the rows it is shown, differentiable by them. What is kept for the backward
-    pass are the student's rows and what `rows` itself refers to. A second derivative is taken of all rows at once.
-    `slope`: the derivative of `rows` by what it is shown, where that is known; else autograd finds it.
+    Args:
+        student: (n, V).
+        rows: returns a scalar that is a sum over the rows that it is given, differentiable with respect to them.
+        slope: the derivative of `rows` with respect to its first argument; by default autograd finds it.
+
+    Returns:
+        A scalar, float64. A second derivative is taken of all rows at once.
     """
     return _Rowwise.apply(student, rows, slope)
 
 
 def is_wide(logits: Tensor) -> bool:
-    """Are these rows (n, V) that should not be written out? Under compile no: it fuses, and would unroll slices."""
+    """Whether rows (n, V) should be processed in slices; never under compile, which fuses and would unroll them."""
     return logits.shape[-1] >= WIDE and not torch.compiler.is_compiling()
 
 
 def spans(size: int, each: int, device: torch.device | None = None) -> list[slice]:
-    """0..size cut into slices for which `each` numbers an index stay near LIMIT (on a CPU) or DEVICE_LIMIT."""
+    """Cut 0..size into slices of about LIMIT (on a CPU) or DEVICE_LIMIT numbers, with `each` numbers per index."""
     limit = LIMIT if device is None or device.type == "cpu" else DEVICE_LIMIT
     step = max(1, limit // max(1, each))
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
@@ -65,7 +73,7 @@ def spans(size: int, each: int, device: torch.device | None = None) -> list[slic
 
 def _walk(student: Tensor, pieces: Iterable[Piece], gradient: Tensor | None) -> Tensor:
     total = student.new_zeros(())
-    with island(student.device):
+    with full_precision(student.device):
         for index, function in pieces:
             part = student.detach()[index]
             if gradient is None:
@@ -95,16 +103,11 @@ class _Piecewise(torch.autograd.Function):
 
 class _Rowwise(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        rows: Callable[[Tensor, slice], Tensor],
-        slope: Callable[[Tensor, slice], Tensor] | None,
-    ) -> Tensor:
+    def forward(ctx: Any, student: Tensor, rows: Callable, slope: Callable | None) -> Tensor:
         ctx.save_for_backward(student)
         ctx.rows, ctx.slope = rows, slope
         total = student.new_zeros((), dtype=torch.float64)
-        with island(student.device):
+        with full_precision(student.device):
             for i in spans(len(student), student.shape[-1], student.device):
                 total += rows(student[i], i)
         return total
@@ -112,7 +115,7 @@ class _Rowwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor, None, None]:
         (student,) = ctx.saved_tensors
-        with island(student.device):
+        with full_precision(student.device):
             if torch.is_grad_enabled():
                 value = ctx.rows(student, slice(None))
                 (gradient,) = torch.autograd.grad(value, student, d_total.to(value.dtype), create_graph=True)
