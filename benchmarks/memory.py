@@ -90,7 +90,7 @@ def measure(folder: Path) -> None:
     from sinkd.tasks import Collator, encode, load_task
     from sinkd.training.arguments import DistillationArguments
     from sinkd.training.distillation import DistillationTrainer
-    from sinkd.training.sampler import SeededSampler
+    from sinkd.training.sampler import UpdateBatches
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder / "tokenizer"))
     stage("import torch, transformers, sinkd")
@@ -99,8 +99,8 @@ def measure(folder: Path) -> None:
     stage("read", len(rows))
     encoded = encode(rows, tokenizer, 128)
     stage("tokenize", len(encoded))
-    order = SeededSampler(len(encoded), 32, seed=0, lengths=np.asarray(encoded["length"]))
-    batches = DataLoader(encoded, batch_size=32, sampler=order, collate_fn=Collator(tokenizer))
+    order = UpdateBatches(len(encoded), 32, seed=0, lengths=np.asarray(encoded["length"]))
+    batches = DataLoader(encoded, batch_sampler=order, collate_fn=Collator(tokenizer))
     seen = sum(len(batch["labels"]) for batch in batches)
     stage("one epoch of batches", seen)
     encoded = encode(task.read("train"), tokenizer, 128)

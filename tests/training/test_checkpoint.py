@@ -1,8 +1,8 @@
-"""What is written aside is whole or absent, whenever the writer dies."""
+"""A folder that is written is whole or absent, whenever the writer dies."""
 
 import pytest
 
-from sinkd.training.checkpoint import ASIDE, last_checkpoint, sweep, write_text, written_aside
+from sinkd.training.checkpoint import PARTIAL, last_checkpoint, remove_partial, write_text, written_whole
 
 
 class Killed(BaseException):
@@ -19,8 +19,8 @@ def content(folder) -> dict[str, str]:
 
 
 def test_the_name_appears_when_everything_is_written(tmp_path):
-    with written_aside(tmp_path / "best") as aside:
-        fill(aside, "new")
+    with written_whole(tmp_path / "best") as partial:
+        fill(partial, "new")
         assert not (tmp_path / "best").exists()
     assert content(tmp_path) == {"best/part/weights": "new"}
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
@@ -29,37 +29,37 @@ def test_the_name_appears_when_everything_is_written(tmp_path):
 def test_a_folder_is_replaced_whole(tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "stale").write_text("old")
-    with written_aside(tmp_path / "best") as aside:
-        fill(aside, "new")
+    with written_whole(tmp_path / "best") as partial:
+        fill(partial, "new")
         assert content(tmp_path / "best") == {"stale": "old"}
     assert content(tmp_path) == {"best/part/weights": "new"}
 
 
 def test_a_failure_inside_leaves_the_old_one_whole(tmp_path):
-    with written_aside(tmp_path / "best") as aside:
-        fill(aside, "old")
-    with pytest.raises(Killed), written_aside(tmp_path / "best") as aside:
-        fill(aside, "half")
+    with written_whole(tmp_path / "best") as partial:
+        fill(partial, "old")
+    with pytest.raises(Killed), written_whole(tmp_path / "best") as partial:
+        fill(partial, "half")
         raise Killed
     assert content(tmp_path / "best") == {"part/weights": "old"}
-    sweep(tmp_path)
+    remove_partial(tmp_path)
     assert content(tmp_path) == {"best/part/weights": "old"}
 
 
 def test_what_a_failed_writer_left_is_not_mixed_into_the_next_one(tmp_path):
-    with pytest.raises(Killed), written_aside(tmp_path / "best") as aside:
-        (aside / "leftover").write_text("half")
+    with pytest.raises(Killed), written_whole(tmp_path / "best") as partial:
+        (partial / "leftover").write_text("half")
         raise Killed
-    with written_aside(tmp_path / "best") as aside:
-        fill(aside, "new")
+    with written_whole(tmp_path / "best") as partial:
+        fill(partial, "new")
     assert content(tmp_path / "best") == {"part/weights": "new"}
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2])
 def test_a_kill_at_any_rename_leaves_one_whole_folder(tmp_path, monkeypatch, renames):
     target = tmp_path / "best"
-    with written_aside(target) as aside:
-        fill(aside, "old")
+    with written_whole(target) as partial:
+        fill(partial, "old")
     rename, done = type(target).rename, []
 
     def dying(self, goal):
@@ -70,28 +70,28 @@ def test_a_kill_at_any_rename_leaves_one_whole_folder(tmp_path, monkeypatch, ren
 
     monkeypatch.setattr(type(target), "rename", dying)
     if renames < 2:
-        with pytest.raises(Killed), written_aside(target) as aside:
-            fill(aside, "new")
+        with pytest.raises(Killed), written_whole(target) as partial:
+            fill(partial, "new")
     else:
-        with written_aside(target) as aside:
-            fill(aside, "new")
+        with written_whole(target) as partial:
+            fill(partial, "new")
     monkeypatch.undo()
-    sweep(tmp_path)
+    remove_partial(tmp_path)
     assert content(tmp_path) == {"best/part/weights": "old" if renames < 2 else "new"}
-    assert not (tmp_path / ASIDE).exists()
+    assert not (tmp_path / PARTIAL).exists()
 
 
 def test_one_that_does_not_write_waits_for_the_one_that_does(tmp_path):
-    with written_aside(tmp_path / "best") as aside, written_aside(tmp_path / "best", writer=False) as same:
-        assert same == aside
-        fill(aside, "new")
+    with written_whole(tmp_path / "best") as partial, written_whole(tmp_path / "best", writer=False) as same:
+        assert same == partial
+        fill(partial, "new")
     assert content(tmp_path) == {"best/part/weights": "new"}
 
 
-def test_sweeping_touches_nothing_else(tmp_path):
+def test_removing_partial_folders_touches_nothing_else(tmp_path):
     (tmp_path / "notes").write_text("mine")
-    sweep(tmp_path)
-    sweep(tmp_path / "absent")
+    remove_partial(tmp_path)
+    remove_partial(tmp_path / "absent")
     assert content(tmp_path) == {"notes": "mine"}
 
 

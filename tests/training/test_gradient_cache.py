@@ -21,7 +21,7 @@ from sinkd.models import decoder_start
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.sampler import SeededSampler, UpdateBatches
+from sinkd.training.sampler import UpdateBatches, row_order
 from sinkd.training.teacher import observe
 from small_language_models import small_model, word_tokenizer
 from training import cuts, decoder_cuts, sharded
@@ -359,11 +359,11 @@ def test_several_processes_look_for_nan_where_they_wait_anyway(micro_batches, mo
 @pytest.mark.parametrize("cut", [(32, 1, 1), (8, 4, 1), (16, 1, 2), (8, 2, 2), (1, 16, 2)])
 def test_every_cut_has_the_same_updates(n_rows, drop_last, cut):
     rows, micro_batches, ranks = cut
-    sampler = SeededSampler(n_rows, 32, seed=1, lengths=np.arange(n_rows) % 7)
-    ranked = [UpdateBatches(sampler, rows, micro_batches, ranks, rank, drop_last) for rank in range(ranks)]
+    lengths = np.arange(n_rows) % 7
+    ranked = [UpdateBatches(n_rows, rows, 1, lengths, micro_batches, ranks, rank, drop_last) for rank in range(ranks)]
     parts = [list(batches) for batches in ranked]
     assert {len(batches) for batches in ranked} == {len(part) for part in parts}
-    order = sampler.order()
+    order = row_order(n_rows, 32, 1, 0, lengths)
     for update in range(ranked[0].updates):
         sizes = ranked[0].sizes(update)
         assert sizes.max() <= rows

@@ -15,7 +15,7 @@ from sinkd.models import load_encoder, load_tokenizer
 from sinkd.tasks import Collator, encode, load_task, table_task
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.run import distill, finetune
-from sinkd.training.sampler import SeededSampler
+from sinkd.training.sampler import row_order
 from sinkd.training.settings import resolve_settings
 
 STILL = ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0"]
@@ -245,18 +245,16 @@ def test_the_annealed_temperature_follows_the_epoch(run, monkeypatch):
     assert asked == [(4.0, epoch, 3) for epoch in range(3) for _ in range(10)]
 
 
-def test_batches_are_those_of_the_seeded_sampler(trainer):
+def test_batches_follow_seed_and_epoch(trainer):
     made = trainer("ce", teacher=False, seed=3, max_steps=-1, num_train_epochs=2)
     lengths = np.asarray(made.train_dataset["length"])
     seen = []
     collate = made.data_collator
     made.data_collator = lambda rows: seen.append([row["input_ids"] for row in rows]) or collate(rows)
     made.train()
-    sampler = SeededSampler(len(lengths), 16, 3, lengths)
     expected = []
     for epoch in range(2):
-        sampler.set_epoch(epoch)
-        order = sampler.order()
+        order = row_order(len(lengths), 16, 3, epoch, lengths)
         expected += [[made.train_dataset[int(i)]["input_ids"] for i in order[j : j + 16]] for j in range(0, 160, 16)]
     assert seen[:20] == expected
 

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent.
 
-A checkpoint is written aside and renamed, so a run that is killed while saving finds the one before. What a kill leaves
-half-written is swept at the next start.
+A checkpoint is written to a partial folder that is renamed at the end, so that a run that is killed while it saves
+still has the checkpoint before. The next start removes what a killed run left.
 """
 
 import os
@@ -12,61 +12,65 @@ from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
 
-ASIDE = ".writing"
+PARTIAL = ".writing"
 
 
 @contextmanager
-def written_aside(target: Path, writer: bool = True) -> Iterator[Path]:
-    """A folder to fill that becomes `target` when the block ends, and is left behind when it fails.
+def written_whole(target: Path, writer: bool = True) -> Iterator[Path]:
+    """Fill a partial folder that becomes `target`, in place of an earlier one, when the block ends without an error.
 
-    `writer`: whether this process renames; the others only fill. Everything is on disk before the name appears.
+    Args:
+        target: The folder that appears with all its files, which are on the disk by then.
+        writer: Whether this process renames the folder; of several that fill it, one does.
+
+    Yields:
+        The partial folder.
     """
-    aside = target.parent / ASIDE / target.name
+    partial = target.parent / PARTIAL / target.name
     if writer:
-        shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True, exist_ok=True)
-    yield aside
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    yield partial
     if writer:
-        for path in aside.rglob("*"):
+        for path in partial.rglob("*"):
             if path.is_file():
                 _flush(path)
-        replaced = target.parent / ASIDE / f"{target.name}.replaced"
+        replaced = partial.with_name(f"{target.name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         if target.exists():
             target.rename(replaced)
-        aside.rename(target)
+        partial.rename(target)
         shutil.rmtree(replaced, ignore_errors=True)
         with suppress(OSError):  # another process may be writing another folder
-            aside.parent.rmdir()
+            partial.parent.rmdir()
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in `folder`; put back what was about to be replaced."""
-    aside = folder / ASIDE
-    for replaced in aside.glob("*.replaced"):
+def remove_partial(folder: Path) -> None:
+    """Remove partial folders that killed runs left in `folder`, and restore what they were about to replace."""
+    for replaced in (folder / PARTIAL).glob("*.replaced"):
         original = folder / replaced.name.removesuffix(".replaced")
         if not original.exists():
             replaced.rename(original)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run's folder."""
+    """The newest checkpoint in a run's folder, or None."""
     found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     return None if found is None else Path(found)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a small file at once, so that a reader never sees half of it."""
+    """Write or replace a small file in one step, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    _flush(aside)
-    os.replace(aside, path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    _flush(partial)
+    os.replace(partial, path)
 
 
-def is_aside(path: Path, name: str) -> bool:
-    """Is this what a killed `write_text` left of the file `name`?"""
+def is_partial(path: Path, name: str) -> bool:
+    """Whether a killed `write_text` of the file `name` left this file."""
     return path.name.startswith(f".{name}.")
 
 

@@ -231,7 +231,7 @@ class DistillationTrainer(TaskTrainer):
     def _logs_this_step(self) -> bool:
         step = self.state.global_step + 1
         if self.args.logging_strategy == "epoch":
-            return step % self.steps_per_epoch == 0 or step >= self.state.max_steps
+            return step % self._update_batches.updates == 0 or step >= self.state.max_steps
         first = step == 1 and self.args.logging_first_step
         return self.args.logging_strategy == "steps" and (first or step % self.state.logging_steps == 0)
 

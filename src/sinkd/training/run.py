@@ -34,7 +34,7 @@ from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.card import Teacher, teacher_scores, write_card
-from sinkd.training.checkpoint import ASIDE, is_aside, last_checkpoint, write_text
+from sinkd.training.checkpoint import PARTIAL, is_partial, last_checkpoint, write_text
 from sinkd.training.choice_rows import ChoiceRows
 from sinkd.training.distillation import DistillationTrainer, ask_once
 from sinkd.training.hub import push_run
@@ -294,7 +294,9 @@ def _claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome
         return None
     if earlier is not None:
         _clear(folder)
-    elif folder.is_dir() and not all(path.name == LOCK or is_aside(path, "manifest.json") for path in folder.iterdir()):
+    elif folder.is_dir() and not all(
+        path.name == LOCK or is_partial(path, "manifest.json") for path in folder.iterdir()
+    ):
         several = "runs of several seeds" if any(folder.glob("seed-*/manifest.json")) else "no run"
         raise SinkdError(f"{folder} is not empty and holds {several}; choose another folder")
     manifest.write(folder)
@@ -304,7 +306,7 @@ def _claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome
 def _clear(folder: Path) -> None:
     """Remove what a run wrote, and nothing else; its manifest stays until the next run's replaces it."""
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in [*checkpoints, folder / BEST, folder / ASIDE, folder / "runs"]:
+    for path in [*checkpoints, folder / BEST, folder / PARTIAL, folder / "runs"]:
         shutil.rmtree(path, ignore_errors=True)
     for name in ("metrics.json", "results.csv", "model.safetensors", "README.md"):
         (folder / name).unlink(missing_ok=True)

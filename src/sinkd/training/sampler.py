@@ -1,109 +1,99 @@
-"""The order of training rows: random, of like length within a batch, and decided by seed and epoch alone.
+"""Which training rows make a batch: random, of similar length within a batch, and decided by seed and epoch alone.
 
-A resumed run must see the batches that the uninterrupted run saw. The Trainer's own grouping by length draws from the
-global random state, which after a resume in a later epoch is another one; this sampler owns its generator.
+A resumed run must see the batches of the uninterrupted run. The Trainer's own grouping by length draws from the global
+random state, which differs after a resume in a later epoch.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
 
-# Rows are sorted by length within pools of so many batches: nearly all padding goes, and batches stay random.
+# Rows are sorted by length within pools of this many updates: nearly all padding goes, and batches stay random.
 POOL = 50
 
 
-class SeededSampler(Sampler[int]):
-    """Row numbers of one epoch, a permutation of range(n).
+def row_order(n_rows: int, update_rows: int, seed: int, epoch: int, lengths: np.ndarray | None = None) -> np.ndarray:
+    """The order of an epoch's rows, a permutation of range(n_rows), (n_rows,) int64.
 
-    lengths: (n,) tokens a row, or None to leave lengths alone. batch_size: rows of an update.
+    Args:
+        n_rows: How many rows there are.
+        update_rows: Rows of an update; each update's rows have similar lengths, and fall in length.
+        seed: Together with `epoch` decides the order.
+        epoch: Counts from 0.
+        lengths: Tokens of each row, (n_rows,); None: lengths do not matter.
     """
-
-    def __init__(self, n_rows: int, batch_size: int, seed: int, lengths: np.ndarray | None = None):
-        self.n_rows = n_rows
-        self.batch_size = batch_size
-        self.seed = seed
-        self.lengths = lengths
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0; the data loader calls this."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.n_rows
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self.order().tolist()
-
-    def order(self) -> np.ndarray:
-        """The epoch's permutation, (n,) int64."""
-        generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(self.n_rows)
-        if self.lengths is None:
-            return order
-        pool = self.batch_size * POOL
-        batches = []
-        for start in range(0, self.n_rows, pool):
-            rows = order[start : start + pool]
-            # Stable: equal lengths keep their random order.
-            rows = rows[np.argsort(-self.lengths[rows], kind="stable")]
-            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        # A short batch stays last, where a data loader expects it.
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        rest = [batch for batch in batches if len(batch) < self.batch_size]
-        generator.shuffle(full)
-        return np.concatenate(full + rest) if batches else order
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(n_rows)
+    if lengths is None or not n_rows:
+        return order
+    updates = []
+    for start in range(0, n_rows, update_rows * POOL):
+        rows = order[start : start + update_rows * POOL]
+        # Stable: equal lengths keep their random order.
+        rows = rows[np.argsort(-lengths[rows], kind="stable")]
+        updates += [rows[i : i + update_rows] for i in range(0, len(rows), update_rows)]
+    # A short update stays last, where a data loader expects it.
+    short = [updates.pop()] if len(updates[-1]) < update_rows else []
+    generator.shuffle(updates)
+    return np.concatenate(updates + short)
 
 
+@dataclass(eq=False)
 class UpdateBatches(Sampler[list[int]]):
     """The micro-batches of one process: every update's rows, cut evenly among micro-batches and processes.
 
-    An update has the same rows however it is cut: `batch_size` rows on each of `ranks` processes, `micro_batches`
-    times. The last update of an epoch may have fewer (`drop_last` leaves it out), and then as few micro-batches as hold
-    them; a part that is left without any row gets one to keep the processes in step, and `sizes` tells that it does not
-    count.
+    An update has the same rows however it is cut. The last one of an epoch may have fewer, and then has as few
+    micro-batches as hold them. A part that is left without any row gets one to keep the processes in step; `sizes` says
+    that it does not count.
+
+    Args:
+        n_rows: Rows of an epoch.
+        batch_size: Rows of a micro-batch on one process.
+        seed: Decides the order of rows, together with `epoch`.
+        lengths: Tokens of each row, (n_rows,), to make batches of similar length; None: lengths do not matter.
+        micro_batches: Micro-batches of an update.
+        ranks: How many processes train.
+        rank: Which of them this one is.
+        drop_last: Leave out an epoch's last update where it has fewer rows.
+        epoch: The epoch to iterate over, from 0.
     """
 
-    def __init__(
-        self,
-        sampler: SeededSampler,
-        batch_size: int,
-        micro_batches: int = 1,
-        ranks: int = 1,
-        rank: int = 0,
-        drop_last: bool = False,
-    ):
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.micro_batches = micro_batches
-        self.ranks = ranks
-        self.rank = rank
-        rows = batch_size * micro_batches * ranks
-        self._update = rows
-        self._rows = len(sampler) // rows * rows if drop_last else len(sampler)
+    n_rows: int
+    batch_size: int
+    seed: int
+    lengths: np.ndarray | None = None
+    micro_batches: int = 1
+    ranks: int = 1
+    rank: int = 0
+    drop_last: bool = False
+    epoch: int = 0
 
-    def __len__(self) -> int:
-        if not self.updates:
-            return 0
-        return (self.updates - 1) * self.micro_batches + len(self.sizes(self.updates - 1))
+    @property
+    def update_rows(self) -> int:
+        """Rows of an update, on all processes."""
+        return self.batch_size * self.micro_batches * self.ranks
 
     @property
     def updates(self) -> int:
         """Updates of an epoch."""
-        return -(-self._rows // self._update)
+        return self.n_rows // self.update_rows if self.drop_last else -(-self.n_rows // self.update_rows)
 
     def sizes(self, update: int) -> np.ndarray:
         """Rows of each part of an epoch's update, (micro-batches, ranks)."""
-        rows = min(self._update, self._rows - update * self._update)
+        rows = min(self.update_rows, self.n_rows - update * self.update_rows)
         micro_batches = -(-rows // (self.batch_size * self.ranks))
-        parts = np.array_split(np.arange(rows), micro_batches * self.ranks)
-        return np.array([len(part) for part in parts]).reshape(micro_batches, self.ranks)
+        parts = micro_batches * self.ranks
+        return (rows // parts + (np.arange(parts) < rows % parts)).reshape(micro_batches, self.ranks)
+
+    def __len__(self) -> int:
+        return (self.updates - 1) * self.micro_batches + len(self.sizes(self.updates - 1)) if self.updates else 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = self.sampler.order()
+        order = row_order(self.n_rows, self.update_rows, self.seed, self.epoch, self.lengths)
         for update in range(self.updates):
-            rows = order[update * self._update : (update + 1) * self._update]
+            rows = order[update * self.update_rows : (update + 1) * self.update_rows]
             ends = np.cumsum(self.sizes(update))
             for part in range(self.rank, len(ends), self.ranks):
                 start = ends[part - 1] if part else 0

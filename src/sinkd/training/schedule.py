@@ -2,51 +2,45 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback
-
-from sinkd.training.sampler import SeededSampler
 
 
 class Schedule(TrainerCallback):
     """The Trainer's schedule with three differences.
 
-    - A save that falls on an epoch's last step waits for the epoch's evaluation: a run that resumed from it would
+    - A save that falls on an epoch's last step waits for the epoch's evaluation; a run that resumed from it would
       otherwise never evaluate that epoch.
-    - SIGTERM: a checkpoint at the next step, and a stop without the evaluation that an epoch's end brings.
-    - `interval`: steps between evaluations, as a function of the step; None from it means once an epoch. Without the
-      function the Trainer's `eval_strategy` decides.
+    - After SIGTERM the run saves a checkpoint at the next step and stops, without the evaluation of an epoch's end.
+    - With `interval` the run evaluates as often as that says, and not as the Trainer's `eval_strategy` does.
 
-    steps_per_epoch: how many updates an epoch has, known once training begins.
+    Args:
+        interval: step -> steps between evaluations, or None for once an epoch.
     """
 
-    def __init__(self, steps_per_epoch: Callable[[], int], interval: Callable[[int], int | None] | None = None):
-        self.steps_per_epoch = steps_per_epoch
+    def __init__(self, interval: Callable[[int], int | None] | None = None):
         self.interval = interval
         self.terminated = False
-        self.sampler: SeededSampler | None = None
         self._save_at_epoch_end = False
-        self._previous: Any = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._terminate)
+    @contextmanager
+    def catching_sigterm(self) -> Iterator[None]:
+        """Note SIGTERM in `terminated` while the block runs; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self.release()
-
-    def release(self) -> None:
-        """Give SIGTERM back to whoever had it before training."""
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         # Accelerate's wrappers do not pass the epoch on after a resume with several processes.
-        if self.sampler is not None:
-            self.sampler.set_epoch(int(state.epoch or 0))
+        train_dataloader.batch_sampler.epoch = int(state.epoch or 0)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.interval is not None:
@@ -54,7 +48,7 @@ class Schedule(TrainerCallback):
             control.should_evaluate = steps is not None and state.global_step % steps == 0
         if self.terminated:
             control.should_training_stop = control.should_save = True
-        if state.global_step % self.steps_per_epoch() == 0 or state.global_step >= state.max_steps:
+        if state.epoch == int(state.epoch) or state.global_step >= state.max_steps:
             self._save_at_epoch_end = control.should_save or args.save_strategy != "no"
             control.should_save = False
 

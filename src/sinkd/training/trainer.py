@@ -26,11 +26,11 @@ from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import Progress, View
 from sinkd.training.arguments import TaskArguments
-from sinkd.training.checkpoint import ASIDE, sweep, written_aside
+from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
 from sinkd.training.cpu import CpuTrainer
 from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.hub import open_repository, push_checkpoint
-from sinkd.training.sampler import SeededSampler, UpdateBatches
+from sinkd.training.sampler import UpdateBatches
 from sinkd.training.schedule import Schedule
 from sinkd.training.teacher import TaughtRows, observe
 
@@ -74,12 +74,11 @@ class TaskTrainer(CpuTrainer):
         self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
         # The values of an update are averaged over its micro-batches: let the Trainer divide by their number.
         self.loss_is_scaled_for_ga = False
-        self.steps_per_epoch = 1
-        self.schedule = Schedule(lambda: self.steps_per_epoch, interval)
+        self.schedule = Schedule(interval)
         self.add_callback(self.schedule)
-        self._saving_aside: Path | None = None
+        self._saving_to: Path | None = None
         self.seconds_beside = 0.0  # spent on evaluating and saving since somebody set it to 0
-        self._update_batches: UpdateBatches | None = None
+        self._update_batches: Any = None  # the `UpdateBatches` of training, once it begins
         self.rows_trained = 0  # by all processes, since this object was made
 
     # What is trained on
@@ -91,14 +90,11 @@ class TaskTrainer(CpuTrainer):
     def get_train_dataloader(self):
         """Batches of the training rows for this process, which seed and epoch alone decide."""
         args, rows = self.args, self.train_dataset
-        # With accumulation an update has the rows that it would have had at once.
-        update = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-        seed = args.seed if args.data_seed is None else args.data_seed
-        sampler = SeededSampler(len(rows), update, seed, row_lengths(rows) if args.group_by_length else None)
-        self.schedule.sampler = sampler
         self._update_batches = UpdateBatches(
-            sampler,
+            len(rows),
             args.train_batch_size,
+            args.seed if args.data_seed is None else args.data_seed,
+            row_lengths(rows) if args.group_by_length else None,
             args.gradient_accumulation_steps,
             args.world_size,
             args.process_index,
@@ -152,11 +148,6 @@ class TaskTrainer(CpuTrainer):
         if lengths is None or self.args.world_size > 1:
             return super()._get_eval_sampler(eval_dataset)
         return np.argsort(lengths, kind="stable").tolist()
-
-    def set_initial_training_values(self, args, dataloader):
-        values = super().set_initial_training_values(args, dataloader)
-        self.steps_per_epoch = values[1]
-        return values
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         cache = self._gradient_cache(model, [inputs]) if num_items_in_batch is None else num_items_in_batch
@@ -237,26 +228,24 @@ class TaskTrainer(CpuTrainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         if self.args.should_save:
-            sweep(Path(self.args.output_dir))
-        try:
+            remove_partial(Path(self.args.output_dir))
+        with self.schedule.catching_sigterm():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        finally:
-            self.schedule.release()
 
     def _get_output_dir(self, trial):
-        return super()._get_output_dir(trial) if self._saving_aside is None else str(self._saving_aside)
+        return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
 
     def _save_checkpoint(self, model, trial):
         started = time.perf_counter()
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with written_aside(folder / name, writer=self.args.should_save) as aside:
+        with written_whole(folder / name, writer=self.args.should_save) as partial_folder:
             # Trainer writes `<its output folder>/checkpoint-N`, and every rank its own files in it.
-            self._saving_aside = folder / ASIDE
+            self._saving_to = folder / PARTIAL
             try:
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
-                    self.save_extras(aside)
+                    self.save_extras(partial_folder)
             except (OSError, RuntimeError, SafetensorError) as error:
                 reason = str(error).splitlines()[0]
                 raise SinkdError(
@@ -264,7 +253,7 @@ class TaskTrainer(CpuTrainer):
                     "the checkpoint before it"
                 ) from error
             finally:
-                self._saving_aside = None
+                self._saving_to = None
             self.accelerator.wait_for_everyone()
         self.accelerator.wait_for_everyone()
         push_checkpoint(self, folder / name)
@@ -292,8 +281,8 @@ class TaskTrainer(CpuTrainer):
         # The best model lies in a folder of its own: the Trainer is not to look for it among the checkpoints.
         self.state.best_global_step = None
         if is_best:
-            with written_aside(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as aside:
-                self.save_model(str(aside), _internal_call=True)
+            with written_whole(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as partial_folder:
+                self.save_model(str(partial_folder), _internal_call=True)
                 self.accelerator.wait_for_everyone()
             self.accelerator.wait_for_everyone()
         return is_best
