@@ -1,8 +1,4 @@
-"""The published settings, one YAML file each: where they lie and what they are called.
-
-A recipe's name is its place under recipes/ without the ending: `glue/cola-student`. In a repository the files are at
-the root; an installed package carries them inside.
-"""
+"""The published settings: YAML files, named by their path under recipes/ without the suffix: `glue/cola-student`."""
 
 import difflib
 from pathlib import Path
@@ -13,19 +9,23 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def folder() -> Path:
-    """The folder of the recipes: the installed package's own, else the repository's."""
+    """Return the folder of the recipes: inside an installed package, else at the root of the repository."""
     carried = _PACKAGE / "_recipes"
     return carried if carried.is_dir() else _PACKAGE.parents[1] / "recipes"
 
 
 def names() -> list[str]:
-    """All recipes in alphabetical order, `["glue/cola-student", "glue/cola-teacher", ...]`."""
+    """Return the names of all recipes in alphabetical order: `["glue/cola-student", "glue/cola-teacher", ...]`."""
     root = folder()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def find(name: str) -> Path:
-    """The file of the recipe `name`. Raises SinkdError, with the nearest names, where there is none."""
+    """Return the file of a recipe.
+
+    Raises:
+        SinkdError: There is no recipe of that name; gives the nearest names.
+    """
     known = names()
     if name not in known:
         likely = difflib.get_close_matches(name, known, n=3) or known

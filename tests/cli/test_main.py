@@ -72,7 +72,7 @@ def test_an_unknown_command_names_those_there_are(capsys):
     [
         (SinkdError("the sky is green; it must be blue"), 2, "sinkd: the sky is green; it must be blue"),
         (RuntimeError("boom"), 1, "sinkd: RuntimeError: boom (--traceback shows where)"),
-        (KeyboardInterrupt(), 130, "sinkd: interrupted; the same command goes on from its last checkpoint"),
+        (KeyboardInterrupt(), 130, "sinkd: interrupted; the same command resumes from its last checkpoint"),
         (Terminated("stopped at step 3"), 143, "sinkd: stopped at step 3"),
     ],
 )

@@ -38,7 +38,7 @@ def test_the_list_says_how_to_get_more(capsys):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "--task_name is missing; name a task whose templates are to be listed, or give --fetch"),
+        ([], "--task_name is missing; name a task to list its templates, or give --fetch"),
         (["--task_name", "cola"], "found task 'cola', expected one of superglue/boolq"),
         (["--task_name", "copa", "--templates_dir", "nowhere"], "no templates of copa in nowhere: looked for nowhere"),
     ],

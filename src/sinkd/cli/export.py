@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from transformers.hf_argparser import HfArg
-
 from sinkd.cli.command import load_named_task, show_plan
 from sinkd.errors import SinkdError
 from sinkd.exchange.onnx import export
@@ -14,6 +12,7 @@ from sinkd.models import find_checkpoint
 from sinkd.report import show
 from sinkd.tasks import ChoiceTask, Task
 from sinkd.training.arguments import FinetuneArguments
+from sinkd.training.parser import flag
 from sinkd.training.settings import DATA, resolve_settings
 
 
@@ -21,9 +20,9 @@ from sinkd.training.settings import DATA, resolve_settings
 class ExportArguments(FinetuneArguments):
     """The flags of `sinkd evaluate`, and the form to write."""
 
-    format: Literal["onnx"] = HfArg(default="onnx", help="The form to write.")
-    quantize: Literal["none", "int8"] = HfArg(
-        default="none", help="int8: also write the model with int8 weights, and score both on the dev set."
+    format: Literal["onnx"] = flag("onnx", "The form to write.")
+    quantize: Literal["none", "int8"] = flag(
+        "none", "int8: also write the model with int8 weights, and score both on the dev set."
     )
 
 

@@ -1,4 +1,4 @@
-"""`sinkd COMMAND`: routes to one file a command, and turns what goes wrong into one sentence and an exit status.
+"""`sinkd COMMAND`: runs the command's file, and turns an error into one sentence and an exit status.
 
 0 done, 1 failure, 2 wrong input, 130 interrupted, 143 terminated after writing a checkpoint.
 """
@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": "watch a teacher being trained and students being distilled, on a corpus made on the spot",
     "finetune": "train a model on a task's labels: the teacher",
     "distill": "train a small model under an objective that a teacher takes part in: the student",
-    "cache-teacher": "ask the teacher all that a distillation needs of it, on any number of processes",
+    "cache-teacher": "run the teacher over a task's data once, on any number of processes, and keep its answers",
     "evaluate": "score a trained model on a task's dev set",
     "predict": "write a trained model's answers for a task's test set",
     "prompts": "list a task's prompt templates, or fetch promptsource's",
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status."""
+    """Run a command line (default: this process's) and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print("sinkd: a large model teaches a small one by optimal transport\n\nusage: sinkd COMMAND [FLAGS]\n")
@@ -50,53 +50,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
-    """Run a command; its exit status, and one sentence on standard error for what went wrong."""
+    """Run a command and return its exit status; an error becomes one sentence on standard error.
+
+    Args:
+        command: What to run.
+        argv: Its flags, for `--traceback`.
+    """
     quieten()
+    trace = "--traceback" in argv
     try:
         command()
-        _leave_group()
+        if "torch.distributed" in sys.modules:  # this process may have joined torchrun's group
+            importlib.import_module("sinkd.training.gather").leave_group()
         return 0
-    except SharedError as error:
-        return _complain(str(error), argv) if os.environ.get("RANK", "0") == "0" else 2
+    except SharedError as error:  # every process raises it
+        return _complain(str(error), trace) if os.environ.get("RANK", "0") == "0" else 2
     except SinkdError as error:
-        return _complain(str(error), argv)
+        return _complain(str(error), trace)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command goes on from its last checkpoint", argv, status=130)
+        return _complain("interrupted; the same command resumes from its last checkpoint", trace, status=130)
     except SystemExit as leave:  # argparse, for --help
         return int(leave.code or 0)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Terminated as stop:
-        return _complain(str(stop), argv, status=143)
-    except OSError as error:
-        hint = "" if "--traceback" in argv else " (--traceback shows where)"
-        named = error.filename is not None and error.strerror is not None
-        told = f"{error.filename} cannot be read or written: {error.strerror}" if named else f"the system says: {error}"
-        return _complain(f"{told}{hint}", argv, status=1)
+        return _complain(str(stop), trace, status=143)
     except Exception as error:
-        if "device-side assert" in str(error):  # a GPU's check, which nobody waited for
-            text = 'a check on the GPU failed; the line above with "Assertion" in it says which (--use_cpu counts rows)'
-            return _complain(text, argv, status=1)
-        hint = "" if "--traceback" in argv else " (--traceback shows where)"
-        return _complain(f"{type(error).__name__}: {error}{hint}", argv, status=1)
+        return _complain(_sentence(error, "" if trace else " (--traceback shows where)"), trace, status=1)
 
 
-def _leave_group() -> None:
-    """Leave torchrun's process group, where this process joined one."""
-    if "torch.distributed" in sys.modules:
-        importlib.import_module("sinkd.training.gather").leave_group()
+def _sentence(error: Exception, hint: str) -> str:
+    """What to say of an error that is neither the user's nor expected."""
+    if isinstance(error, OSError):
+        if error.filename is not None and error.strerror is not None:
+            return f"{error.filename} cannot be read or written: {error.strerror}{hint}"
+        return f"the system says: {error}{hint}"
+    if "device-side assert" in str(error):  # a kernel's check fails later than the line that started the kernel
+        return 'a check on the GPU failed; the line above with "Assertion" in it says which (--use_cpu counts rows)'
+    return f"{type(error).__name__}: {error}{hint}"
 
 
-def _complain(sentence: str, argv: Sequence[str] = (), status: int = 2) -> int:
-    if "--traceback" in argv:
+def _complain(sentence: str, trace: bool = False, status: int = 2) -> int:
+    if trace:
         traceback.print_exc()
     print(f"sinkd: {sentence}", file=sys.stderr)
     return status
 
 
 def quieten() -> None:
-    """Libraries report through their own bars and warnings; ours says what a user can act on."""
+    """Silence the progress bars and warnings of libraries, which a user cannot act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

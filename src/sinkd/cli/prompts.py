@@ -1,28 +1,27 @@
-"""`sinkd prompts`: the templates of a task by name, and promptsource's fetched from the package index."""
+"""`sinkd prompts`: list a task's templates by name, or fetch promptsource's from the package index."""
 
 from collections.abc import Sequence
 
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
 from sinkd.tasks import Template, templates
-from sinkd.tasks.prompts import OWN
 from sinkd.tasks.promptsource import fetch, promptsource_dir
+from sinkd.tasks.template_folders import OWN
 from sinkd.training.parser import ArgumentParser
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse a command line and run it."""
+    """Run a command line."""
     parser = ArgumentParser(prog="sinkd prompts", description=__doc__)
     parser.add_argument("--task_name", help="list the templates of this task: superglue/copa, boolq, anli/r1 ...")
-    parser.add_argument("--templates_dir", help="a folder of your own templates, in promptsource's form")
+    parser.add_argument("--templates_dir", help="a folder of your own templates, in promptsource's format")
     parser.add_argument("--fetch", action="store_true", help="fetch promptsource's templates, unless they are there")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     args = parser.parse_args(argv)
     if not (args.fetch or args.task_name):
-        raise SinkdError("--task_name is missing; name a task whose templates are to be listed, or give --fetch")
+        raise SinkdError("--task_name is missing; name a task to list its templates, or give --fetch")
     if args.fetch:
-        folder = fetch()
-        print(f"promptsource's templates are in {folder}")
+        print(f"promptsource's templates are in {fetch()}")
     if args.task_name:
         show(_table(args.task_name, templates(args.task_name, args.templates_dir)))
 

@@ -6,11 +6,11 @@ from sinkd.tasks.collate import Collator
 from sinkd.tasks.encode import encode
 from sinkd.tasks.glue import TASKS, load_task
 from sinkd.tasks.grammar import write_corpus
-from sinkd.tasks.prompts import find_template, templates
 from sinkd.tasks.superglue import SUPERGLUE, load_superglue, names_superglue
 from sinkd.tasks.table import table_task
 from sinkd.tasks.task import Task, read_unlabeled
 from sinkd.tasks.template import Template
+from sinkd.tasks.template_folders import find_template, templates
 
 __all__ = [
     "SUPERGLUE",

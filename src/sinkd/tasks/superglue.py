@@ -3,7 +3,7 @@
 The boundary, for whoever trains on it:
 
     task = load_superglue("superglue/copa", data_dir)               # a ChoiceTask: see choice.py
-    template = find_template(task.name, "NAME", templates_dir)      # prompts.py
+    template = find_template(task.name, "NAME", templates_dir)      # template_folders.py
     examples = task.examples("train", template, seed)
     # prompt, target, choices, answer (-1 unknown), index; meanings and accepted are for `scores`
     task.scores(examples, chosen)                                   # chosen (n,): one of each row's choices

@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_xla_available
 
 from sinkd.errors import SinkdError
-from sinkd.training.flag import flag
 from sinkd.training.objective_arguments import ObjectiveArguments
+from sinkd.training.parser import flag
 
 
 @dataclass

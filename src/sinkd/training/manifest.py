@@ -1,4 +1,4 @@
-"""`manifest.json`: what made a run, written before it starts, so that a folder tells which run it belongs to."""
+"""`manifest.json`: what a run is made of, written before it starts; it tells which run a folder belongs to."""
 
 import json
 import platform
@@ -15,7 +15,7 @@ from sinkd.training.checkpoint import write_text
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
-# Settings that change where a run writes or what it shows, not what it computes.
+# Settings that change where a run reads, writes or what it shows, not what it computes.
 INCIDENTAL = {
     "output_dir", "overwrite", "traceback", "dry_run", "config", "seeds", "disable_tqdm", "report_to", "run_name",
     "logging_dir", "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
@@ -31,9 +31,16 @@ INCIDENTAL = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What made a run. `config` and `inputs` decide its result; the rest is for the reader.
+    """What a run is made of.
 
-    inputs: name -> fingerprint of each thing read (data files, starting models, teacher).
+    Attributes:
+        argv: The command line.
+        config: The settings that decide the result.
+        settings: All settings.
+        inputs: Fingerprints of all that is read (data files, starting model, teacher), by name.
+        versions: Versions of Python and of packages, by name.
+        seed: The seed.
+        world_size: The number of processes.
     """
 
     argv: list[str]
@@ -45,21 +52,21 @@ class Manifest:
     world_size: int
 
     def same_run(self, other: "Manifest") -> str | None:
-        """None where the other manifest describes this very run, else the first thing that differs."""
-        mine = {**self.config, **self.inputs, "world_size": self.world_size}
-        its = {**other.config, **other.inputs, "world_size": other.world_size}
-        for name in sorted(mine.keys() | its.keys()):
-            if mine.get(name) != its.get(name):
-                return f"{name} was {its.get(name)!r} and is {mine.get(name)!r}"
+        """Compare with an earlier run's manifest: None for the same run, else the first difference, in words."""
+        now = {**self.config, **self.inputs, "world_size": self.world_size}
+        then = {**other.config, **other.inputs, "world_size": other.world_size}
+        for name in sorted(now.keys() | then.keys()):
+            if now.get(name) != then.get(name):
+                return f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
         return None
 
     def write(self, folder: Path) -> None:
-        """Write manifest.json into a run's folder."""
+        """Write `manifest.json` into a run's folder."""
         write_text(folder / "manifest.json", json.dumps(asdict(self), indent=1, default=str) + "\n")
 
 
 def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
-    """The manifest of a run that is about to start."""
+    """Return the manifest of a run that is about to start."""
     settings = json.loads(json.dumps(args.to_dict(), default=str))
     names = {f.name for f in fields(args)} - INCIDENTAL
     return Manifest(
@@ -78,22 +85,22 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
 
 
 def _program(path: str) -> str:
-    """A script as it was typed, `T0/distillation.py`; of an installed program its name, no folder of this machine."""
+    """A script as typed, `T0/distillation.py`; an installed program by its name alone."""
     return Path(path).name if Path(path).is_absolute() else path
 
 
 def _without_secrets(words: list[str]) -> list[str]:
-    """A command line as it may be shown: the manifest and the model card go where the model goes."""
-    kept = []
-    for previous, word in zip(["", *words], words, strict=False):
-        if previous == "--hub_token":
-            word = "..."
-        kept.append("--hub_token=..." if word.startswith("--hub_token=") else word)
-    return kept
+    """A command line without the hub's token: manifest and model card are published with the model."""
+    hidden = ["--hub_token=..." if word.startswith("--hub_token=") else word for word in words]
+    return ["..." if before == "--hub_token" else word for before, word in zip(["", *words], hidden, strict=False)]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest in a run's folder; None where there is none. Raises SinkdError for one that cannot be read."""
+    """Read the manifest of a run's folder; None if it has none.
+
+    Raises:
+        SinkdError: The manifest cannot be read.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         return None

@@ -7,7 +7,7 @@ from sinkd.errors import SinkdError
 from sinkd.losses.objective import TERMS, Objective
 from sinkd.losses.options import Flag, flags_of
 from sinkd.losses.top_k import kept_for
-from sinkd.training.flag import flag
+from sinkd.training.parser import flag
 
 KindT = TypeVar("KindT", bound=type)
 

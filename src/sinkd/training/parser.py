@@ -9,8 +9,14 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import HfArg
 
 from sinkd.errors import SinkdError
+
+
+def flag(default: Any, text: str, *aliases: str) -> Any:
+    """Return a dataclass field that is a flag with this default and line of help."""
+    return HfArg(default=default, help=text, aliases=list(aliases) or None)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -34,7 +40,7 @@ class FlagParser(HfArgumentParser):
         """The values that a command line gives, by field name; flags that are not typed are not in it.
 
         Raises:
-            SinkdError: an unknown flag (names the nearest), or a value that does not fit.
+            SinkdError: An unknown flag (names the nearest), or a value that does not fit.
         """
         untyped = object()
         namespace = argparse.Namespace(**dict.fromkeys((action.dest for action in self._actions), untyped))
@@ -47,7 +53,7 @@ class FlagParser(HfArgumentParser):
         """The values that a YAML file gives, by field name.
 
         Raises:
-            SinkdError: no such file, no YAML, an unknown key (names the nearest), or a value that does not fit.
+            SinkdError: No such file, no YAML, an unknown key (names the nearest), or a value that does not fit.
         """
         if not path.is_file():
             raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in recipes/glue/")
@@ -64,7 +70,7 @@ class FlagParser(HfArgumentParser):
         """Settings found at `place`, by field name and with the types that the command line would give them.
 
         Raises:
-            SinkdError: an unknown key (names the nearest), or a value that does not fit.
+            SinkdError: An unknown key (names the nearest), or a value that does not fit.
         """
         values = {}
         for key, value in settings.items():

@@ -46,14 +46,14 @@ def resolve_settings(
     """Resolve the settings of a command line.
 
     Args:
-        kind: the dataclass to fill.
-        argv: the command line, without the program.
-        prog: the program's name in errors and help.
-        recipe: gives the name of a task's published recipe, "glue/cola-student"; without such a recipe nothing is read.
-        trained: the settings to take from the run that trained `--model_path` (READING, DATA).
+        kind: The dataclass to fill.
+        argv: The command line, without the program.
+        prog: The program's name in errors and help.
+        recipe: Gives the name of a task's published recipe, "glue/cola-student"; there need not be such a recipe.
+        trained: The settings to take from the run that trained `--model_path` (READING, DATA).
 
     Raises:
-        SinkdError: an unknown flag or key (names the nearest), or a value that does not fit.
+        SinkdError: An unknown flag or key (names the nearest), or a value that does not fit.
     """
     parser = FlagParser(kind, prog)
     typed = parser.typed(argv)
@@ -80,7 +80,7 @@ def named_task(settings: Mapping[str, Any]) -> str | None:
     "cola" is a task of GLUE; "superglue/copa", "anli/r1" and all that `names_superglue` knows are for language models.
 
     Raises:
-        SinkdError: both are given.
+        SinkdError: Both are given.
     """
     task, dataset, config = (settings.get(name) for name in ("task_name", "dataset_name", "dataset_config_name"))
     if dataset is None:

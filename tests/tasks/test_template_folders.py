@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from sinkd.errors import SinkdError
-from sinkd.tasks import SUPERGLUE, find_template, load_superglue, prompts, templates
+from sinkd.tasks import SUPERGLUE, find_template, load_superglue, template_folders, templates
 from sinkd.tasks.promptsource import fetch, promptsource_dir
 from superglue_layouts import LINES, write_superglue
 
@@ -20,7 +20,7 @@ def no_promptsource(tmp_path, monkeypatch):
 
 
 def own(name):
-    return [template for template in templates(name) if template.source.is_relative_to(prompts.OWN)]
+    return [template for template in templates(name) if template.source.is_relative_to(template_folders.OWN)]
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -139,7 +139,7 @@ def test_anybodys_template_comes_before_the_packages_of_that_name(tmp_path, no_p
     first = own("copa")[0]
     write(tmp_path / "mine" / "copa", first.name)
     assert find_template("copa", first.name, tmp_path / "mine").jinja == "mine ||| yes"
-    assert find_template("copa", own("copa")[1].name, tmp_path / "mine").source.is_relative_to(prompts.OWN)
+    assert find_template("copa", own("copa")[1].name, tmp_path / "mine").source.is_relative_to(template_folders.OWN)
     assert len(templates("copa", tmp_path / "mine")) == len(own("copa"))
 
 
@@ -165,6 +165,6 @@ def test_a_malformed_template_is_told_before_any_row_is_read(tmp_path):
 
 
 def test_the_folder_of_the_package_is_one_that_templates_dir_takes(tmp_path, no_promptsource):
-    shutil.copytree(prompts.OWN, tmp_path / "copy")
+    shutil.copytree(template_folders.OWN, tmp_path / "copy")
     for name in SUPERGLUE:
         assert templates(name, tmp_path / "copy")[0].source.is_relative_to(tmp_path / "copy")
