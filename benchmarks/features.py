@@ -38,8 +38,8 @@ from torch.nn import functional as F
 from sinkd.losses.objective import Objective
 from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.term import Progress, View
+from sinkd.models.observe import observe
 from sinkd.report import Table, show
-from sinkd.training.teacher import observe
 
 HEADS, K = 64, 20
 LOSSES = ["sentences", "pairs", "triplets"]

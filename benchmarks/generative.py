@@ -42,10 +42,9 @@ from sinkd.losses import SinkhornLoss
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
-from sinkd.models import decoder_start
-from sinkd.tasks.generative_collate import AnswerCollator
-from sinkd.training.likelihood import choice_log_likelihoods
-from sinkd.training.teacher import observe
+from sinkd.models import LanguageModel, decoder_start
+from sinkd.models.likelihood import choice_log_likelihoods
+from sinkd.models.prompt_collator import PromptCollator
 
 SIZES = ((8, 4, 32128), (8, 8, 50257), (4, 64, 151936))
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -130,13 +129,13 @@ def steps(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
     batch, tokens, width = size
     model = decoder(width)
     ids = torch.randint(2, width, (batch, 32 + tokens)).tolist()
-    rows = AnswerCollator(_Padding(), None).assemble([row[:32] for row in ids], [row[32:] for row in ids])
+    rows = PromptCollator(_Padding(), None).assemble([row[:32] for row in ids], [row[32:] for row in ids])
     teacher, frequency = logits_of(size)[1], frequencies(width)
 
     def work(loss: Loss) -> Callable[[], None]:
         def once() -> None:
             model.zero_grad()
-            loss(observe(model, rows, {LOGITS}).logits.view(size) + frequency, teacher).backward()
+            loss(LanguageModel.observe(model, rows, {LOGITS}).logits.view(size) + frequency, teacher).backward()
 
         return once
 
@@ -147,7 +146,7 @@ def evaluation(model: Any, rounds: int) -> dict[str, float]:
     """Seconds to score 8 rows of 4 choices, with each prompt read once and with it read for every choice."""
     prompts = torch.randint(2, 32128, (8, 256)).tolist()
     choices = torch.randint(2, 32128, (8, 4, 6)).tolist()
-    collator = AnswerCollator(_Padding(), decoder_start(model.config))
+    collator = PromptCollator(_Padding(), decoder_start(model.config))
     shared = [{"input_ids": prompt, "choices": four} for prompt, four in zip(prompts, choices, strict=True)]
     apart = [{"input_ids": row["input_ids"], "choices": [choice]} for row in shared for choice in row["choices"]]
     batches = {"once": collator(shared), "for each": collator(apart)}

@@ -16,7 +16,7 @@ def flags(world, taught, tmp_path):
 def test_training_reads_the_answers_without_the_teacher(flags, tmp_path, monkeypatch, capsys):
     assert main(["cache-teacher", *flags, "--distill_loss", "kd+sinkhorn"]) == 0
     assert "160 answers" in capsys.readouterr().out
-    monkeypatch.setattr("sinkd.training.teacher.SavedTeacher.model", property(lambda teacher: pytest.fail("loaded")))
+    monkeypatch.setattr("sinkd.training.teacher.Teacher.model", property(lambda teacher: pytest.fail("loaded")))
     train = ["distill", *flags, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "out")]
     assert main([*train, "--distill_loss", "kd+sinkhorn"]) == 0
     assert main([*train, "--overwrite", "--distill_loss", "kl"]) == 0, "another objective, the same logits"

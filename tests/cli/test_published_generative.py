@@ -16,7 +16,7 @@ from sinkd import SinkdError, recipes
 from sinkd.cli import published
 from sinkd.cli.main import main
 from sinkd.cli.published import ALIASES, translated
-from sinkd.models.language import say_not_spread
+from sinkd.models.language_model import say_not_spread
 from sinkd.training import arguments
 from small_language_models import word_tokenizer, write_copa, write_language_model, write_templates
 

@@ -18,7 +18,7 @@ from transformers import (
 
 from sinkd import SinkdError
 from sinkd.models import load_encoder, load_tokenizer, shared_tokenizer
-from sinkd.models.encoder import find_checkpoint
+from sinkd.models.config import find_checkpoint
 from sinkd.tasks import load_task, table_task
 
 SIZES = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}

@@ -11,7 +11,8 @@ from small_language_models import small_model, word_tokenizer, write_language_mo
 
 from sinkd import SinkdError
 from sinkd.models import cut_head, decoder_start, load_language_model, shared_tokenizer, shared_vocabulary
-from sinkd.models.language import device_map, head_width, say_not_spread
+from sinkd.models.head import head_width
+from sinkd.models.language_model import device_map, say_not_spread
 
 
 KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]

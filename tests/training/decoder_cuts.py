@@ -12,8 +12,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 
 from sinkd import DistillationArguments, DistillationTrainer
-from sinkd.models import decoder_start
-from sinkd.tasks.generative_collate import AnswerCollator
+from sinkd.models import LanguageModel
 from sinkd.training.gather import leave_group
 from small_language_models import small_model, word_tokenizer
 from training.cuts import Recorder
@@ -57,14 +56,16 @@ def run(job: dict) -> None:
         use_cpu=True,
         **job["settings"],
     )
+    family = LanguageModel(word_tokenizer(), student.config)
     DistillationTrainer(
         model=student,
         teacher=small_model(job["kind"], len(word_tokenizer()), seed=2),
         objective=args.distill_loss,
         args=args,
         train_dataset=rows_of(job["n_rows"]),
-        data_collator=AnswerCollator(word_tokenizer(), decoder_start(student.config)),
-        processing_class=word_tokenizer(),
+        family=family,
+        data_collator=family.collator,
+        processing_class=family.tokenizer,
         callbacks=[Recorder(job["out"])],
     ).train()
 

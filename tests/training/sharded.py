@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification
 
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective
+from sinkd.models.observe import observe
 from sinkd.training.gather import leave_group
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.teacher import observe
 
 
 def gradient(student, teacher, batches, parameters) -> torch.Tensor:

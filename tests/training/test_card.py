@@ -9,14 +9,13 @@ from huggingface_hub import ModelCard
 
 from sinkd import DistillationArguments
 from sinkd.cli.main import main
-from sinkd.models import load_tokenizer
+from sinkd.models import family_of
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.card import licence_of, shown_command, teacher_scores
-from sinkd.training.kind import saved_teacher
 from sinkd.training.manifest import describe
-from sinkd.training.rows import Rows
 from sinkd.training.settings import resolve_settings
+from sinkd.training.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +117,9 @@ def test_a_teacher_without_a_run_on_this_dev_file_is_measured_where_it_is_loaded
         flags = world.flags(tmp_path / "out", "--teacher_path", path, "--student_path", world.student)
         args = resolve_settings(DistillationArguments, flags, "test")
         task = load_task("cola", args.data_dir)
-        teacher = saved_teacher(str(path), task, args)
+        teacher = Teacher(str(path), family_of(task, args, str(path), "test"))
         assert not (load and teacher.model is None)
-        found = teacher_scores(args, Rows(task, load_tokenizer(str(path), "test"), args), teacher)
+        found = teacher_scores(args, task, teacher)
         assert args.output_dir == str(tmp_path / "out") and teacher.loaded == load
         return found
 

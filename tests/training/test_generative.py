@@ -12,10 +12,10 @@ from sinkd import DistillationArguments, DistillationTrainer, Objective, SinkdEr
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.slices import WIDE
 from sinkd.losses.term import View
-from sinkd.models import decoder_start
-from sinkd.tasks.generative_collate import AnswerCollator
-from sinkd.training.generation import indices, sampled_batch
-from sinkd.training.teacher import observe
+from sinkd.models import LanguageModel, decoder_start
+from sinkd.models.likelihood import indices
+from sinkd.models.prompt_collator import PromptCollator
+from sinkd.models.sampling import sampled_batch
 from small_language_models import small_model, word_tokenizer
 
 KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
@@ -25,8 +25,8 @@ ANSWERS = [[20, 1], [21, 22, 23, 1], [24, 1], [25, 26, 1]]
 PUBLISHED = {"sinkhorn": {"weight": 0.0008}}
 
 
-def batch_for(model, side: str = "right", pad_to: int | None = None):
-    collator = AnswerCollator(word_tokenizer(side), decoder_start(model.config), pad_to)
+def batch_for(model, side: str = "right", pad_to: int = 0):
+    collator = PromptCollator(word_tokenizer(side), decoder_start(model.config), pad_to)
     return collator.assemble(PROMPTS, ANSWERS)
 
 
@@ -34,9 +34,9 @@ def value(student, teacher, batch, text="ce:1+kl:0.1+sinkhorn:1", options=PUBLIS
     """The objective's value, and its gradient at the student's embedding."""
     student.zero_grad()
     with torch.no_grad():
-        taught = observe(teacher, batch, {LOGITS})
+        taught = LanguageModel.observe(teacher, batch, {LOGITS})
     loss = Objective.parse(text, sinkhorn=options["sinkhorn"], **objective)(
-        observe(student, batch, {LOGITS}), taught, batch
+        LanguageModel.observe(student, batch, {LOGITS}), taught, batch
     )
     loss.total.backward()
     return loss.total.detach(), student.get_input_embeddings().weight.grad.clone()
@@ -98,7 +98,9 @@ def is_the_published_formula(student, teacher, side, cost):
     expected = F.cross_entropy(zs, labels) + 0.1 * kl + 0.0008 * (plan * w).sum()
     batch = batch_for(student, side)
     objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1", temperature=1, sinkhorn={"weight": 0.0008, "cost": cost})
-    found = objective(observe(student, batch, {LOGITS}), observe(teacher, batch, {LOGITS}), batch).total
+    found = objective(
+        LanguageModel.observe(student, batch, {LOGITS}), LanguageModel.observe(teacher, batch, {LOGITS}), batch
+    ).total
     assert float(found) == pytest.approx(float(expected), rel=2e-5)
 
 
@@ -157,7 +159,7 @@ def test_no_logits_of_the_prompt_are_made(pair):
     widths = []
     hook = student.get_output_embeddings().register_forward_hook(lambda m, args, out: widths.append(out.shape[1]))
     batch = batch_for(student, "left")
-    observe(student, batch, {LOGITS})
+    LanguageModel.observe(student, batch, {LOGITS})
     hook.remove()
     assert widths == [max(map(len, ANSWERS))]
 
@@ -183,14 +185,16 @@ def trained(pair, folder, name, **settings):
     defaults |= {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "sinkhorn_weight": 0.01}
     defaults |= {"distill_loss": "ce:1+kl:1+sinkhorn:1", "teacher_cache_dir": str(folder / "cache")}
     args = DistillationArguments(output_dir=str(folder / name), **defaults | settings)
+    family = LanguageModel(word_tokenizer(), student.config)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
         objective=args.distill_loss,
         args=args,
         train_dataset=rows_of(student.config.model_type),
-        data_collator=AnswerCollator(word_tokenizer(), decoder_start(student.config)),
-        processing_class=word_tokenizer(),
+        family=family,
+        data_collator=family.collator,
+        processing_class=family.tokenizer,
     )
     trainer.train()
     return [log["loss"] for log in trainer.state.log_history if "loss" in log]
@@ -275,7 +279,7 @@ def test_what_a_likelier_cache_cannot_serve_is_refused(two, tmp_path):
 @pytest.mark.parametrize("kind", ["t5", "gpt2"])
 def test_own_answers_are_drawn_from_the_student_and_have_no_labels(kind):
     model = small_model(kind, VOCABULARY + 30)
-    collator = AnswerCollator(word_tokenizer(), decoder_start(model.config))
+    collator = PromptCollator(word_tokenizer(), decoder_start(model.config))
     batch = collator.assemble(PROMPTS, ANSWERS)
     state = torch.get_rng_state()
     one, again, other = (sampled_batch(model, batch, collator, 1, VOCABULARY, seed) for seed in (3, 3, 4))
@@ -292,7 +296,7 @@ def test_own_answers_are_drawn_from_the_student_and_have_no_labels(kind):
 @pytest.mark.parametrize("kind", ["t5", "gpt2"])
 def test_own_answers_follow_the_students_distribution_whatever_its_folder_says(kind):
     model = small_model(kind, VOCABULARY)
-    collator = AnswerCollator(word_tokenizer(), decoder_start(model.config))
+    collator = PromptCollator(word_tokenizer(), decoder_start(model.config))
     count = 4000
     batch = collator.assemble([[5, 6, 7]] * count, [[20]] * count)
     plain = sampled_batch(model, batch, collator, 1, VOCABULARY, 3)

@@ -17,12 +17,12 @@ from sinkd.losses.feature import LOGITS, Stack
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
-from sinkd.models import decoder_start
+from sinkd.models import Encoder, LanguageModel, decoder_start
+from sinkd.models.observe import observe
+from sinkd.models.prompt_collator import PromptCollator
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.sampler import UpdateBatches, row_order
-from sinkd.training.teacher import observe
 from small_language_models import small_model, word_tokenizer
 from training import cuts, decoder_cuts, sharded
 
@@ -189,7 +189,7 @@ def micro_batches(world, taught):
 def answer_batches(model):
     """The same of prompts and answers."""
     rows = decoder_cuts.rows_of(25)
-    collator = AnswerCollator(word_tokenizer(), decoder_start(model.config))
+    collator = PromptCollator(word_tokenizer(), decoder_start(model.config))
     return [collator([rows[i] for i in places]) for places in PLACES]
 
 
@@ -202,6 +202,7 @@ def test_with_dropout_two_passes_are_one_graph(world, models, micro_batches, kin
     else:
         teacher, student = (small_model(kind, len(word_tokenizer()), seed=seed, layers=1) for seed in (2, 1))
         micro_batches = answer_batches(student)
+    observe = (Encoder if kind == "bert" else LanguageModel).observe
     teacher.eval(), student.train()
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):

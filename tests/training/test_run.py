@@ -29,10 +29,11 @@ from sinkd.errors import Terminated
 from sinkd.models import write_encoder
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
+from sinkd.training.folder import LOCK
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Summary, read_outcome
-from sinkd.training.run import LOCK, distill, finetune
+from sinkd.training.run import distill, finetune
 from sinkd.training.settings import resolve_settings
 from sinkd.training.trainer import TaskTrainer
 

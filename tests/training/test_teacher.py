@@ -13,19 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sinkd import SinkdError
 from sinkd.losses.attribution import Attribution
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Feature
+from sinkd.models.observe import observe
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training import answers as answers_module
 from sinkd.training.answers import Answers
-from sinkd.training.teacher import (
-    TaughtCollator,
-    TaughtRows,
-    cache_key,
-    cached_answers,
-    fingerprint,
-    freeze,
-    observe,
-    taught_view,
-)
+from sinkd.training.teacher import TaughtRows, Teacher, fingerprint, freeze, taught_view
 
 CPU = torch.device("cpu")
 
@@ -48,7 +40,8 @@ def teacher(taught):
 @pytest.fixture
 def ask(rows, tokenizer, tmp_path):
     def ask(teacher, rows=rows, **keywords):
-        return cached_answers(teacher, [LOGITS], rows, Collator(tokenizer), tmp_path / "cache", 16, CPU, **keywords)
+        store = tmp_path / "cache"
+        return Teacher(teacher).answers([LOGITS], rows, Collator(tokenizer), store, 16, CPU, **keywords)
 
     return ask
 
@@ -178,17 +171,17 @@ def test_a_new_feature_is_added_to_the_store_and_read_back(ask, teacher, rows, t
     ask(teacher)
     counting = Counting(teacher)
     arguments = (rows, Collator(tokenizer), tmp_path / "cache", 16, CPU)
-    answers = cached_answers(teacher, [LOGITS, Tokens()], *arguments)
+    answers = Teacher(teacher).answers([LOGITS, Tokens()], *arguments)
     assert len(list((tmp_path / "cache").glob("*/*/00000"))) == 2  # one store, two features
-    taught = TaughtRows(rows, answers)
-    batch = TaughtCollator(Collator(tokenizer), answers.features)([taught[3], taught[9], taught[4]])
+    taught = TaughtRows(rows, answers, Collator(tokenizer))
+    batch = taught.collate([taught[3], taught[9], taught[4]])
     assert torch.equal(batch["teacher/tokens"].long(), batch["input_ids"] * batch["attention_mask"])
     view = taught_view(batch, [LOGITS, Tokens()])
     assert torch.equal(view.logits, torch.stack([answers[row]["logits"] for row in (3, 9, 4)]))
     assert not taught_view(Collator(tokenizer)([rows[0]]), [LOGITS]).features
-    cached_answers(counting, [LOGITS, Tokens()], *arguments)
+    Teacher(counting).answers([LOGITS, Tokens()], *arguments)
     again = counting.asked
-    cached_answers(counting, [LOGITS], *arguments)
+    Teacher(counting).answers([LOGITS], *arguments)
     assert (again, counting.asked) == (len(rows), len(rows))
 
 
@@ -225,18 +218,18 @@ def test_a_shard_that_is_lost_is_all_that_is_computed_again(tmp_path, monkeypatc
 
 
 def test_the_key_is_weights_config_data_length_and_precision(teacher, rows, tokenizer, world):
-    key = cache_key(teacher, rows)
+    key = Teacher(teacher).key(rows)
     again = encode(load_task("cola", world.data).read("train"), tokenizer, 32)
-    assert cache_key(teacher, again) == key
-    keys = {key, cache_key(teacher, rows, torch.bfloat16), cache_key(teacher, rows.select(range(100)))}
-    keys.add(cache_key(teacher, rows.select([*range(1, len(rows)), 0])))
-    keys.add(cache_key(teacher, encode(load_task("cola", world.data).read("train"), tokenizer, 6)))
-    keys.add(cache_key(teacher, encode(load_task("cola", world.data).read("dev"), tokenizer, 32)))
+    assert Teacher(teacher).key(again) == key
+    keys = {key, Teacher(teacher).key(rows, torch.bfloat16), Teacher(teacher).key(rows.select(range(100)))}
+    keys.add(Teacher(teacher).key(rows.select([*range(1, len(rows)), 0])))
+    keys.add(Teacher(teacher).key(encode(load_task("cola", world.data).read("train"), tokenizer, 6)))
+    keys.add(Teacher(teacher).key(encode(load_task("cola", world.data).read("dev"), tokenizer, 32)))
     teacher.config.layer_norm_eps = 0.1
-    keys.add(cache_key(teacher, rows))
+    keys.add(Teacher(teacher).key(rows))
     with torch.no_grad():
         next(teacher.parameters()).view(-1)[0] += 1e-6
-    keys.add(cache_key(teacher, rows))
+    keys.add(Teacher(teacher).key(rows))
     assert len(keys) == 8
 
 
@@ -264,16 +257,16 @@ def test_progress_is_told(ask, teacher, rows):
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-def test_rows_carry_their_own_answers(ask, teacher, rows):
+def test_rows_carry_their_own_answers(ask, teacher, rows, tokenizer):
     answers = ask(teacher)
-    taught = TaughtRows(rows, answers)
+    taught = TaughtRows(rows, answers, Collator(tokenizer))
     assert len(taught) == len(rows)
     several = taught.__getitems__([5, 2])
     for got, i in zip([*several, taught[9]], [5, 2, 9], strict=True):
         assert torch.equal(got["teacher/logits"], answers[i]["logits"])
         assert got["input_ids"] == rows[i]["input_ids"]
     with pytest.raises(SinkdError, match=f"holds {len(rows)} rows, the data set 3"):
-        TaughtRows(rows.select(range(3)), answers)
+        TaughtRows(rows.select(range(3)), answers, Collator(tokenizer))
 
 
 def test_hidden_states_are_shown_where_they_are_needed(teacher, rows, tokenizer):

@@ -122,14 +122,14 @@ def test_an_objective_that_needs_a_teacher_says_so(trainer):
 
 def test_heads_of_different_width_are_refused(trainer):
     made = trainer("kd", teacher_cache="off")
-    made.teacher.classifier = torch.nn.Linear(32, 5)
+    made.teacher.model.classifier = torch.nn.Linear(32, 5)
     with pytest.raises(SinkdError, match=r"student logits have shape \(16, 2\), teacher logits \(16, 5\)"):
         made.train()
 
 
 def test_a_teacher_that_gives_nan_stops_the_run(trainer):
     made = trainer("kd", teacher_cache_dir="")
-    torch.nn.init.constant_(made.teacher.classifier.bias, math.nan)
+    torch.nn.init.constant_(made.teacher.model.classifier.bias, math.nan)
     with pytest.raises(SinkdError, match=r"teacher gave logits that are not finite in \d+ of \d+ rows"):
         made.train()
 

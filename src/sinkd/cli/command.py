@@ -6,12 +6,12 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from sinkd.errors import SinkdError
+from sinkd.models.family import AnyTask
 from sinkd.report import Table, show
 from sinkd.tasks import load_superglue, load_task, names_superglue, table_task
 from sinkd.tasks.glue import task_name
 from sinkd.tasks.superglue import superglue_name
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
-from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Summary
 from sinkd.training.settings import named_task
 

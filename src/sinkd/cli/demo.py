@@ -14,12 +14,12 @@ from sinkd.cli.command import load_named_task
 from sinkd.cli.workers import distill_all
 from sinkd.errors import SinkdError
 from sinkd.models import train_tokenizer, write_encoder
+from sinkd.models.family import AnyTask
 from sinkd.report import RunProgress, Table, show
 from sinkd.tasks import write_corpus
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
-from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Summary
 from sinkd.training.parser import ArgumentParser
 from sinkd.training.run import finetune

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from sinkd.cli.command import load_named_task, need_model, show_plan
 from sinkd.errors import SinkdError
+from sinkd.models.family import AnyTask
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.inference import Model
-from sinkd.training.kind import AnyTask
 from sinkd.training.outcome import Outcome
 from sinkd.training.settings import READING, resolve_settings
 

@@ -14,7 +14,7 @@ from typing import Any
 from sinkd.cli.command import load_named_task
 from sinkd.cli.main import guarded
 from sinkd.errors import SinkdError
-from sinkd.models.encoder import find_checkpoint
+from sinkd.models import find_checkpoint
 from sinkd.report import Table, show
 from sinkd.training.checkpoint import write_text
 from sinkd.training.comparison import Result, compare, mixed_inputs, write_csv

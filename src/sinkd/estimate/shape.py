@@ -17,7 +17,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from sinkd.errors import SinkdError
-from sinkd.models.encoder import find_checkpoint, load_config
+from sinkd.models.config import find_checkpoint, load_config
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 

@@ -21,12 +21,12 @@ from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.exchange.transfer import writing
-from sinkd.models import find_checkpoint, load_encoder, load_tokenizer
+from sinkd.models import Encoder, find_checkpoint, load_encoder, load_tokenizer
+from sinkd.models.reading import Reading
 from sinkd.report import Table
 from sinkd.tasks import Collator, Task
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.inference import megabytes
-from sinkd.training.rows import Rows
 
 OPSET = 20
 LONGEST = 1 << 16  # rows of a batch, and tokens where a model sets no bound
@@ -209,7 +209,7 @@ def _batches(task: Task | None, tokenizer, args: TaskArguments) -> Splits:
         rows = [{**tokenizer(text, truncation=True, max_length=args.max_seq_length)} for text in SENTENCES]
         return {"": [collate(rows), *(collate([row]) for row in rows)]}
     size = args.per_device_eval_batch_size
-    dev = Rows(task, tokenizer, args).dev
+    dev = Encoder(tokenizer, task, Reading.of(args)).dev
     return {split: list(DataLoader(rows, size, collate_fn=collate)) for split, rows in dev.items()}
 
 

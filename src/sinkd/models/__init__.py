@@ -1,16 +1,24 @@
-"""Who teaches and who learns: loading encoders and language models, and making students out of layers."""
+"""The two families of models, and making students out of layers."""
 
-from sinkd.models.encoder import find_checkpoint, load_encoder, load_tokenizer, shared_tokenizer
+from sinkd.models.config import find_checkpoint
+from sinkd.models.encoder import Encoder, load_encoder
+from sinkd.models.family import Family, family_of
 from sinkd.models.fresh import train_tokenizer, write_encoder
-from sinkd.models.language import cut_head, decoder_start, load_language_model, shared_vocabulary
+from sinkd.models.head import cut_head, decoder_start, shared_vocabulary
+from sinkd.models.language_model import LanguageModel, load_language_model
 from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers, stack
+from sinkd.models.tokenizer import load_tokenizer, shared_tokenizer
 
 __all__ = [
+    "Encoder",
+    "Family",
+    "LanguageModel",
     "choose_layers",
     "copy_layers",
     "cut_head",
     "decoder_start",
     "depth",
+    "family_of",
     "find_checkpoint",
     "keep_layers",
     "load_encoder",

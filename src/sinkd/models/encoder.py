@@ -1,76 +1,129 @@
-"""Loading what teaches and what learns: encoders with a head for the task, and their tokenizers."""
+"""Encoders (BERT and the like): a head on top answers a text with a logit for each label, or with a score."""
 
-import json
-import logging
-import math
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from sinkd.errors import SinkdError, first_sentence
+from sinkd.errors import SinkdError
+from sinkd.losses.feature import LOGITS, Feature
+from sinkd.losses.term import View
+from sinkd.models.config import find_checkpoint, load_config, override
+from sinkd.models.observe import observe
+from sinkd.models.reading import Reading, first, refuse_flags, refuse_long_rows
 from sinkd.models.weights import load_weights
-from sinkd.tasks.task import Task
+from sinkd.tasks import Collator, Task, encode, read_unlabeled
+from sinkd.tasks.cache import file_hash
+from sinkd.tasks.metrics import Scores
 
-logger = logging.getLogger(__name__)
-
-# Where the published system puts the best model of a run, inside the run's folder.
-PUBLISHED_BEST = Path("checkpoints", "best_checkpoint")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "tokenizer.model",
-)
+FOR_LANGUAGE_MODELS = {"on_policy": 0.0, "teacher_cache_top_k": None}
 
 
-def find_checkpoint(path: str, flag: str) -> str:
-    """The folder that holds a model's config.json: `path`, or the best checkpoint of a published run inside it.
+@dataclass(frozen=True)
+class Encoder:
+    """The family of encoders, for one task; without a task it only runs models. See `Family`."""
 
-    What is no folder is taken for a name on the hub. Raises SinkdError for a folder without a model.
-    """
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
-        if looks_local:
-            raise SinkdError(f"{flag} names {path}, which does not exist; give a model's folder or a name on the hub")
-        return path
-    tried = [folder, folder / PUBLISHED_BEST]
-    for candidate in tried:
-        if (candidate / "config.json").is_file():
-            return str(candidate)
-    raise SinkdError(f"{flag} names {path}, which holds no model: no config.json in {tried[0]} or {tried[1]}")
+    tokenizer: PreTrainedTokenizerBase = None
+    task: Task = None  # type: ignore[assignment]
+    reading: Reading = Reading()
 
+    head_width = 0  # the task decides it, and nothing is cut
+    attributes = True
 
-def load_config(path: str, flag: str) -> PretrainedConfig:
-    """The config of the model at `path`; SinkdError with the reason where there is none to read."""
-    folder = find_checkpoint(path, flag)
-    try:
-        return _untyped_bert(Path(folder)) or AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise SinkdError(f"{flag} {path} cannot be loaded: {first_sentence(error)}") from error
+    # A task's rows
 
+    def for_seed(self, seed: int) -> Encoder:
+        return self  # the seed changes no row
 
-def _untyped_bert(folder: Path) -> BertConfig | None:
-    """The config in a folder that names no model type, as BERT's first releases have it; None for any other."""
-    path = folder / "config.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise SinkdError(f"{path} holds no JSON object, which a config is")
-    # RoBERTa has one token type, DistilBERT none.
-    return BertConfig.from_dict(content) if "model_type" not in content and content.get("type_vocab_size") == 2 else None
+    @cached_property
+    def train(self) -> Dataset:
+        """The labelled rows, and after them the unlabelled ones."""
+        rows = self._encode(first(self.task.read("train"), self.reading.max_train_rows))
+        unlabelled = self.reading.unlabeled_file
+        if unlabelled is None:
+            return rows
+        return concatenate_datasets([rows, self._encode(read_unlabeled(unlabelled, self.task))])
+
+    @cached_property
+    def dev(self) -> dict[str, Dataset]:
+        return {split: self._encode(self.task.read(split)) for split in self.task.dev_splits}
+
+    def test(self, split: str) -> Dataset:
+        return self._encode(self.task.read(split))
+
+    def _encode(self, rows: Dataset) -> Dataset:
+        return encode(rows, self.tokenizer, self.reading.max_seq_length, self.task.regression)
+
+    @property
+    def collator(self) -> Callable[[Any], dict[str, Tensor]]:
+        return Collator(self.tokenizer)
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def template_name(self) -> str | None:
+        return self.reading.template_name
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        unlabelled = self.reading.unlabeled_file
+        return {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
+
+    def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
+        return self.task.scores(answers, labels)
+
+    def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
+        return self.task.write_submission(split, answers, folder)
+
+    # Models
+
+    def check(self, path: str, flag: str) -> None:
+        _fitting_config(path, self.task, flag, must_have_head=True)
+
+    def load(
+        self, path: str, flag: str, *, to_train: bool = False, overrides: dict[str, object] | None = None
+    ) -> PreTrainedModel:
+        return load_encoder(path, self.task, flag, overrides=overrides, must_have_head=not to_train)
+
+    @staticmethod
+    def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+        return observe(model, batch, features)
+
+    def answer(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        return observe(model, batch, {LOGITS}).logits
+
+    def sample(self, model: nn.Module, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+        raise SinkdError("an encoder gives no answers of its own to learn from; leave out --on_policy")
+
+    # Limits
+
+    def refuse(self, settings: Any) -> None:
+        why = "is for language models, and this task is not answered by one"
+        refuse_flags(settings, FOR_LANGUAGE_MODELS, why)
+
+    def refuse_long_rows(self, model: PreTrainedModel) -> None:
+        refuse_long_rows(model, [self.train, *self.dev.values()], "--max_seq_length {}")
+
+    def share_head(self, teacher: Encoder) -> tuple[Encoder, Encoder]:
+        return self, teacher
+
+    def answer_tokens(self, rows: Dataset) -> int:
+        return 0
 
 
 def load_encoder(
@@ -78,23 +131,26 @@ def load_encoder(
 ) -> PreTrainedModel:
     """A model with a head for the task's labels, float32.
 
-    A checkpoint that has a head must fit the task (unnamed labels fit by number); one that has none gets a new head,
-    unless `must_have_head`. Without a task, a head is taken as it is. overrides: values for the model's config. Raises
-    SinkdError naming `flag`.
+    Args:
+        path: A folder, or a name on the hub. A checkpoint that has a head must fit the task (unnamed labels fit by
+            number); one without gets a new head, unless `must_have_head`.
+        task: The task; None takes the head as it is.
+        flag: The flag that gave the path, for messages.
+        overrides: Values for the model's config.
+
+    Raises:
+        SinkdError: The model cannot be loaded, lacks weights or does not fit.
     """
     folder = find_checkpoint(path, flag)
-    config = fitting_config(path, task, flag, must_have_head)
+    config = _fitting_config(path, task, flag, must_have_head)
     if task is not None:
         name_labels(config, task)
-    for key, value in (overrides or {}).items():
-        if key in ("num_labels", "id2label", "label2id", "problem_type"):
-            raise SinkdError(f"--config_overrides sets {key}, which the task decides")
-        if not hasattr(config, key):
-            raise SinkdError(f'--config_overrides sets "{key}", which the config of {path} does not have')
-        setattr(config, key, value)
+    for key in (overrides or {}).keys() & {"num_labels", "id2label", "label2id", "problem_type"}:
+        raise SinkdError(f"--config_overrides sets {key}, which the task decides")
+    override(config, overrides, path)
     headed = has_head(config)
     model, missing = load_weights(AutoModelForSequenceClassification, folder, f"{flag} {path}", config=config)
-    # What a file lacks is drawn at random, without a word: only a head, and the pooler beneath it, may be new.
+    # transformers initialises what a file lacks at random, silently: only a head and its pooler may be new.
     body = f"{model.base_model_prefix}."
     lacking = [key for key in missing if headed or (key.startswith(body) and "pooler" not in key)]
     if lacking:
@@ -102,9 +158,8 @@ def load_encoder(
     return model
 
 
-def fitting_config(path: str, task: Task | None, flag: str, must_have_head: bool = False) -> PretrainedConfig:
-    """The config at `path`; SinkdError where its head does not answer the task, or where one is needed and there is
-    none."""
+def _fitting_config(path: str, task: Task | None, flag: str, must_have_head: bool = False) -> PretrainedConfig:
+    """The config at `path`; SinkdError if its head does not fit the task, or is missing where one is needed."""
     config = load_config(path, flag)
     if has_head(config):
         if task is not None:
@@ -116,12 +171,12 @@ def fitting_config(path: str, task: Task | None, flag: str, must_have_head: bool
 
 
 def has_head(config: PretrainedConfig) -> bool:
-    """Was the checkpoint saved with a sequence classifier on top?"""
+    """Whether the checkpoint was saved with a sequence classifier on top."""
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
 def name_labels(config: PretrainedConfig, task: Task) -> None:
-    """Write the task's labels, or its being a regression, into a model's config."""
+    """Write the task's labels, or that it is a regression, into a model's config."""
     if task.regression:
         config.num_labels = 1
         config.problem_type = "regression"
@@ -132,7 +187,7 @@ def name_labels(config: PretrainedConfig, task: Task) -> None:
 
 
 def check_labels(config: PretrainedConfig, task: Task, flag: str, path: str) -> None:
-    """Refuse a head whose labels are not the task's, in number, in name or in order."""
+    """Refuse a head whose labels are not the task's in number, names or order."""
     if config.num_labels != task.num_labels:
         raise SinkdError(
             f"{flag} {path} answers with {config.num_labels} numbers, and {task.name} needs {task.num_labels}; "
@@ -145,140 +200,3 @@ def check_labels(config: PretrainedConfig, task: Task, flag: str, path: str) -> 
             f"{flag} {path} has the labels {', '.join(names)}, and {task.name} has {', '.join(task.labels)}, "
             "in that order; give a model that was fine-tuned on this task"
         )
-
-
-def load_tokenizer(
-    path: str, flag: str, do_lower_case: bool = False, config: PretrainedConfig | None = None
-) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder, or on the hub; with a model's `config` also in a folder without a model.
-
-    do_lower_case forces lower case. Without it the folder decides, but an uncased vocabulary never sees capitals (each
-    would be an unknown word), nor does a cased one lose them where the folder holds a vocabulary alone.
-    """
-    bare = config is not None and Path(path).is_dir() and has_tokenizer(path)
-    folder = path if bare else find_checkpoint(path, flag)
-    if Path(folder).is_dir() and not has_tokenizer(folder):  # transformers would make an empty one
-        raise SinkdError(f"{flag} {path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in {folder}")
-    try:
-        typed = config if bare and not (Path(folder) / "config.json").is_file() else _untyped_bert(Path(folder))
-        known = {} if typed is None else {"config": typed}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **known)
-        wanted = True if do_lower_case else _lower_case(tokenizer, Path(folder))
-        if wanted is not None and wanted != _lowers(tokenizer):
-            tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=wanted, **known)
-    except (OSError, ValueError) as error:
-        raise SinkdError(f"the tokenizer of {flag} {path} cannot be loaded: {first_sentence(error)}") from error
-    return tokenizer
-
-
-def has_tokenizer(path: str) -> bool:
-    """Does a model's folder hold a tokenizer? What is no folder (a hub name) is asked of the hub."""
-    folder = Path(path)
-    if folder.is_dir():
-        return any((folder / name).is_file() for name in TOKENIZER_FILES)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError):
-        return False
-    return len(tokenizer) > len(tokenizer.all_special_tokens)
-
-
-def shared_tokenizer(
-    teacher: str,
-    student: str,
-    do_lower_case: bool = False,
-    named: str | None = None,
-    config_path: str | None = None,
-) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer, which the student must share: they read the same tokens.
-
-    named: another place to take it from, for models whose folders hold none. config_path: another place of the
-    student's config. Raises SinkdError naming what differs where the teacher's or the student's folder holds another.
-    """
-    if named is None:
-        tokenizer = load_tokenizer(teacher, "--teacher_path", do_lower_case)
-    else:
-        config = load_config(teacher, "--teacher_path")
-        tokenizer = load_tokenizer(named, "--tokenizer_name", do_lower_case, config)
-    for side, path in (("teacher", teacher), ("student", student)):
-        flag = f"--{side}_path"
-        if (side == "teacher" and named is None) or not has_tokenizer(find_checkpoint(path, flag)):
-            continue
-        difference = tokenizer_difference(tokenizer, load_tokenizer(path, flag, do_lower_case))
-        if difference is None:
-            continue
-        if named is not None:
-            raise SinkdError(
-                f"--tokenizer_name {named} is not the {side}'s tokenizer: they differ in {difference}; "
-                "give the one that both models were made with"
-            )
-        raise SinkdError(
-            f"teacher and student must read the same tokens, and their tokenizers differ in {difference}; "
-            "give a student that was made with the teacher's vocabulary"
-        )
-    student_config = load_config(config_path or student, "--config_name" if config_path else "--student_path")
-    vocabulary = student_config.vocab_size
-    if len(tokenizer) > vocabulary:
-        raise SinkdError(
-            f"the teacher's tokenizer has {len(tokenizer)} tokens, the student's embedding {vocabulary}; "
-            "give a student that was made with the teacher's vocabulary"
-        )
-    return tokenizer
-
-
-# What tokenizers may cut apart or change in different ways: capitals, accents, digits, spaces, other scripts.
-PROBE = "A Café, naïve.  In 2026: 'tis\n\tÜber 12,345 词"
-
-
-def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
-    """In a few words what makes two tokenizers read a text as different tokens; None where nothing was found."""
-    vocabulary, other_vocabulary = one.get_vocab(), other.get_vocab()
-    if vocabulary != other_vocabulary:
-        if len(vocabulary) != len(other_vocabulary):
-            return f"size ({len(vocabulary)} and {len(other_vocabulary)} tokens)"
-        token = min(set(vocabulary.items()) ^ set(other_vocabulary.items()))[0]
-        return f'their vocabulary (as at "{token}")'
-    if one.is_fast and other.is_fast:
-        difference = _pieces_difference(*(json.loads(side.backend_tokenizer.to_str())["model"] for side in (one, other)))
-        if difference is not None:
-            return difference
-    if one.tokenize(PROBE) != other.tokenize(PROBE):
-        return "how they cut or lower-case text"
-    return None
-
-
-def _pieces_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """What differs in how two models over one vocabulary put its pieces together: kind, merges, scores."""
-    if one["type"] != other["type"]:
-        return f"kind ({one['type']} and {other['type']})"
-    merges, other_merges = ([tuple(pair) for pair in side.get("merges") or []] for side in (one, other))
-    if merges != other_merges:
-        places = [i for i, pair in enumerate(zip(merges, other_merges, strict=False)) if pair[0] != pair[1]]
-        place = places[0] if places else min(len(merges), len(other_merges))
-        pair = (merges if place < len(merges) else other_merges)[place]
-        return f'their merges (as at "{" ".join(pair)}")'
-    if one["type"] == "Unigram":
-        scores = dict(other["vocab"])
-        moved = [piece for piece, score in one["vocab"] if not math.isclose(score, scores[piece], abs_tol=1e-4)]
-        if moved:
-            return f'the scores of their pieces (as at "{moved[0]}")'
-    return None
-
-
-def _lowers(tokenizer: PreTrainedTokenizerBase) -> bool:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or backend.normalizer is None:
-        return False
-    return backend.normalizer.normalize_str("A") == "a"
-
-
-def _lower_case(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool | None:
-    """What the vocabulary asks for, where the folder leaves it open; None: as loaded."""
-    special = set(tokenizer.all_special_tokens)
-    cased = any(token != token.lower() for token in tokenizer.get_vocab() if token not in special and "[" not in token)
-    if not cased:
-        return True if "do_lower_case" in tokenizer.init_kwargs or isinstance(tokenizer, BertTokenizer) else None
-    settings = folder / "tokenizer_config.json"
-    said = settings.is_file() and "do_lower_case" in json.loads(settings.read_text(encoding="utf-8"))
-    only_vocabulary = (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file()
-    return False if only_vocabulary and not said else None

@@ -68,6 +68,10 @@ class ChoiceTask:
             raise SinkdError(f"found bad_rows {self.bad_rows!r}, expected one of {', '.join(BAD_ROWS)}")
 
     @property
+    def regression(self) -> bool:
+        return False
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The splits that there are, of train, dev and test."""
         return self.source.splits

@@ -75,6 +75,11 @@ class Task:
         return len(self.layout.text) == 2
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the task has."""
+        return tuple(self.files)
+
+    @property
     def dev_splits(self) -> tuple[str, ...]:
         """Splits to evaluate on."""
         return tuple(split for split in self.files if split.startswith("dev"))

@@ -6,7 +6,7 @@ It says what the run's own files say, and nothing that was not measured.
 import copy
 import platform
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import sinkd
 from sinkd.errors import SinkdError
+from sinkd.models.family import AnyTask
 from sinkd.tasks import Task
 from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, make_evaluator, megabytes, parameters
-from sinkd.training.kind import AnyRows, AnyTask
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome, read_outcome
-from sinkd.training.teacher import SavedTeacher
+from sinkd.training.teacher import Teacher
 from sinkd.training.trainer import TaskTrainer
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -63,14 +63,15 @@ class TeacherScores:
     source: str
 
 
-def teacher_scores(args: DistillationArguments, rows: AnyRows, teacher: SavedTeacher | None) -> TeacherScores | None:
+def teacher_scores(args: TaskArguments, task: AnyTask, teacher: Teacher | None) -> TeacherScores | None:
     """The teacher's dev scores, as its own run reported on this very file, or measured now; None without a teacher.
 
     Only a teacher that this run has loaded is measured: one that was asked elsewhere may not fit beside a student.
     """
-    if args.teacher_path is None:
+    path = getattr(args, "teacher_path", None)
+    if path is None:
         return None
-    folder, task = Path(args.teacher_path), rows.task
+    folder = Path(path)
     outcome, manifest = read_outcome(folder), read_manifest(folder)
     if outcome is not None and manifest is not None and outcome.task == task.name:
         fingerprints = {f"{split} file": task.fingerprint(split) for split in task.dev_splits}
@@ -80,7 +81,8 @@ def teacher_scores(args: DistillationArguments, rows: AnyRows, teacher: SavedTea
         return TeacherScores(
             {}, "not known, since no report on this dev set lies beside it; `sinkd evaluate` measures it"
         )
-    measured = Model(make_evaluator(teacher.model, rows, copy.copy(args)), rows).scores()
+    evaluator = make_evaluator(teacher.model, teacher.family, copy.copy(args))
+    measured = Model(evaluator, teacher.family).scores()
     timing = {"runtime", "samples_per_second", "epoch"}
     return TeacherScores(
         {name: value for name, value in measured.items() if name not in timing}, "measured by this run"
@@ -251,6 +253,3 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in [head, *rows]]
     lines.insert(1, "|---|" + "---:|" * (len(head) - 1))
     return "\n".join(lines) + "\n"
-
-
-Teacher = Callable[[], TeacherScores | None]

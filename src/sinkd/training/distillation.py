@@ -13,30 +13,17 @@ from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from sinkd.errors import SinkdError
-from sinkd.losses.feature import LOGITS, Feature, Stack
+from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import View
 from sinkd.losses.top_k import TopIds, TopView, kept_for
-from sinkd.models import stack
-from sinkd.models.encoder import load_config
-from sinkd.models.language import head_width, vocabulary
+from sinkd.models import Encoder, Family
+from sinkd.models.head import head_width
 from sinkd.tasks.cache import cache_dir
-from sinkd.tasks.generative_collate import AnswerCollator
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.cpu import fast_layers
-from sinkd.training.generation import sampled_batch
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.teacher import (
-    SavedTeacher,
-    TaughtCollator,
-    TaughtRows,
-    cached_answers,
-    freeze,
-    observe,
-    on_device,
-    taught_view,
-)
+from sinkd.training.teacher import TaughtRows, Teacher, stack_of, taught_view
 from sinkd.training.trainer import TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
@@ -53,7 +40,7 @@ ONCE_DIFFERENTIABLE = {
 
 
 def ask_once(
-    teacher: Any,
+    teacher: Teacher,
     objective: Objective,
     rows: Any,
     collator: Any,
@@ -63,10 +50,9 @@ def ask_once(
 ) -> Answers:
     """What the objective needs of the teacher for all rows, from the cache that the arguments name, or computed.
 
-    precision: "no", "bf16" or "fp16", in which the teacher answers. Raises SinkdError as `cached_answers` does.
+    precision: "no", "bf16" or "fp16", in which the teacher answers. Raises SinkdError as `Teacher.answers` does.
     """
-    return cached_answers(
-        teacher,
+    return teacher.answers(
         kept_features(objective, args),
         rows,
         collator,
@@ -91,30 +77,34 @@ def kept_features(objective: Objective, args: DistillationArguments) -> frozense
 class DistillationTrainer(TaskTrainer):
     """Trains `model`, the student, under an `Objective` that compares it with `teacher`.
 
-    objective: an `Objective`, or its text, to which `args` give weights, temperature and options. teacher: any model
-    that gives logits for the student's inputs, or a `SavedTeacher`. It is frozen, and asked once over the data where
-    the objective and `args.teacher_cache` allow, it is a model of transformers, and the rows are a data set as `encode`
-    makes it.
-    Raises SinkdError where the objective needs a teacher and there is none, or heads of different width.
+    objective: an `Objective`, or its text, to which `args` give weights, temperature and options. teacher: a `Teacher`,
+    or any model that gives logits for the student's inputs. It is frozen, and answers once for all rows if the
+    objective and `args.teacher_cache` allow it, it is a model of transformers, and the rows are a data set as `encode`
+    makes it. family: what both models are; encoders by default. The other keywords are those of `TaskTrainer`.
+    Raises SinkdError if the objective needs a teacher and there is none, or heads differ in width.
     """
 
     def __init__(
         self,
         *,
         objective: Objective | str,
-        teacher: nn.Module | SavedTeacher | None = None,
+        teacher: nn.Module | Teacher | None = None,
         args: DistillationArguments,
         on_teacher_rows: Callable[[int, int], None] | None = None,
+        family: Family | None = None,
         **kwargs: Any,
     ):
+        family = family or Encoder()
         objective = args.parse_objective(objective) if isinstance(objective, str) else objective
+        self.teacher = Teacher(teacher, family) if isinstance(teacher, nn.Module) else teacher
         if objective.compares_layers:
             # The Trainer seeds later than this, and projectors are drawn: by the seed alone, on every process.
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(args.seed)
-                objective.meet(_stack(kwargs.get("model"), "student"), _stack(teacher, "teacher"))
+                taught = stack_of(None, "teacher") if self.teacher is None else self.teacher.stack
+                objective.meet(stack_of(kwargs.get("model"), "student"), taught)
         if any("embeddings" in feature.captures for feature in objective.student_needs):
-            if isinstance(kwargs.get("data_collator"), AnswerCollator):
+            if not family.attributes:
                 raise SinkdError(
                     "saliency is for encoders, and this task is answered by a language model; leave it out"
                 )
@@ -125,14 +115,10 @@ class DistillationTrainer(TaskTrainer):
                 f"DeepSpeed trains the parameters of the student alone, and {', '.join(own)} has its own (curvature, "
                 "scale or projectors); leave out --deepspeed, or what learns them"
             )
-        super().__init__(args=args, objective=objective, **kwargs)
-        self.teacher = freeze(teacher) if isinstance(teacher, nn.Module) else teacher
+        super().__init__(args=args, objective=objective, family=family, **kwargs)
         self.on_teacher_rows = on_teacher_rows
         self.add_callback(_FreshGradients(self.objective))
-        answers = isinstance(self.data_collator, AnswerCollator)
-        for flag in ("on_policy", "teacher_cache_top_k"):
-            if getattr(args, flag) and not answers:
-                raise SinkdError(f"--{flag} is for language models, and this task is not answered by one; leave it out")
+        family.refuse(args)
         kept_features(self.objective, args)  # which refuses what cannot be kept
         if args.on_policy and not self.objective.teacher_needs:
             raise SinkdError(f"--on_policy has the teacher score answers, and {self.objective} needs none")
@@ -158,9 +144,9 @@ class DistillationTrainer(TaskTrainer):
         """Compute, or find, the teacher's answers for all training rows; or make it ready to answer live."""
         if not self.objective.teacher_needs or isinstance(self.train_dataset, TaughtRows):
             return
-        # A fingerprint describes a model of transformers, and not what another module does beside its weights.
-        known = isinstance(self.teacher, PreTrainedModel | SavedTeacher) and row_lengths(self.train_dataset) is not None
-        if self.args.teacher_cache == "off" or not self.objective.kept or not known:
+        assert self.teacher is not None
+        cacheable = self.objective.kept and self.teacher.cacheable and row_lengths(self.train_dataset) is not None
+        if self.args.teacher_cache == "off" or not cacheable:
             self._go_live()
             return
         answers = ask_once(
@@ -172,25 +158,19 @@ class DistillationTrainer(TaskTrainer):
             self.accelerator.mixed_precision,
             self.on_teacher_rows,
         )
-        self.train_dataset = TaughtRows(self.train_dataset, answers)
+        self.train_dataset = TaughtRows(self.train_dataset, answers, self.data_collator)
         if self.args.on_policy or not self.objective.cacheable:
             self._go_live()
-        elif isinstance(self.teacher, nn.Module):
-            on_device(self.teacher, torch.device("cpu"))
+        elif self.teacher.folder is None:
+            self.teacher.move(torch.device("cpu"))
 
     def _go_live(self) -> None:
-        on_device(self.live_teacher, self.args.device)
-
-    @property
-    def live_teacher(self) -> Any:
-        """The teacher as a module, loaded now where it lay in its folder so far."""
-        return self.teacher.model if isinstance(self.teacher, SavedTeacher) else self.teacher
+        assert self.teacher is not None
+        self.teacher.move(self.args.device)
 
     @property
     def train_collator(self):
-        if not isinstance(self.train_dataset, TaughtRows):
-            return self.data_collator
-        return TaughtCollator(self.data_collator, self.train_dataset.answers.features)
+        return self.train_dataset.collate if isinstance(self.train_dataset, TaughtRows) else self.data_collator
 
     def teacher_view(self, inputs: Mapping[str, Any]) -> View:
         """The teacher's side of a batch, from its cache or live."""
@@ -203,8 +183,8 @@ class DistillationTrainer(TaskTrainer):
             view = TopView(view, k, head_width(self.model))  # which is the teacher's, too
         missing = [feature for feature in features if feature not in view]
         if missing:
-            with torch.no_grad(), fast_layers(self.live_teacher):
-                view.features |= observe(self.live_teacher, inputs, missing).features
+            assert self.teacher is not None
+            view.features |= self.teacher.observe(inputs, missing).features
         return view
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
@@ -215,10 +195,7 @@ class DistillationTrainer(TaskTrainer):
         coin = np.random.default_rng([self.args.seed, self.state.global_step, place, self.args.process_index])
         if coin.random() >= self.args.on_policy:
             return prepared
-        tokenizer = self.processing_class
-        seed = int(coin.integers(2**62))
-        ends = (tokenizer.eos_token_id, vocabulary(tokenizer))
-        return sampled_batch(self.model, prepared, self.data_collator, *ends, seed)
+        return self.family.sample(self.model, prepared, int(coin.integers(2**62)))
 
     def on_value(self, value: Value, student: View, teacher: View, cache: GradientCache) -> None:
         """Keep the parts for the log, and at the steps that are logged each term's own figures."""
@@ -293,14 +270,6 @@ class _FreshGradients(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.objective.zero_grad()
-
-
-def _stack(model: nn.Module | SavedTeacher | None, side: str) -> Stack:
-    if isinstance(model, SavedTeacher):
-        return stack(load_config(str(model.folder), f"--{side}_path"))
-    if not isinstance(model, PreTrainedModel):
-        raise SinkdError(f"hidden states are compared of models of transformers, which the {side} is not")
-    return stack(model.config)
 
 
 def _make_twice_differentiable(model: PreTrainedModel, args: DistillationArguments) -> None:

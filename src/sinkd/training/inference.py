@@ -5,50 +5,61 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback
 
-from sinkd.losses.feature import LOGITS
+from sinkd.models import Family, family_of
+from sinkd.models.family import AnyTask
 from sinkd.training.arguments import TaskArguments
-from sinkd.training.kind import AnyRows, AnyTask, load_model, read_rows, read_tokenizer
-from sinkd.training.teacher import observe
 from sinkd.training.trainer import TaskTrainer
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model with what it needs to answer a task's rows."""
+    """A trained model with the family that reads a task's rows for it."""
 
     trainer: TaskTrainer
-    rows: AnyRows
+    family: Family
 
     @classmethod
     def load(cls, path: str, task: AnyTask, args: TaskArguments, flag: str = "--model_path") -> "Model":
-        """The model in `path`, whose head must fit the task."""
-        rows = read_rows(task, read_tokenizer(path, flag, args), args, path, flag)
-        model = load_model(path, flag, task, args)
-        return cls(make_evaluator(model, rows, args), rows)
+        """The model in `path`; SinkdError if its head does not fit the task."""
+        family = family_of(task, args, path, flag)
+        return cls(make_evaluator(family.load(path, flag), family, args), family)
 
     def scores(self) -> dict[str, float]:
-        """What the run that made the model reported: the dev set's scores."""
-        metrics = self.trainer.evaluate(self.rows.dev)
+        """The dev set's scores, as the run that made the model reported them."""
+        metrics = self.trainer.evaluate(self.family.dev)
         return {name.removeprefix("eval_"): value for name, value in metrics.items()}
 
     def write_submissions(self, folder: Path) -> list[Path]:
         """Write the answers for every test split."""
-        task = self.rows.task
+        family = self.family
         return [
-            task.write_submission(split, self.rows.decide(self.trainer.answers(self.rows.test(split))), folder)
-            for split in task.test_splits
+            family.write_submission(split, self.trainer.answers(family.test(split)), folder)
+            for split in family.task.test_splits
         ]
 
 
-def make_evaluator(model: PreTrainedModel, rows: AnyRows, args: TaskArguments) -> TaskTrainer:
-    """A trainer that only evaluates; a Trainer makes its output folder, so this one is given one that is there."""
+def trainer_keywords(family: Family) -> dict[str, Any]:
+    """The keywords of a `TaskTrainer` that the family decides, in training and in evaluation alike."""
+    return {
+        "family": family,
+        "data_collator": family.collator,
+        "processing_class": family.tokenizer,
+        "scores": family.scores,
+        "combine": family.task.combine,
+        "best_metric": family.task.metric,
+    }
+
+
+def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) -> TaskTrainer:
+    """A trainer that only evaluates. A Trainer creates its output folder, so this one gets a folder that exists."""
     args.disable_tqdm, args.eval_strategy, args.report_to = True, "no", []
     args.output_dir = tempfile.gettempdir()
-    trainer = TaskTrainer(model=model, args=args, **rows.trainer_keywords())
+    trainer = TaskTrainer(model=model, args=args, **trainer_keywords(family))
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -65,18 +76,16 @@ def megabytes(folder: Path) -> float:
 
 @torch.inference_mode()
 def rows_per_second(model: Model, repeats: int = 5) -> float:
-    """Median rows per second of the model itself over the dev set, in batches made beforehand, after one to warm up."""
-    trainer = model.trainer
+    """Median rows per second of the model alone over the dev set, in batches made beforehand, after one warm-up."""
+    trainer, family = model.trainer, model.family
     batches = [
-        trainer._prepare_inputs(batch)
-        for rows in model.rows.dev.values()
-        for batch in trainer.get_test_dataloader(rows)
+        trainer._prepare_inputs(batch) for rows in family.dev.values() for batch in trainer.get_test_dataloader(rows)
     ]
     network = trainer.model.to(trainer.args.device).eval()
     timings: list[float] = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
         for batch in batches:
-            observe(network, batch, {LOGITS}).logits.cpu()
+            family.answer(network, batch).cpu()
         timings.append(time.perf_counter() - started)
     return sum(len(batch["labels"]) for batch in batches) / statistics.median(timings[1:])

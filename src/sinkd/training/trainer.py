@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sinkd.errors import SinkdError
-from sinkd.losses.feature import LOGITS
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective, Value
 from sinkd.losses.term import Progress, View
+from sinkd.models import Encoder, Family
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
 from sinkd.training.cpu import CpuTrainer
@@ -32,7 +32,7 @@ from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.hub import open_repository, push_checkpoint
 from sinkd.training.sampler import UpdateBatches
 from sinkd.training.schedule import Schedule
-from sinkd.training.teacher import TaughtRows, observe
+from sinkd.training.teacher import TaughtRows
 
 BEST = "best"
 
@@ -43,8 +43,8 @@ class TaskTrainer(CpuTrainer):
     eval_dataset: tokenised rows, or {split: rows}. scores: (logits, labels) -> {metric: value} of one split; without it
     the loss of hard labels, and what the Trainer's `compute_metrics` gives. combine: {split: its scores} -> what is
     reported. best_metric: the reported metric that picks the best model. interval: see `Schedule`. objective: what is
-    minimised; hard labels alone where none is given. predict: (model, batch) -> answers (B, C), the logits where it is
-    not given. The other keywords are the Trainer's.
+    minimised; hard labels alone where none is given. family: how models are run; as encoders where none is given. The
+    other keywords are the Trainer's.
     """
 
     # of the Trainer
@@ -60,7 +60,7 @@ class TaskTrainer(CpuTrainer):
         best_metric: str | None = None,
         interval: Callable[[int], int | None] | None = None,
         objective: Objective | None = None,
-        predict: Callable[[Any, dict[str, Any]], torch.Tensor] | None = None,
+        family: Family | None = None,
         **kwargs: Any,
     ):
         if best_metric is not None:
@@ -70,7 +70,7 @@ class TaskTrainer(CpuTrainer):
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
         self.scores = self._default_scores if scores is None else scores
-        self.predict_batch = predict or (lambda model, batch: observe(model, batch, {LOGITS}).logits)
+        self.family = family or Encoder()
         self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
         # The values of an update are averaged over its micro-batches: let the Trainer divide by their number.
         self.loss_is_scaled_for_ga = False
@@ -163,7 +163,7 @@ class TaskTrainer(CpuTrainer):
         return GradientCache(
             self.objective,
             batches,
-            partial(observe, model),
+            partial(self.family.observe, model),
             self.teacher_view,
             counts,
             getattr(self.args, "transport_scope", "window"),
@@ -221,7 +221,7 @@ class TaskTrainer(CpuTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = self.predict_batch(model, inputs)
+            logits = self.family.answer(model, inputs)
         return None, logits.float(), None
 
     # Checkpoints

@@ -1,10 +1,14 @@
-"""How likely a language model finds each of an example's answers: evaluation of generative models.
+"""How likely a language model finds answers: the logits that predict them, and the likelihood of a row's choices.
 
-A choice scores the sum of its tokens' log-probabilities, or their mean. All choices of an example share what the model
-makes of its prompt: one pass of the encoder, or one prefix whose keys and values are kept.
+A choice scores the sum of its tokens' log-probabilities, or their mean. All choices of a row share one pass over its
+prompt: of the encoder, or of a decoder whose keys and values are kept.
 """
 
+from __future__ import annotations
+
+import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,8 +16,43 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from sinkd.tasks.generative_collate import UNLABELLED
-from sinkd.training.generation import indices, takes_positions
+from sinkd.models.prompt_collator import UNLABELLED
+
+
+def answer_keywords(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords for a language model beside its inputs, so that it computes no logits of the prompt if it can."""
+    if not ("columns" in batch and takes_positions(model)):
+        return {"use_cache": False}
+    return {"use_cache": False, "logits_to_keep": indices(model, batch["columns"])}
+
+
+def answer_logits(logits: Tensor, batch: Mapping[str, Tensor], kept: bool) -> Tensor:
+    """The logits (N, V) at a batch's `positions`, from the model's logits (B, L, V).
+
+    kept: the model gave logits (B, C, V) of the batch's `columns` alone. Copies nothing if all positions are wanted.
+    """
+    rows, places = batch["positions"].unbind(1)
+    if kept:
+        places = torch.searchsorted(batch["columns"], places.contiguous())
+    if len(rows) == logits.shape[0] * logits.shape[1]:
+        return logits.flatten(0, 1)
+    return logits[rows, places]
+
+
+@cache
+def _parameters(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the model's forward takes the positions whose logits are wanted."""
+    return "logits_to_keep" in _parameters(type(getattr(model, "module", model)))  # type: ignore[arg-type]
+
+
+def indices(model: Any, numbers: Tensor) -> Tensor:
+    """Numbers that index a model's tensors: on the CPU if the model is spread over devices, since any device takes
+    indices from there."""
+    return numbers.cpu() if getattr(getattr(model, "module", model), "hf_device_map", None) else numbers
 
 
 def choice_log_likelihoods(
@@ -21,8 +60,10 @@ def choice_log_likelihoods(
 ) -> Tensor:
     """(B, K) float32 log-likelihoods of each row's choices, -inf beyond a row's last.
 
-    batch: rows with choices, as `AnswerCollator` gives them. length_normalize: the mean over a choice's tokens, its end
-    of sequence among them, in place of the sum.
+    Args:
+        model: A language model.
+        batch: Rows with choices, as `PromptCollator` makes them.
+        length_normalize: Take the mean over a choice's tokens, end of sequence included, instead of the sum.
     """
     labels = batch["choice_labels"]
     tokens = _after_encoder(model, batch) if model.config.is_encoder_decoder else _after_prefix(model, batch)

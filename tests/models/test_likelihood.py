@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sinkd.models import decoder_start
-from sinkd.tasks.generative_collate import AnswerCollator
-from sinkd.training.likelihood import choice_log_likelihoods
+from sinkd.models.prompt_collator import PromptCollator
+from sinkd.models.likelihood import choice_log_likelihoods
 from small_language_models import small_model, word_tokenizer
 
 KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
@@ -35,7 +35,7 @@ def model(request):
 
 
 def ask(model, prompts, choices, **options):
-    collator = AnswerCollator(word_tokenizer(), decoder_start(model.config))
+    collator = PromptCollator(word_tokenizer(), decoder_start(model.config))
     with torch.no_grad():
         return choice_log_likelihoods(
             model, collator([{"input_ids": p, "choices": c} for p, c in zip(prompts, choices, strict=True)]), **options

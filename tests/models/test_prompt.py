@@ -4,8 +4,8 @@ import pytest
 from datasets import Dataset, List, Value
 
 from sinkd import SinkdError
-from sinkd.tasks.generative import Reader, encode_answers, encode_choices
-from sinkd.tasks.generative_collate import AnswerCollator
+from sinkd.models.prompt import PromptReader, answer_rows, choice_rows
+from sinkd.models.prompt_collator import PromptCollator
 from small_language_models import word_tokenizer
 
 EOS = 1
@@ -17,7 +17,7 @@ def tokenizer():
 
 
 def test_a_decoders_answer_begins_with_its_space(tokenizer):
-    reader = Reader(tokenizer, one_sequence=True)
+    reader = PromptReader(tokenizer, one_sequence=True)
     (answer,) = reader.answers(["the man laughed"])
     assert answer == [*tokenizer(" the man laughed")["input_ids"], EOS]
     assert tokenizer.decode(reader.prompts(["the king fell because"])[0] + answer[:-1]) == (
@@ -28,7 +28,7 @@ def test_a_decoders_answer_begins_with_its_space(tokenizer):
 def test_what_shares_a_batch_does_not_decide_an_answers_pieces():
     joining = word_tokenizer()
     joining.add_tokens([": king"])  # so that no answer can be cut from behind a colon where it begins with a king
-    reader = Reader(joining, one_sequence=True)
+    reader = PromptReader(joining, one_sequence=True)
     texts = ["king ran", "  the man"]
     together = reader.answers(texts)
     assert together == [answer for text in texts for answer in reader.answers([text])]
@@ -36,18 +36,18 @@ def test_what_shares_a_batch_does_not_decide_an_answers_pieces():
 
 
 def test_an_encoder_decoders_answer_stands_alone(tokenizer):
-    reader = Reader(tokenizer, one_sequence=False)
+    reader = PromptReader(tokenizer, one_sequence=False)
     assert reader.answers(["the man"]) == [[*tokenizer("the man")["input_ids"], EOS]]
 
 
 def test_input_eos_ends_prompts(tokenizer):
-    plain, ended = (Reader(tokenizer, False, input_eos=eos).prompts(["the man"])[0] for eos in (False, True))
+    plain, ended = (PromptReader(tokenizer, False, input_eos=eos).prompts(["the man"])[0] for eos in (False, True))
     assert ended == [*plain, EOS]
 
 
 @pytest.mark.parametrize("one_sequence", [False, True])
 def test_lengths_are_kept_to_special_tokens_included(tokenizer, one_sequence):
-    reader = Reader(tokenizer, one_sequence, max_length=5, target_max_length=4, input_eos=True)
+    reader = PromptReader(tokenizer, one_sequence, max_length=5, target_max_length=4, input_eos=True)
     (prompt,), (answer,) = reader.prompts([" man" * 20]), reader.answers(["king " * 20])
     assert (len(prompt), prompt[-1]) == (5, EOS)
     assert (len(answer), answer[-1]) == (4, EOS)
@@ -55,24 +55,24 @@ def test_lengths_are_kept_to_special_tokens_included(tokenizer, one_sequence):
 
 def test_long_prompts_are_cut_on_the_tokenizers_side(tokenizer):
     text = " man king nun"
-    whole = Reader(tokenizer, True).prompts([text])[0]
+    whole = PromptReader(tokenizer, True).prompts([text])[0]
     other = word_tokenizer()
     other.truncation_side = "left"
-    assert Reader(tokenizer, True, max_length=2).prompts([text])[0] == whole[:2]
-    assert Reader(other, True, max_length=2).prompts([text])[0] == whole[-2:]
+    assert PromptReader(tokenizer, True, max_length=2).prompts([text])[0] == whole[:2]
+    assert PromptReader(other, True, max_length=2).prompts([text])[0] == whole[-2:]
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_length", 0), ("target_max_length", 1)])
 def test_lengths_that_leave_nothing_are_refused(tokenizer, name, value):
     with pytest.raises(SinkdError, match=f"--{name} is {value}; it must be at least"):
-        Reader(tokenizer, True, **{name: value})
+        PromptReader(tokenizer, True, **{name: value})
 
 
 @pytest.mark.parametrize("one_sequence", [False, True])
 def test_rows_know_how_long_their_longest_sequence_is(tokenizer, one_sequence):
     words = {"prompt": [" man king"], "target": ["nun"], "choices": [["nun", "nun nun nun"]], "answer": [0]}
-    reader = Reader(tokenizer, one_sequence)
-    answers, choices = (encode(Dataset.from_dict(words), reader) for encode in (encode_answers, encode_choices))
+    reader = PromptReader(tokenizer, one_sequence)
+    answers, choices = (encode(Dataset.from_dict(words), reader) for encode in (answer_rows, choice_rows))
     right, longest = reader.answers(["nun", "nun nun nun"])
     assert (answers["answer_ids"][0], choices["choices"][0], choices["labels"][0]) == (right, [right, longest], 0)
     # of one sequence all is read but its last token
@@ -84,7 +84,7 @@ def test_examples_without_choices_cannot_be_asked(tokenizer):
     examples = Dataset.from_dict({"prompt": ["the"], "target": ["nun"], "choices": [[]], "answer": [-1]})
     examples = examples.cast_column("choices", List(Value("string")))
     with pytest.raises(SinkdError, match="1 examples have no choices to compare"):
-        encode_choices(examples, Reader(tokenizer, True))
+        choice_rows(examples, PromptReader(tokenizer, True))
 
 
 PROMPTS, ANSWERS = [[5, 6, 7, 8], [9, 10]], [[11, 1], [12, 13, 14, 1]]
@@ -93,7 +93,7 @@ PROMPTS, ANSWERS = [[5, 6, 7, 8], [9, 10]], [[11, 1], [12, 13, 14, 1]]
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_positions_are_those_that_predict_the_answers(side):
     """In one sequence the logits at a position predict the next token: there stands the answer, or the row ends."""
-    collator = AnswerCollator(word_tokenizer(side), None)
+    collator = PromptCollator(word_tokenizer(side), None)
     batch = collator.assemble(PROMPTS, ANSWERS)
     assert batch["labels"].tolist() == [11, 1, 12, 13, 14, 1]
     assert batch["counts"].tolist() == [2, 4]
@@ -107,7 +107,7 @@ def test_positions_are_those_that_predict_the_answers(side):
 
 
 def test_a_decoder_beside_an_encoder_is_shifted_by_its_start():
-    collator = AnswerCollator(word_tokenizer(), 0)
+    collator = PromptCollator(word_tokenizer(), 0)
     batch = collator.assemble(PROMPTS, ANSWERS)
     assert batch["decoder_input_ids"].tolist() == [[0, 11, 0, 0], [0, 12, 13, 14]]
     assert batch["positions"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [1, 2], [1, 3]]
@@ -115,12 +115,12 @@ def test_a_decoder_beside_an_encoder_is_shifted_by_its_start():
 
 
 def test_pad_to_pads_prompts():
-    assert AnswerCollator(word_tokenizer(), 0, pad_to=9).assemble(PROMPTS, ANSWERS)["input_ids"].shape == (2, 9)
+    assert PromptCollator(word_tokenizer(), 0, pad_to=9).assemble(PROMPTS, ANSWERS)["input_ids"].shape == (2, 9)
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end():
     tokenizer = word_tokenizer()
     tokenizer.pad_token = None
-    batch = AnswerCollator(tokenizer, None).assemble([[5, 6, 7, 8], [9]], [[11, 1], [12, 1]])
+    batch = PromptCollator(tokenizer, None).assemble([[5, 6, 7, 8], [9]], [[11, 1], [12, 1]])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 11], [9, 12, 1, 1, 1]]
     assert batch["attention_mask"].sum(1).tolist() == [5, 2]

@@ -1,7 +1,8 @@
-"""Prompts and answers to token ids, once: rows as a language model trains on them and is asked.
+"""Prompts and answers as token ids, computed once: rows that a language model trains on, and rows that it answers.
 
-A decoder reads a prompt and its answer as one text, parted by a space; an encoder-decoder reads them apart. Every
-answer ends with the tokenizer's end-of-sequence token, in training and in evaluation, so "no" is no part of "none".
+A decoder reads a prompt and its answer as one text, separated by a space; an encoder-decoder reads them separately.
+Every answer ends with the tokenizer's end-of-sequence token, in training and in evaluation, so that "no" is not a
+beginning of "none".
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from sinkd.tasks.cache import BATCH, cached, key_of
 from sinkd.tasks.encode import tokenizer_hash
 
 VERSION = 2  # raise it when the same examples would be encoded into other rows
-# Something for a tokenizer to stand an answer behind: the same in every vocabulary, and no part of a word.
+# What an answer is tokenised behind: in every vocabulary, and part of no word.
 BEFORE = ":"
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How a language model reads prompts and answers.
+class PromptReader:
+    """Makes token ids of prompts and answers.
 
-    one_sequence : prompt and answer are one text (decoders), else two (encoder-decoders).
-    max_length, target_max_length : tokens to keep of a prompt and of an answer, special ones included.
-    input_eos : end prompts with the end-of-sequence token.
+    Attributes:
+        tokenizer: Must have an end-of-sequence token.
+        one_sequence: Prompt and answer are one text (decoders), not two (encoder-decoders).
+        max_length: Tokens to keep of a prompt, special ones included.
+        target_max_length: Tokens to keep of an answer, special ones included.
+        input_eos: End prompts with the end-of-sequence token.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -50,7 +54,7 @@ class Reader:
         ids = self.tokenizer(list(texts), add_special_tokens=self.one_sequence, verbose=False)["input_ids"]
         kept = []
         for row in ids:
-            row = row[:-1] if row and row[-1] == eos else row  # some decoders' tokenizers add one
+            row = row[:-1] if row and row[-1] == eos else row  # some tokenizers of decoders add one
             room = self.max_length - self.input_eos
             row = row[-room:] if self.tokenizer.truncation_side == "left" else row[:room]
             kept.append([*row, eos] if self.input_eos or not row else row)
@@ -69,23 +73,24 @@ class Reader:
             return self.tokenizer(text_target=list(texts), **plain)["input_ids"]
         if self.input_eos:
             return self.tokenizer(list(texts), **plain)["input_ids"]
-        # What stands before a word decides its pieces, so the answer is cut out of a text that it ends.
+        # The text before a word decides how the word is cut, so tokenise the answer at the end of a text and take its part.
         before = self.tokenizer(BEFORE, **plain)["input_ids"]
         whole = self.tokenizer([f"{BEFORE} {text}" for text in texts], **plain)["input_ids"]
         alone = {i: f" {texts[i]}" for i, row in enumerate(whole) if row[: len(before)] != before}
         pieces = [row[len(before) :] for row in whole]
-        if alone:  # a tokenizer that joins ":" to what follows: these are read by themselves, and not the others
+        if alone:  # a tokenizer that joins ":" to what follows: tokenise these by themselves
             read = self.tokenizer(list(alone.values()), **plain)["input_ids"]
             for i, ids in zip(alone, read, strict=True):
                 pieces[i] = ids
         return pieces
 
 
-def encode_answers(examples: Dataset, reader: Reader) -> Dataset:
-    """Rows to train on, memory-mapped: `examples` with columns prompt and target.
+def answer_rows(examples: Dataset, reader: PromptReader) -> Dataset:
+    """Rows to train on, memory-mapped, from examples with columns prompt and target.
 
-    Returns a Dataset with columns input_ids (the prompt), answer_ids (lists of int32), and length (int32): tokens of
-    the longest sequence that a model reads for the row.
+    Returns:
+        Columns input_ids (the prompt), answer_ids (lists of int32), and length (int32): tokens of the longest sequence
+        that a model reads for the row.
     """
 
     def columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -99,11 +104,12 @@ def encode_answers(examples: Dataset, reader: Reader) -> Dataset:
     )
 
 
-def encode_choices(examples: Dataset, reader: Reader) -> Dataset:
-    """Rows to be asked, memory-mapped: `examples` with columns prompt, choices and answer.
+def choice_rows(examples: Dataset, reader: PromptReader) -> Dataset:
+    """Rows to answer, memory-mapped, from examples with columns prompt, choices and answer.
 
-    Returns a Dataset with columns input_ids (the prompt), choices (a list of token ids each), length, and labels
-    (int64): the number of the right choice, -1 where it is unknown.
+    Returns:
+        Columns input_ids (the prompt), choices (the token ids of each), length, and labels (int64): the number of the
+        right choice, -1 if it is unknown.
     """
 
     def columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -122,13 +128,13 @@ def encode_choices(examples: Dataset, reader: Reader) -> Dataset:
     return _encode("choices", examples, reader, types, columns)
 
 
-def _length(reader: Reader, prompt: list[int], answers: list[list[int]]) -> int:
+def _length(reader: PromptReader, prompt: list[int], answers: list[list[int]]) -> int:
     longest = max(map(len, answers))
-    # A decoder reads all of the answer but its last token, an encoder-decoder answer and prompt apart.
+    # A decoder reads prompt and answer without its last token in one sequence, an encoder-decoder in two.
     return len(prompt) + longest - 1 if reader.one_sequence else max(len(prompt), longest)
 
 
-def _encode(kind: str, examples: Dataset, reader: Reader, types: dict[str, Any], columns: Any) -> Dataset:
+def _encode(kind: str, examples: Dataset, reader: PromptReader, types: dict[str, Any], columns: Any) -> Dataset:
     def batches() -> Iterator[dict[str, list[Any]]]:
         for batch in examples.iter(batch_size=BATCH):
             yield columns(batch)

@@ -1,4 +1,4 @@
-"""Prompts and answers to a batch: what a language model reads, and where in its output the answers are predicted."""
+"""Batches of prompts and answers: what a language model reads, and where its logits predict the answers."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ UNLABELLED = -100
 Ids = Sequence[int]
 
 
-class AnswerCollator:
-    """Rows of `encode_answers` or of `encode_choices` as tensors.
+class PromptCollator:
+    """Makes tensors of rows of `answer_rows` or of `choice_rows`.
 
-    decoder_start: the token that a decoder beside an encoder begins with; None for models that read prompt and answer
-    as one sequence. pad_to: pad prompts to this length at least. Pads on the tokenizer's side, with its padding token
-    or else its end of sequence; padding changes no loss.
+    Pads on the tokenizer's side, with its padding token or else its end of sequence; padding changes no loss.
 
-    Rows with answers give input_ids and attention_mask (B, L), decoder_input_ids (B, T) or, where padding stands on the
-    left, position_ids (B, L), and for the N answer tokens of the batch: labels (N,), the tokens themselves; positions
-    (N, 2), row and position of the logits that predict each; counts (B,), how many a row has; and columns (C,), rising,
+    Rows with answers give input_ids and attention_mask (B, L), decoder_input_ids (B, T) or, if padding is on the left,
+    position_ids (B, L); and for the N answer tokens of the batch: labels (N,), the tokens themselves; positions (N, 2),
+    row and position of the logits that predict each; counts (B,), the number in each row; and columns (C,), ascending,
     the positions that occur, for a model of one sequence.
 
-    Rows with choices give the prompts (those of one sequence padded on the left), and for all M choices of the batch:
-    choice_rows (M,), the row of each; choice_labels (M, T), its tokens, -100 beyond them; choice_inputs, what a model
-    reads to predict them, (M, T), or (M, T - 1) where the prompt's last token predicts the first; and choice_places
-    (B, K), where among the M each row's choices are, -1 beyond the last. Known answers give labels (B,).
+    Rows with choices give the prompts (padded on the left for a model of one sequence), and for all M choices of the
+    batch: choice_rows (M,), the row of each; choice_labels (M, T), its tokens, -100 beyond them; choice_inputs, what a
+    model reads to predict them, (M, T), or (M, T - 1) if the prompt's last token predicts the first; and choice_places
+    (B, K), which of the M are each row's choices, -1 beyond the last. Known answers give labels (B,).
+
+    Args:
+        tokenizer: For its padding.
+        decoder_start: The token that an encoder-decoder's decoder begins with; None for a model of one sequence.
+        pad_to: Pad prompts to at least this length.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, decoder_start: int | None, pad_to: int | None = None):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, decoder_start: int | None, pad_to: int = 0):
         self.pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self.left = tokenizer.padding_side == "left"
         self.decoder_start = decoder_start
-        self.pad_to = pad_to or 0
+        self.pad_to = pad_to
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         prompts = [row["input_ids"] for row in rows]
@@ -68,7 +71,7 @@ class AnswerCollator:
         return batch | {"columns": positions[:, 1].unique()}
 
     def prompts_of(self, batch: Mapping[str, Tensor]) -> list[list[int]]:
-        """The prompts that a batch to train on was made of."""
+        """The prompts of a batch to train on."""
         rows = [
             ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
         ]
@@ -77,7 +80,7 @@ class AnswerCollator:
         return [row[: len(row) - count + 1] for row, count in zip(rows, batch["counts"].tolist(), strict=True)]
 
     def ask(self, prompts: Sequence[Ids]) -> dict[str, Tensor]:
-        """Prompts alone, as a model reads them before it answers: those of one sequence padded on the left."""
+        """Prompts alone, for a model to answer: padded on the left for a model of one sequence."""
         return self._padded(prompts, self.left if self.decoder_start is not None else True)
 
     def _choices(self, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]]) -> dict[str, Tensor]:
@@ -105,7 +108,7 @@ class AnswerCollator:
             mask[row, span] = 1
         batch = {"input_ids": ids, "attention_mask": mask}
         if left and self.decoder_start is None:
-            # Without it a model would count positions from the padding.
+            # Without them a model would count padding as positions.
             batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         return batch
 

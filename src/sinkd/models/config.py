@@ -1,0 +1,59 @@
+"""Where a model lies, and its config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import AutoConfig, BertConfig, PretrainedConfig
+
+from sinkd.errors import SinkdError, first_sentence
+
+# Where the published system puts the best model of a run, inside the run's folder.
+PUBLISHED_BEST = Path("checkpoints", "best_checkpoint")
+
+
+def find_checkpoint(path: str, flag: str) -> str:
+    """The folder that holds a model's config.json: `path`, or the best checkpoint of a published run inside it.
+
+    What is no folder is taken for a name on the hub. Raises SinkdError for a folder without a model.
+    """
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
+        if looks_local:
+            raise SinkdError(f"{flag} names {path}, which does not exist; give a model's folder or a name on the hub")
+        return path
+    tried = [folder, folder / PUBLISHED_BEST]
+    for candidate in tried:
+        if (candidate / "config.json").is_file():
+            return str(candidate)
+    raise SinkdError(f"{flag} names {path}, which holds no model: no config.json in {tried[0]} or {tried[1]}")
+
+
+def load_config(path: str, flag: str) -> PretrainedConfig:
+    """The config of the model at `path`; SinkdError with the reason where there is none to read."""
+    folder = find_checkpoint(path, flag)
+    try:
+        return untyped_bert(Path(folder)) or AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise SinkdError(f"{flag} {path} cannot be loaded: {first_sentence(error)}") from error
+
+
+def untyped_bert(folder: Path) -> BertConfig | None:
+    """The config in a folder that names no model type, as BERT's first releases have it; None for any other."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise SinkdError(f"{path} holds no JSON object, which a config is")
+    # RoBERTa has one token type, DistilBERT none.
+    return BertConfig.from_dict(content) if "model_type" not in content and content.get("type_vocab_size") == 2 else None
+
+
+def override(config: PretrainedConfig, values: Mapping[str, object] | None, path: str) -> None:
+    """Set the config's values, in place; SinkdError for a name that the config of `path` does not have."""
+    for key, value in (values or {}).items():
+        if not hasattr(config, key):
+            raise SinkdError(f'--config_overrides sets "{key}", which the config of {path} does not have')
+        setattr(config, key, value)

@@ -1,0 +1,229 @@
+"""Language models, which answer a prompt in words: encoder-decoders (T5, T0) and decoders (GPT, Llama, Qwen)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sinkd.errors import SinkdError
+from sinkd.losses.feature import Feature
+from sinkd.losses.term import View
+from sinkd.models.config import find_checkpoint, load_config, override
+from sinkd.models.head import cut_head, decoder_start, shared_vocabulary, vocabulary
+from sinkd.models.likelihood import answer_keywords, answer_logits, choice_log_likelihoods
+from sinkd.models.observe import observe
+from sinkd.models.prompt import PromptReader, answer_rows, choice_rows
+from sinkd.models.prompt_collator import PromptCollator
+from sinkd.models.reading import Reading, first, positions, refuse_flags, refuse_long_rows
+from sinkd.models.sampling import sampled_batch
+from sinkd.models.weights import load_weights
+from sinkd.tasks import ChoiceTask, Template, find_template, templates
+from sinkd.tasks.metrics import Scores
+
+logger = logging.getLogger(__name__)
+
+FOR_ENCODERS = {"keep_layers": None, "copy_layers": None, "unlabeled_file": None, "student_init": "pretrained"}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """The family of language models with one config, for one task; without a task it only runs models. See `Family`.
+
+    The seed draws a run's shots, and what the filter `choice` gives in the prompts of training rows; dev and test rows
+    have the same prompts in every run, so that their scores compare. width: what heads are cut to.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    config: PretrainedConfig
+    task: ChoiceTask = None  # type: ignore[assignment]
+    reading: Reading = Reading()
+    width: int | None = None
+
+    attributes = False
+
+    # A task's rows
+
+    def for_seed(self, seed: int) -> LanguageModel:
+        return replace(self, reading=replace(self.reading, seed=seed))
+
+    @cached_property
+    def train(self) -> Dataset:
+        """Prompts with their answers."""
+        worded = self.task.examples("train", self.template, self.reading.seed)
+        examples = first(worded, self.reading.max_train_rows)
+        shots = self.reading.num_shots
+        if shots is not None and shots < len(examples):
+            drawn = np.random.default_rng(self.reading.seed).choice(len(examples), shots, replace=False)
+            examples = examples.select(sorted(drawn.tolist()))
+        return answer_rows(examples, self.reader)
+
+    @cached_property
+    def dev(self) -> dict[str, Dataset]:
+        """Prompts with their choices."""
+        return {split: choice_rows(examples, self.reader) for split, examples in self._dev_examples.items()}
+
+    @cached_property
+    def _dev_examples(self) -> dict[str, Dataset]:
+        splits = {split: self.task.examples(split, self.template) for split in self.task.dev_splits}
+        return {split: first(examples, self.reading.max_dev_rows) for split, examples in splits.items()}
+
+    def test(self, split: str) -> Dataset:
+        return choice_rows(self.task.examples(split, self.template), self.reader)
+
+    @cached_property
+    def template(self) -> Template:
+        """The template that is named, else the task's first."""
+        name, folder = self.reading.template_name, self.reading.templates_dir
+        return find_template(self.task.name, name or templates(self.task.name, folder)[0].name, folder)
+
+    @cached_property
+    def reader(self) -> PromptReader:
+        """Makes token ids of prompts and answers."""
+        reading = self.reading
+        lengths = (reading.max_length, reading.target_max_length)
+        return PromptReader(self.tokenizer, not self.config.is_encoder_decoder, *lengths, reading.input_eos)
+
+    @property
+    def collator(self) -> PromptCollator:
+        return PromptCollator(self.tokenizer, decoder_start(self.config), self._pad_to)
+
+    @property
+    def _pad_to(self) -> int:
+        return self.reading.max_length if self.reading.pad_to_max_length else 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        collection, _, name = self.task.name.partition("/")
+        dataset = "super_glue" if collection == "superglue" else collection
+        return {"dataset_name": dataset, "dataset_config_name": name, "template_name": self.template.name}
+
+    @property
+    def template_name(self) -> str | None:
+        return self.template.name
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return {"template": self.template.fingerprint}
+
+    def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
+        # These tasks have one dev split; official scores need its examples, not the numbers of the right choices.
+        (examples,) = self._dev_examples.values()
+        return self.task.scores(examples, answers.argmax(axis=-1))
+
+    def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
+        return self.task.write_submission(split, answers.argmax(axis=-1), folder)
+
+    # Models
+
+    def check(self, path: str, flag: str) -> None:
+        load_config(path, flag)
+
+    def load(
+        self, path: str, flag: str, *, to_train: bool = False, overrides: dict[str, object] | None = None
+    ) -> PreTrainedModel:
+        config_path = self.reading.config_name if to_train else None
+        spread = self.reading.parallelize
+        model = load_language_model(path, flag, overrides=overrides, parallelize=spread, config_path=config_path)
+        return model if self.width is None else cut_head(model, self.width)
+
+    @staticmethod
+    def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+        keywords = answer_keywords(model, batch)
+        kept = "logits_to_keep" in keywords
+        return observe(model, batch, features, keywords, lambda outputs: answer_logits(outputs.logits, batch, kept))
+
+    def answer(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        return torch.log_softmax(choice_log_likelihoods(model, batch, self.reading.length_normalize), -1)
+
+    def sample(self, model: nn.Module, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+        ends = self.tokenizer.eos_token_id, vocabulary(self.tokenizer)
+        return sampled_batch(model, batch, self.collator, *ends, seed)
+
+    # Limits
+
+    def refuse(self, settings: Any) -> None:
+        refuse_flags(settings, FOR_ENCODERS, "is for encoders, and this task is answered by a language model")
+
+    def refuse_long_rows(self, model: PreTrainedModel) -> None:
+        most = positions(model)
+        if most is not None and self._pad_to > most:
+            padded = f"rows that --pad_to_max_length pads to {self._pad_to} tokens do not fit the model"
+            raise SinkdError(f"{padded}, which reads {most}; give a smaller --max_length")
+        refuse_long_rows(model, [self.train, *self.dev.values()], "a smaller --max_length")
+
+    @property
+    def head_width(self) -> int:
+        return self.width or self.config.get_text_config().vocab_size
+
+    def share_head(self, teacher: LanguageModel) -> tuple[LanguageModel, LanguageModel]:
+        width, cut = shared_vocabulary(self.tokenizer, teacher.config, self.config)
+        if cut:
+            logger.info(cut)
+        return replace(self, width=width), replace(teacher, width=width)
+
+    def answer_tokens(self, rows: Dataset) -> int:
+        tables = rows.select_columns(["answer_ids"]).with_format("arrow").iter(batch_size=10_000)
+        return sum(len(table["answer_ids"].combine_chunks().flatten()) for table in tables)
+
+
+def load_language_model(
+    path: str,
+    flag: str,
+    *,
+    overrides: dict[str, object] | None = None,
+    parallelize: bool = False,
+    config_path: str | None = None,
+) -> PreTrainedModel:
+    """The language model in a folder or on the hub, float32: an encoder-decoder or a decoder, as its config says.
+
+    Args:
+        path: A folder, or a name on the hub.
+        flag: The flag that gave the path, for messages.
+        overrides: Values for its config.
+        parallelize: Spread it over the machine's accelerators.
+        config_path: Another folder to take the config from.
+
+    Raises:
+        SinkdError: The model cannot be loaded, or lacks weights.
+    """
+    config = load_config(config_path or path, "--config_name" if config_path else flag)
+    override(config, overrides, path)
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    spread = device_map() if parallelize else None
+    model, lacking = load_weights(
+        auto, find_checkpoint(path, flag), f"{flag} {path}", config=config, device_map=spread
+    )
+    if lacking:
+        raise SinkdError(f"{flag} {path} lacks {len(lacking)} of a language model's weights, {lacking[0]} among them")
+    return model
+
+
+def device_map() -> str | None:
+    """How `--parallelize` spreads a model: over all accelerators, or not at all if there are fewer than two."""
+    count = torch.cuda.device_count()
+    if count > 1:
+        return "auto"
+    say_not_spread("one accelerator" if count else "no accelerator")
+    return None
+
+
+@cache
+def say_not_spread(there: str) -> None:
+    """Say once why `--parallelize` spreads nothing."""
+    logger.info("--parallelize: this machine has %s, so models are not spread", there)

@@ -1,0 +1,58 @@
+"""One forward pass of a model, and the features that are read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sinkd.losses.draws import RandomState
+from sinkd.losses.embedding import watched
+from sinkd.losses.feature import Feature, Forward
+from sinkd.losses.term import View
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
+
+
+def observe(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    features: Iterable[Feature],
+    keywords: Mapping[str, Any] | None = None,
+    logits_of: Callable[[Any], Tensor] = lambda outputs: outputs.logits,
+) -> View:
+    """The features of a batch, all from one forward pass.
+
+    Without gradients nothing in the view has a graph, even if an attribution differentiates on the way.
+
+    Args:
+        model: Any model that gives logits for the batch's MODEL_INPUTS.
+        batch: The collated rows.
+        features: What to read from the pass.
+        keywords: What else to call the model with.
+        logits_of: Takes the logits from the model's outputs.
+    """
+    features = list(features)
+    captures = frozenset().union(*(feature.captures for feature in features))
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    # Models keep their own default where hidden states are not needed: some refuse an explicit False.
+    hidden = "hidden_states" in captures
+    options = {**(keywords or {}), **({"output_hidden_states": True} if hidden else {})}
+    attributes = "embeddings" in captures
+    draws = RandomState(batch["input_ids"].device) if attributes and model.training else None
+    with watched(model) if attributes else nullcontext([None]) as embeddings:
+        outputs = model(**inputs, **options)
+    states = outputs.hidden_states if hidden else None
+    seen = Forward(model, inputs, logits_of(outputs), states, embeddings[0], draws)
+    values = {feature: feature.read(seen, batch) for feature in features}
+    # `watched` turns gradients on, and no loss may find its way through a frozen teacher.
+    return View(features=values if torch.is_grad_enabled() else {f: _detached(v) for f, v in values.items()})
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    return tuple(map(_detached, value)) if isinstance(value, tuple) else value

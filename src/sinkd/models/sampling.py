@@ -1,0 +1,73 @@
+"""Answers that a language model draws itself, for a teacher to score (`--on_policy`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from sinkd.losses.draws import RandomState
+from sinkd.models.prompt_collator import UNLABELLED, PromptCollator
+
+
+@contextmanager
+def _drawing_by(network: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Within it the model generates by these settings, not by its own generation_config."""
+    own, training = network.generation_config, network.training
+    network.generation_config = settings
+    try:
+        yield network.eval()
+    finally:
+        network.generation_config = own
+        network.train(training)
+
+
+@torch.no_grad()
+def sampled_batch(
+    model: Any, batch: Mapping[str, Tensor], collator: PromptCollator, eos: int, vocabulary: int, seed: int
+) -> dict[str, Tensor]:
+    """The batch with answers drawn from the model, none longer than the longest of the batch, and without labels.
+
+    Answers follow the softmax of the model's logits at temperature 1, whatever its generation_config says. The random
+    state stays as it was.
+
+    Args:
+        model: The language model, possibly in an engine's wrapper.
+        batch: Training rows, as `collator` makes them.
+        collator: Makes the new batch.
+        eos: The token that ends an answer.
+        vocabulary: Token ids from here on are padding of the head, and are not drawn.
+        seed: Decides the draws.
+    """
+    prompts = collator.prompts_of(batch)
+    device = batch["input_ids"].device
+    question = {name: value.to(device) for name, value in collator.ask(prompts).items()}
+    question.pop("position_ids", None)  # `generate` derives them from the mask
+    network = getattr(model, "module", model)
+    settings = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        max_new_tokens=int(batch["counts"].max()),
+        eos_token_id=eos,
+        pad_token_id=collator.pad,
+        bos_token_id=eos,
+        decoder_start_token_id=collator.decoder_start,
+        suppress_tokens=list(range(vocabulary, network.config.get_text_config().vocab_size)) or None,
+    )
+    with RandomState(device).replayed(), _drawing_by(network, settings):
+        torch.manual_seed(seed)
+        drawn = network.generate(**question, generation_config=settings)
+    begin = 1 if collator.decoder_start is not None else question["input_ids"].shape[1]
+    answers = []
+    for row in drawn[:, begin:].tolist():
+        end = row.index(eos) + 1 if eos in row else len(row)
+        answers.append(row[:end])
+    fresh = {name: value.to(device) for name, value in collator.assemble(prompts, answers).items()}
+    return fresh | {"labels": torch.full_like(fresh["labels"], UNLABELLED)}
