@@ -1,7 +1,9 @@
 """A run's seed draws its shots and the answers it aims at; what it is asked is worded alike in every run."""
 
+import numpy as np
 import pytest
 
+from sinkd import SinkdError
 from sinkd.models import LanguageModel
 from sinkd.models.reading import Reading
 from sinkd.tasks import load_superglue
@@ -14,9 +16,9 @@ DRAWN = TEMPLATE.replace("{{premise}}", '{{ ["so", "because", "why", "what"] | c
 def family(tmp_path):
     write_copa(tmp_path)
     (tmp_path / "wording").mkdir()
-    (tmp_path / "wording" / "templates.yaml").write_text(DRAWN)
 
-    def family(seed=0, **reading):
+    def family(seed=0, template=DRAWN, **reading):
+        (tmp_path / "wording" / "templates.yaml").write_text(template)
         task, config = load_superglue("copa", tmp_path), small_model("gpt2", 334).config
         reading = Reading(templates_dir=str(tmp_path / "wording"), **reading)
         return LanguageModel(word_tokenizer(), config, task, reading).for_seed(seed)
@@ -39,3 +41,11 @@ def test_the_seed_draws_the_shots(family):
 
 def test_the_tasks_first_template_is_the_default(family):
     assert family().template_name == "plain"
+
+
+def test_a_submission_answers_every_row(family, tmp_path):
+    # an answer for one of the two questions
+    causes = TEMPLATE.replace("{% if question", "{% if question == \"cause\" %}{% if question").replace("]}}'", "]}}{% endif %}'")
+    some = family(template=causes)
+    with pytest.raises(SinkdError, match="has no answer for 6 rows of superglue/copa test, and a submission answers all"):
+        some.write_submission("test", np.zeros((6, 2)), tmp_path)

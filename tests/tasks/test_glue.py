@@ -14,17 +14,17 @@ from sinkd.tasks import TASKS, load_task
 def test_every_task_reads_its_official_layout(tmp_path, name, style):
     write_task(name, tmp_path / TASKS[name].folder, **style)
     task = load_task(name, tmp_path)
-    text = task.layout.text
+    text = task.source.layout.text
     for split, (header, words) in zip(task.files, LAYOUTS[name].values(), strict=True):
         rows = task.read(split)
         assert rows["text"] == [f'"{text[0]} {row} \N{SNOWMAN}' for row in range(2)]
-        if task.pair:
+        if len(text) == 2:
             assert rows["text_pair"] == [f'"{text[1]} {row} \N{SNOWMAN}' for row in range(2)]
         numbered = header is not None and header[0] in ("index", "id")
         assert rows["index"] == (["10", "11"] if numbered else ["0", "1"])
         assert ("label" in rows.column_names) == (words is not None)
         if words is not None:
-            expected = [float(word) if task.regression else task.words[word] for word in words]
+            expected = [float(word) if task.regression else task.source.words[word] for word in words]
             assert rows["label"] == pytest.approx(expected)
             assert rows.features["label"].dtype == ("float32" if task.regression else "int64")
         assert task.skipped[split] == 0

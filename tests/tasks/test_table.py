@@ -30,7 +30,7 @@ def test_each_format_gives_the_same_rows(tmp_path, suffix):
     train, dev = write(tmp_path / f"train{suffix}", rows), write(tmp_path / f"dev{suffix}", rows[:1])
     test = write(tmp_path / f"test{suffix}", [row[:2] for row in rows], ("title", "body"))
     task = table_task(train, dev, test, text_columns=["title", "body"], label_column="stars")
-    assert (task.name, task.labels, task.pair) == (f"table/{tmp_path.name}", ("9", "10"), True)
+    assert (task.name, task.labels) == (f"table/{tmp_path.name}", ("9", "10"))
     read = task.read("train")
     assert read["text"] == [row[0] for row in rows]
     assert read["text_pair"] == [row[1] for row in rows]

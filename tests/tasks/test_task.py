@@ -53,7 +53,7 @@ def test_scores_refuse_what_they_cannot_score(glue):
         task.scores(np.zeros((3, 4)), np.zeros(3))
     with pytest.raises(SinkdError, match="found NaN in 1 of 2 rows of logits"):
         task.scores(np.array([[0.0, np.nan], [0.0, 1.0]]), np.zeros(2))
-    with pytest.raises(SinkdError, match="1 of 2 rows to score on have no label"):
+    with pytest.raises(SinkdError, match="1 of 2 rows of glue/cola to score on have no label"):
         task.scores(np.zeros((2, 2)), np.array([0, -100]))
     with pytest.raises(SinkdError, match="found no rows to score"):
         task.scores(np.zeros((0, 2)), np.zeros(0))

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from sinkd.errors import SinkdError
-from sinkd.tasks import SUPERGLUE, find_template, load_superglue, template_folders, templates
+from sinkd.tasks import SUPERGLUE, examples, find_template, load_superglue, template_folders, templates
 from sinkd.tasks.promptsource import fetch, promptsource_dir
 from superglue_layouts import LINES, write_superglue
 
@@ -35,12 +35,12 @@ def test_the_package_has_three_wordings_or_more_of_every_task(no_promptsource, n
 def check(task, template, everywhere):
     """The template words the rows of every split: prompts that differ, an answer among the choices, meanings known."""
     for split in task.splits:
-        examples = task.examples(split, template)
+        worded = examples(task, split, template)
         if everywhere:
             assert task.skipped[split] == 0
-        assert all(examples["prompt"])
+        assert all(worded["prompt"])
         labels = set(task.labels) or {entity for row in task.read(split)["entities"] for entity in row}
-        for example in examples:
+        for example in worded:
             assert len(example["choices"]) == len(example["meanings"]) >= 2
             assert all(example["choices"]) and set(example["meanings"]) <= labels
             assert bool(example["target"]) == bool(example["accepted"]) == (example["answer"] >= 0)

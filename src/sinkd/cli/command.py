@@ -6,9 +6,8 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from sinkd.errors import SinkdError
-from sinkd.models.family import AnyTask
 from sinkd.report import Table, show
-from sinkd.tasks import load_superglue, load_task, names_superglue, table_task
+from sinkd.tasks import Task, load_superglue, load_task, names_superglue, table_task
 from sinkd.tasks.glue import task_name
 from sinkd.tasks.superglue import superglue_name
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
@@ -18,7 +17,7 @@ from sinkd.training.settings import named_task
 NO_TASK = "--task_name is missing; name a task, or your own table by --train_file and --dev_file"
 
 
-def load_named_task(args: TaskArguments) -> AnyTask:
+def load_named_task(args: TaskArguments) -> Task:
     """Load the task or the user's own table that the settings name."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

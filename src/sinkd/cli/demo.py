@@ -14,9 +14,8 @@ from sinkd.cli.command import load_named_task
 from sinkd.cli.workers import distill_all
 from sinkd.errors import SinkdError
 from sinkd.models import train_tokenizer, write_encoder
-from sinkd.models.family import AnyTask
 from sinkd.report import RunProgress, Table, show
-from sinkd.tasks import write_corpus
+from sinkd.tasks import Task, write_corpus
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
@@ -113,7 +112,7 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
     write_text(folder / "README.md", f"{table.markdown()}\n{table.note}\n")
 
 
-def tabulate(results: dict[str, Summary], task: AnyTask, args: TaskArguments) -> Table:
+def tabulate(results: dict[str, Summary], task: Task, args: TaskArguments) -> Table:
     """The comparison, a line a way of training: size, dev score with its spread over seeds, speed."""
     columns = ["", "parameters", "MB on disk", f"dev {task.metric}", "spread", "sentences/s"]
     table = Table("What the student learned", columns)

@@ -10,7 +10,7 @@ from sinkd.errors import SinkdError
 from sinkd.exchange.onnx import export
 from sinkd.models import find_checkpoint
 from sinkd.report import show
-from sinkd.tasks import ChoiceTask, Task
+from sinkd.tasks import Task
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.parser import flag
 from sinkd.training.settings import DATA, resolve_settings
@@ -48,13 +48,13 @@ def _task(args: ExportArguments) -> Task | None:
     if args.task_name is not None or args.train_file is not None:
         try:
             task = load_named_task(args)
-            if isinstance(task, Task) and not all(task.files[split].is_file() for split in task.dev_splits):
+            if not task.choices and not all(task.files[split].is_file() for split in task.dev_splits):
                 raise SinkdError(f"{task.name} lacks a dev file; looked for {task.files[task.dev_splits[0]]}")
         except SinkdError:
             if must_score:
                 raise
             return None
-    if isinstance(task, ChoiceTask):
+    if task is not None and task.choices:
         raise SinkdError(f"{task.name} is answered by a language model, but sinkd export writes encoders only")
     if task is not None and task.dev_splits:
         return task

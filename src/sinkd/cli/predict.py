@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sinkd.cli.command import load_named_task, need_model, show_plan
 from sinkd.errors import SinkdError
-from sinkd.models.family import AnyTask
+from sinkd.tasks import Task
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.inference import Model
 from sinkd.training.outcome import Outcome
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     _write(args, task, path, Path(args.output_dir or path))
 
 
-def predict_after(args: TaskArguments, task: AnyTask, outcomes: Sequence[Outcome]) -> None:
+def predict_after(args: TaskArguments, task: Task, outcomes: Sequence[Outcome]) -> None:
     """Write the answers of each run's model for the test set, if `--do_test` asks for them."""
     if not (args.do_test or args.do_predict):
         return
@@ -35,7 +35,7 @@ def predict_after(args: TaskArguments, task: AnyTask, outcomes: Sequence[Outcome
         _write(args, task, outcome.folder, folder)
 
 
-def _write(args: TaskArguments, task: AnyTask, model: str, folder: Path) -> None:
+def _write(args: TaskArguments, task: Task, model: str, folder: Path) -> None:
     for path in Model.load(model, task, args).write_submissions(folder):
         if args.should_save:  # print once, however many processes there are
             print(f"wrote {path}")

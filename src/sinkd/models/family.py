@@ -18,11 +18,8 @@ from sinkd.models.encoder import Encoder
 from sinkd.models.language_model import LanguageModel
 from sinkd.models.reading import Reading
 from sinkd.models.tokenizer import load_tokenizer
-from sinkd.tasks import ChoiceTask, Task
+from sinkd.tasks import Task
 from sinkd.tasks.metrics import Scores
-
-AnyTask = Task | ChoiceTask
-
 
 class Family(Protocol):
     """A kind of model, bound to a task, a tokenizer and how rows are read: `Encoder` or `LanguageModel`.
@@ -33,7 +30,7 @@ class Family(Protocol):
     """
 
     @property
-    def task(self) -> Any: ...
+    def task(self) -> Task: ...
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
     @property
@@ -111,7 +108,7 @@ class Family(Protocol):
 
 
 def family_of(
-    task: AnyTask,
+    task: Task,
     settings: Any,
     path: str,
     flag: str,
@@ -131,7 +128,7 @@ def family_of(
     """
     reading = Reading.of(settings)
     tokenizer = tokenizer or read_tokenizer(path, flag, reading)
-    if isinstance(task, ChoiceTask):
+    if task.choices:
         named = reading.config_name if to_train else None
         config = load_config(named or path, "--config_name" if named else flag)
         return LanguageModel(tokenizer, config, task, reading)

@@ -33,8 +33,9 @@ from sinkd.models.prompt_collator import PromptCollator
 from sinkd.models.reading import Reading, first, positions, refuse_flags, refuse_long_rows
 from sinkd.models.sampling import sampled_batch
 from sinkd.models.weights import load_weights
-from sinkd.tasks import ChoiceTask, Template, find_template, templates
+from sinkd.tasks import Task, Template, examples, find_template, templates
 from sinkd.tasks.metrics import Scores
+from sinkd.tasks.wording import meant, truth
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class LanguageModel:
 
     tokenizer: PreTrainedTokenizerBase
     config: PretrainedConfig
-    task: ChoiceTask = None  # type: ignore[assignment]
+    task: Task = None  # type: ignore[assignment]
     reading: Reading = Reading()
     width: int | None = None
 
@@ -65,26 +66,26 @@ class LanguageModel:
     @cached_property
     def train(self) -> Dataset:
         """Prompts with their answers."""
-        worded = self.task.examples("train", self.template, self.reading.seed)
-        examples = first(worded, self.reading.max_train_rows)
+        worded = examples(self.task, "train", self.template, self.reading.seed)
+        worded = first(worded, self.reading.max_train_rows)
         shots = self.reading.num_shots
-        if shots is not None and shots < len(examples):
-            drawn = np.random.default_rng(self.reading.seed).choice(len(examples), shots, replace=False)
-            examples = examples.select(sorted(drawn.tolist()))
-        return answer_rows(examples, self.reader)
+        if shots is not None and shots < len(worded):
+            drawn = np.random.default_rng(self.reading.seed).choice(len(worded), shots, replace=False)
+            worded = worded.select(sorted(drawn.tolist()))
+        return answer_rows(worded, self.reader)
 
     @cached_property
     def dev(self) -> dict[str, Dataset]:
         """Prompts with their choices."""
-        return {split: choice_rows(examples, self.reader) for split, examples in self._dev_examples.items()}
+        return {split: choice_rows(worded, self.reader) for split, worded in self._dev_examples.items()}
 
     @cached_property
     def _dev_examples(self) -> dict[str, Dataset]:
-        splits = {split: self.task.examples(split, self.template) for split in self.task.dev_splits}
-        return {split: first(examples, self.reading.max_dev_rows) for split, examples in splits.items()}
+        splits = {split: examples(self.task, split, self.template) for split in self.task.dev_splits}
+        return {split: first(worded, self.reading.max_dev_rows) for split, worded in splits.items()}
 
     def test(self, split: str) -> Dataset:
-        return choice_rows(self.task.examples(split, self.template), self.reader)
+        return choice_rows(examples(self.task, split, self.template), self.reader)
 
     @cached_property
     def template(self) -> Template:
@@ -123,11 +124,19 @@ class LanguageModel:
 
     def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
         # These tasks have one dev split; official scores need its examples, not the numbers of the right choices.
-        (examples,) = self._dev_examples.values()
-        return self.task.scores(examples, answers.argmax(axis=-1))
+        (worded,) = self._dev_examples.values()
+        said = meant(self.task, worded, answers.argmax(axis=-1))
+        return self.task.scores(said, truth(self.task, worded), worded["index"])
 
     def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
-        return self.task.write_submission(split, answers.argmax(axis=-1), folder)
+        task, worded = self.task, examples(self.task, split, self.template)
+        if missing := len(task.read(split)) - len(worded):
+            raise SinkdError(
+                f"the template has no answer for {missing} rows of {task.name} {split}, and a submission answers all;"
+                " choose another template"
+            )
+        said = meant(task, worded, answers.argmax(axis=-1))
+        return task.write_submission(split, said, folder, list(worded["index"]))
 
     # Models
 

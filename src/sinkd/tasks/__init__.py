@@ -1,7 +1,6 @@
 """What there is to learn: files in, examples and a score out."""
 
 from sinkd.tasks.cache import cache_dir
-from sinkd.tasks.choice import ChoiceTask
 from sinkd.tasks.collate import Collator
 from sinkd.tasks.encode import encode
 from sinkd.tasks.glue import TASKS, load_task
@@ -11,16 +10,17 @@ from sinkd.tasks.table import table_task
 from sinkd.tasks.task import Task, read_unlabeled
 from sinkd.tasks.template import Template
 from sinkd.tasks.template_folders import find_template, templates
+from sinkd.tasks.wording import examples
 
 __all__ = [
     "SUPERGLUE",
     "TASKS",
-    "ChoiceTask",
     "Collator",
     "Task",
     "Template",
     "cache_dir",
     "encode",
+    "examples",
     "find_template",
     "load_superglue",
     "load_task",

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sinkd.errors import SinkdError
-from sinkd.tasks import metrics
+from sinkd.tasks import metrics, submission
 from sinkd.tasks.layout import Layout
 from sinkd.tasks.metrics import Scorer
+from sinkd.tasks.source import TableSource
 from sinkd.tasks.task import Task
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -28,6 +29,7 @@ MNLI_SPLITS = {
 }
 
 AX_SPLITS = (("test", "diagnostic.tsv"),)
+SCORES = (0.0, 5.0)  # the scale of STS-B
 
 
 @dataclass(frozen=True)
@@ -106,33 +108,36 @@ def _folder(name: str, glue: Glue, data_dir: Path) -> Path:
 def load_task(name: str, data_dir: str | Path, bad_rows: str = "error") -> Task:
     """A GLUE task from the folder that holds its files.
 
-    Parameters
-    ----------
-    name : cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli or ax, in any spelling ("glue/cola", "CoLA", "sst2").
-    data_dir : a folder with the task's folder in it (CoLA, COLA, cola ...), or the task's folder itself.
-    bad_rows : "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
+    Args:
+        name: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli or ax, in any spelling ("glue/cola", "CoLA", "sst2").
+        data_dir: A folder with the task's folder in it (CoLA, COLA, cola ...), or the task's folder itself.
+        bad_rows: "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
 
-    Raises
-    ------
-    SinkdError : unknown task, with the names there are; no such folder, with all that was looked for.
+    Raises:
+        SinkdError: The task is unknown (the names are listed), or there is no such folder (with all that was looked
+            for).
     """
     known = task_name(name)
     glue = TASKS[known]
     folder = _folder(known, glue, Path(data_dir))
+    name = f"glue/{known}"
     numbers = tuple(str(label) for label in range(len(glue.labels)))
     readable = {} if glue.labels == NLI else {number: int(number) for number in numbers}
+    words = {label: number for number, label in enumerate(glue.labels)} | readable
+    files = {split: folder / file for split, file in glue.splits}
+    if glue.labels:
+        scale, lines = None, submission.table(numbers if glue.numbers else glue.labels)
+    else:
+        scale, lines = SCORES, submission.score_table(*SCORES)
     return Task(
-        name=f"glue/{known}",
+        name=name,
         labels=glue.labels,
-        files={split: folder / file for split, file in glue.splits},
         metric=glue.metric,
-        layout=glue.layout,
+        source=TableSource(name, files, glue.layout, words, scale),
         scorer=glue.scorer,
-        words={label: number for number, label in enumerate(glue.labels)} | readable,
-        score_range=None if glue.labels else (0.0, 5.0),
+        submission=lines,
         submissions={
             split: f"{glue.folder}{SUBMISSIONS[split]}.tsv" for split, _ in glue.splits if split in SUBMISSIONS
         },
-        submission_words=numbers if glue.numbers else (),
         bad_rows=bad_rows,
     )

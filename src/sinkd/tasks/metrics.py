@@ -1,51 +1,95 @@
-"""Scores of one split, as GLUE defines them; scikit-learn and scipy compute them.
+"""Scores of one split, as GLUE and SuperGLUE define them; scikit-learn and scipy compute them.
 
-Each function takes logits (n, C) and labels (n,), as NumPy arrays, and gives {name: number in -1..1}. A number always:
-where a score is not defined (a correlation of constant predictions, F1 without a positive row) it is 0.0.
+Each function takes n answers, the truth and the rows' indices, and gives {name: number in -1..1}. Answers and truth are
+label ids or numbers (n,); for `record`, texts and lists of the texts that are right. Where a score is not defined (a
+correlation of constant predictions, F1 without a positive row) it is 0.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 Scores = dict[str, float]
-Scorer = Callable[[np.ndarray, np.ndarray], Scores]
+Scorer = Callable[[Any, Any, Sequence[str]], Scores]
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """The share of rows whose largest logit is the label's."""
-    return {"accuracy": float((logits.argmax(axis=-1) == labels).mean())}
+def accuracy(said: np.ndarray, truth: np.ndarray, index: Sequence[str] = ()) -> Scores:
+    """The share of rows whose answer is the label."""
+    return {"accuracy": float((said == truth).mean())}
 
 
-def matthews(logits: np.ndarray, labels: np.ndarray) -> Scores:
+def matthews(said: np.ndarray, truth: np.ndarray, index: Sequence[str] = ()) -> Scores:
     """Matthews' correlation coefficient, "mcc" (CoLA), and accuracy."""
     from sklearn.metrics import matthews_corrcoef
 
-    return {"mcc": float(matthews_corrcoef(labels, logits.argmax(axis=-1)))} | accuracy(logits, labels)
+    return {"mcc": float(matthews_corrcoef(truth, said))} | accuracy(said, truth)
 
 
-def binary_f1(logits: np.ndarray, labels: np.ndarray) -> Scores:
+def binary_f1(said: np.ndarray, truth: np.ndarray, index: Sequence[str] = ()) -> Scores:
     """Accuracy, and the F1 of label 1 (MRPC, QQP)."""
-    from sklearn.metrics import f1_score
-
-    return accuracy(logits, labels) | {"f1": float(f1_score(labels, logits.argmax(axis=-1), zero_division=0))}
+    return accuracy(said, truth) | {"f1": _f1(truth == 1, said == 1)}
 
 
-def macro_f1(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """Accuracy, and "f1": the plain mean of the F1 of each label that occurs in the split or its predictions."""
-    from sklearn.metrics import f1_score
-
-    predictions = logits.argmax(axis=-1)
-    return accuracy(logits, labels) | {"f1": float(f1_score(labels, predictions, average="macro", zero_division=0))}
+def macro_f1(said: np.ndarray, truth: np.ndarray, index: Sequence[str] = ()) -> Scores:
+    """Accuracy, and "f1": the plain mean of the F1 of each label that occurs, said or true (CB, a user's table)."""
+    return accuracy(said, truth) | {"f1": _f1(truth, said, average="macro")}
 
 
-def correlation(logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """Pearson's and Spearman's correlation (STS-B); 0.0 where predictions or labels are all the same."""
+def correlation(said: np.ndarray, truth: np.ndarray, index: Sequence[str] = ()) -> Scores:
+    """Pearson's and Spearman's correlation (STS-B); 0.0 if predictions or labels are all the same."""
     from scipy.stats import pearsonr, spearmanr
 
-    scores, truth = logits.reshape(-1).astype(np.float64), labels.reshape(-1).astype(np.float64)
-    if len(scores) < 2 or np.ptp(scores) <= 1e-12 * np.abs(scores).max() or np.ptp(truth) == 0:
+    said, truth = said.astype(np.float64), truth.astype(np.float64)
+    if len(said) < 2 or np.ptp(said) <= 1e-12 * np.abs(said).max() or np.ptp(truth) == 0:
         return {"pearson": 0.0, "spearman": 0.0}
-    return {"pearson": float(pearsonr(scores, truth)[0]), "spearman": float(spearmanr(scores, truth)[0])}
+    return {"pearson": float(pearsonr(said, truth)[0]), "spearman": float(spearmanr(said, truth)[0])}
+
+
+def multirc(said: np.ndarray, truth: np.ndarray, index: Sequence[str]) -> Scores:
+    """MultiRC: "f1a", the F1 of label 1 over all answers; "em", the share of questions with every answer right; and the
+    accuracy over all answers.
+
+    index: "0-1-2" for paragraph, question and answer.
+    """
+    questions: dict[str, list[bool]] = defaultdict(list)
+    for row, right in zip(index, said == truth, strict=True):
+        questions[row.rpartition("-")[0]].append(bool(right))
+    exact = sum(map(all, questions.values())) / len(questions)
+    return {"f1a": _f1(truth == 1, said == 1), "em": exact} | accuracy(said, truth)
+
+
+def record(said: Sequence[str], truth: Sequence[Sequence[str]], index: Sequence[str] = ()) -> Scores:
+    """ReCoRD: "f1" of words and "em", exact match, both after SQuAD's normalisation and each with a row's best match;
+    and the accuracy of the text as it is."""
+    pairs = list(zip(said, truth, strict=True))
+    f1 = [max(word_f1(text, answer) for answer in answers) for text, answers in pairs]
+    exact = [any(normalised(text) == normalised(answer) for answer in answers) for text, answers in pairs]
+    same = [text in answers for text, answers in pairs]
+    return {name: sum(found) / len(pairs) for name, found in (("f1", f1), ("em", exact), ("accuracy", same))}
+
+
+def normalised(text: str) -> str:
+    """SQuAD's normal form: lower case, without punctuation and articles, single spaces (Rajpurkar et al. 2016)."""
+    bare = text.lower().translate(_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def word_f1(text: str, truth: str) -> float:
+    """F1 of the words of two texts in normal form, as bags: 2 * shared / (words of one + words of the other)."""
+    words, right = normalised(text).split(), normalised(truth).split()
+    shared = sum((Counter(words) & Counter(right)).values())
+    return 2 * shared / (len(words) + len(right)) if shared else 0.0
+
+
+def _f1(truth: np.ndarray, said: np.ndarray, average: str = "binary") -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(truth, said, average=average, zero_division=0))

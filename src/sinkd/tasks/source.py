@@ -1,32 +1,110 @@
-"""Where the rows of a task come from: JSON lines on disk, or a data set on the hub."""
+"""Where the rows of a task come from: tables or JSON lines on disk, or a data set on the hub."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, Value, load_dataset
 
 from sinkd.errors import SinkdError
 from sinkd.tasks.cache import BATCH, file_hash, key_of
 from sinkd.tasks.fields import Fields
-from sinkd.tasks.records import Record, attempt, records
+from sinkd.tasks.layout import Layout
+from sinkd.tasks.records import Record, attempt, excerpt, records
 from sinkd.tasks.superglue_rows import LineParser
 
 
 class Source(Protocol):
-    """Splits and their rows; a bad line comes out as the error that describes it."""
+    """Splits and their rows; a bad row comes out as the error that describes it, one to be left out as None.
+
+    `features` are the columns of rows, `fingerprint` is a hash of what the split holds, `key` is everything that
+    decides its rows, and `place` tells a reader where they are.
+    """
 
     @property
     def splits(self) -> tuple[str, ...]: ...
     @property
     def files(self) -> Mapping[str, Path]: ...
-    def rows(self, split: str) -> Iterator[Record | SinkdError]: ...
+    def features(self, split: str) -> Features: ...
+    def rows(self, split: str) -> Iterator[Record | SinkdError | None]: ...
     def fingerprint(self, split: str) -> str: ...
+    def key(self, split: str) -> object: ...
     def place(self, split: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """Tables on disk, with one or two columns of text and a label.
+
+    Attributes:
+        name: The task's name, for errors.
+        files: Split -> file; "unlabeled" is text alone.
+        layout: The columns.
+        words: What files may hold for a label -> its id; empty for regression.
+        score_range: Lowest and highest score of a regression whose scale is fixed.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    layout: Layout
+    words: Mapping[str, int]
+    score_range: tuple[float, float] | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def place(self, split: str) -> str:
+        return str(_file(self.name, split, self.files))
+
+    def fingerprint(self, split: str) -> str:
+        return file_hash(_file(self.name, split, self.files))
+
+    def key(self, split: str) -> object:
+        # The suffix matters: it says how a user's table is written.
+        settings = (self.layout, dict(self.words), self.score_range, Path(self.place(split)).suffix)
+        return self.fingerprint(split), settings, split == "unlabeled", self._labelled(split)
+
+    def features(self, split: str) -> Features:
+        types = dict.fromkeys(self.layout.names, "string")
+        if self._labelled(split):
+            types["label"] = "int64" if self.words else "float32"
+        if split != "unlabeled":
+            types["index"] = "string"
+        return Features({name: Value(kind) for name, kind in types.items()})
+
+    def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
+        path = _file(self.name, split, self.files)
+        label = (self._label if self.words else self._score) if self._labelled(split) else None
+        read = self.layout.texts(path) if split == "unlabeled" else self.layout.examples(path, label)
+        for number, row in read:
+            yield SinkdError(f"{path}, line {number}: {row}") if isinstance(row, SinkdError) else row
+
+    def _labelled(self, split: str) -> bool:
+        # Labels that a test file may have are left to the server.
+        return not split.startswith(("test", "unlabeled"))
+
+    def _label(self, word: str) -> int:
+        if word not in self.words:
+            shown = ", ".join(list(self.words)[:20]) + ", ..." * (len(self.words) > 20)
+            raise SinkdError(f"found label {excerpt(word)}, expected one of {shown}")
+        return self.words[word]
+
+    def _score(self, word: str) -> float:
+        low, high = self.score_range or (-math.inf, math.inf)
+        try:
+            score = float(word)
+        except ValueError:
+            score = math.nan
+        if not (math.isfinite(score) and low <= score <= high):
+            expected = f"a number from {low:g} to {high:g}" if self.score_range else "a finite number"
+            raise SinkdError(f"found score {excerpt(word)}, expected {expected}")
+        return score
 
 
 @dataclass(frozen=True)
@@ -36,12 +114,14 @@ class FileSource:
     Attributes:
         name: The task's name, for errors.
         files: Split -> file.
+        columns: The columns of rows.
         parse: Converts the fields of a line to its rows.
         looked: Split -> the files that were looked for.
     """
 
     name: str
     files: Mapping[str, Path]
+    columns: Features
     parse: LineParser
     looked: Mapping[str, str]
 
@@ -55,7 +135,13 @@ class FileSource:
     def fingerprint(self, split: str) -> str:
         return file_hash(self._file(split))
 
-    def rows(self, split: str) -> Iterator[Record | SinkdError]:
+    def key(self, split: str) -> object:
+        return self.name, self.fingerprint(split), split == "test"
+
+    def features(self, split: str) -> Features:
+        return self.columns
+
+    def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
         path = self._file(split)
         for number, found in records(path, "jsonl", ()):
             # All rows of a line or none: half a paragraph would count as a whole one in exact match.
@@ -69,13 +155,7 @@ class FileSource:
         return list(self.parse(Fields(record), split != "test"))
 
     def _file(self, split: str) -> Path:
-        if split not in self.looked:
-            raise SinkdError(f"task {self.name} has no split {split!r}, expected one of {', '.join(self.looked)}")
-        if split not in self.files:
-            raise SinkdError(f"no {split} file for {self.name}: looked for {self.looked[split]}")
-        if not self.files[split].is_file():
-            raise SinkdError(f"no {split} file for {self.name}: looked for {self.files[split]}")
-        return self.files[split]
+        return _file(self.name, split, self.files, self.looked)
 
 
 # The hub's Parquet copy of a data set whose main branch is a script, which `datasets` refuses to run.
@@ -99,7 +179,7 @@ class HubSource:
     repository: str
     config: str | None
     named: Mapping[str, str]
-    columns: tuple[str, ...]
+    columns: Features
     advice: str
 
     @property
@@ -111,12 +191,18 @@ class HubSource:
         return {}
 
     def place(self, split: str) -> str:
-        return f"{self.repository} on the hub, {self.named[split]}"
+        return f"{self.repository} on the hub, {self.named.get(split, split)}"
 
     def fingerprint(self, split: str) -> str:
         return key_of("hub", self._load(split)._fingerprint)
 
-    def rows(self, split: str) -> Iterator[Record | SinkdError]:
+    def key(self, split: str) -> object:
+        return self.name, self.fingerprint(split), split == "test"
+
+    def features(self, split: str) -> Features:
+        return self.columns
+
+    def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
         for batch in self._load(split).iter(batch_size=BATCH):
             for values in zip(*(batch[name] for name in self.columns), strict=True):
                 yield dict(zip(self.columns, values, strict=True))
@@ -141,3 +227,13 @@ def _load(repository: str, config: str | None, split: str, advice: str) -> Any:
         except Exception:
             reason = " ".join(str(error).split())
             raise SinkdError(f"cannot load {repository} from the hub ({reason}); {advice}") from error
+
+
+def _file(name: str, split: str, files: Mapping[str, Path], looked: Mapping[str, str] | None = None) -> Path:
+    """The file of a split. looked: split -> the files that were looked for, where these are more than one."""
+    if split not in (looked or files):
+        raise SinkdError(f"task {name} has no split {split!r}, expected one of {', '.join(looked or files)}")
+    path = files.get(split)
+    if path is None or not path.is_file():
+        raise SinkdError(f"no {split} file for {name}: looked for {path or (looked or {})[split]}")
+    return path

@@ -1,47 +1,55 @@
-"""SuperGLUE's submission files: JSON lines in the test file's order, as its server expects them."""
+"""The lines of submission files, as GLUE's and SuperGLUE's servers expect them, in the order of the test file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-Chosen = Iterable[tuple[str, str]]  # (index of a row, the label or entity chosen for it)
-Lines = Iterator[Mapping[str, Any]]
+Answered = Iterable[tuple[str, Any]]  # (index of a row; its label id, number or text)
+Submission = Callable[[Answered], Iterator[str]]
 
 
-def labels(words: Mapping[str, Any]) -> Callable[[Chosen], Lines]:
-    """One line per row: its idx, and the word or number that the server uses for its label."""
+def table(words: Sequence[str]) -> Submission:
+    """GLUE: index<TAB>prediction, with a word for each label id."""
+    return lambda answers: _table((index, words[label]) for index, label in answers)
 
-    def lines(chosen: Chosen) -> Lines:
-        for index, label in chosen:
-            yield {"idx": int(index) if index.isdigit() else index, "label": words[label]}
+
+def score_table(low: float = -math.inf, high: float = math.inf) -> Submission:
+    """STS-B: index<TAB>score with three decimals, within the range."""
+    return lambda answers: _table((index, f"{min(max(score, low), high) + 0.0:.3f}") for index, score in answers)
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    yield "index\tprediction"
+    for index, prediction in rows:
+        yield f"{index}\t{prediction}"
+
+
+def labels(words: Sequence[str | int]) -> Submission:
+    """SuperGLUE: one JSON line per row, its idx and the word or number that the server uses for its label."""
+
+    def lines(answers: Answered) -> Iterator[str]:
+        for index, label in answers:
+            yield json.dumps({"idx": int(index) if index.isdigit() else index, "label": words[label]})
 
     return lines
 
 
-def multirc(chosen: Chosen) -> Lines:
+def multirc(answers: Answered) -> Iterator[str]:
     """One line per paragraph, with its questions and their answers: 1 for right, 0 for wrong."""
-    rows = [(*map(int, index.split("-")), label) for index, label in chosen]
+    rows = [(*map(int, index.split("-")), int(label)) for index, label in answers]
     for paragraph, in_paragraph in groupby(rows, key=lambda row: row[0]):
         questions = []
-        for question, answers in groupby(in_paragraph, key=lambda row: row[1]):
-            said = [{"idx": answer, "label": int(label == "True")} for _, _, answer, label in answers]
+        for question, of_question in groupby(in_paragraph, key=lambda row: row[1]):
+            said = [{"idx": answer, "label": label} for _, _, answer, label in of_question]
             questions.append({"idx": question, "answers": said})
-        yield {"idx": paragraph, "passage": {"questions": questions}}
+        yield json.dumps({"idx": paragraph, "passage": {"questions": questions}})
 
 
-def record(chosen: Chosen) -> Lines:
+def record(answers: Answered) -> Iterator[str]:
     """One line per query: its idx and the entity's text."""
-    for index, entity in chosen:
-        yield {"idx": int(index.rpartition("-")[2]), "label": entity}
-
-
-def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
-    """Write JSON lines and return the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
-    return path
+    for index, entity in answers:
+        yield json.dumps({"idx": int(index.rpartition("-")[2]), "label": entity})

@@ -1,33 +1,27 @@
 """SuperGLUE as it is distributed (https://super.gluebenchmark.com, Wang et al. 2019), and ANLI (Nie et al. 2020).
 
-The boundary, for whoever trains on it:
-
-    task = load_superglue("superglue/copa", data_dir)               # a ChoiceTask: see choice.py
+    task = load_superglue("superglue/copa", data_dir)
     template = find_template(task.name, "NAME", templates_dir)      # template_folders.py
-    examples = task.examples("train", template, seed)
-    # prompt, target, choices, answer (-1 unknown), index; meanings and accepted are for `scores`
-    task.scores(examples, chosen)                                   # chosen (n,): one of each row's choices
-    task.write_submission("test", chosen, folder)                   # for the examples last made of "test"
-    task.metric, task.splits, task.files, task.skipped
+    worded = examples(task, "train", template, seed)                # wording.py: prompt, target, choices, answer, ...
 
 `names_superglue` tells whether a task's name is one of these: bare "rte" is GLUE's, "superglue/rte" is this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Features
 
 from sinkd.errors import SinkdError
-from sinkd.tasks import choice_metrics, glue, submission
+from sinkd.tasks import glue, metrics, submission
 from sinkd.tasks import superglue_rows as rows
-from sinkd.tasks.choice import ChoiceTask
-from sinkd.tasks.choice_metrics import ChoiceScorer
+from sinkd.tasks.metrics import Scorer
 from sinkd.tasks.source import FileSource, HubSource, Source
-from sinkd.tasks.submission import Chosen, Lines
+from sinkd.tasks.submission import Submission
+from sinkd.tasks.task import Task
 
 DEFAULT_FOLDER = Path("datas", "superglue")
 PREFIXES = ("superglue/", "super_glue/")
@@ -53,19 +47,19 @@ class SuperGlue:
     labels: tuple[str, ...]
     features: Features
     parse: rows.LineParser
-    scorer: ChoiceScorer = choice_metrics.accuracy
+    scorer: Scorer = metrics.accuracy
     metric: str = "accuracy"
     words: tuple[str | int, ...] = ()
-    lines: Callable[[Chosen], Lines] | None = None
+    lines: Submission | None = None
 
 
-F1A, F1 = choice_metrics.multirc, choice_metrics.record
+F1A, F1 = metrics.multirc, metrics.record
 TRUE, TITLE_TRUE = ("false", "true"), ("False", "True")
 
 # fmt: off
 SUPERGLUE = {
     "boolq": SuperGlue("BoolQ", rows.TRUTH, rows.BOOLQ, rows.boolq, words=TRUE),
-    "cb": SuperGlue("CB", rows.NLI, rows.CB, rows.cb, choice_metrics.commitment),
+    "cb": SuperGlue("CB", rows.NLI, rows.CB, rows.cb, metrics.macro_f1),
     "copa": SuperGlue("COPA", rows.CHOICES, rows.COPA, rows.copa, words=(0, 1)),
     "multirc": SuperGlue("MultiRC", rows.TRUTH, rows.MULTIRC, rows.multirc, F1A, "f1a", lines=submission.multirc),
     "record": SuperGlue("ReCoRD", (), rows.RECORD, rows.record, F1, "f1", lines=submission.record),
@@ -124,36 +118,34 @@ def names_superglue(name: str) -> bool:
     return _known(name) is not None and name.lower() not in glue.TASKS
 
 
-def load_superglue(name: str, data_dir: str | Path | None = None, bad_rows: str = "error") -> ChoiceTask:
+def load_superglue(name: str, data_dir: str | Path | None = None, bad_rows: str = "error") -> Task:
     """A task of SuperGLUE or ANLI, from the folder that holds its files or from the hub.
 
-    Parameters
-    ----------
-    name : boolq, cb, copa, multirc, record, rte, wic, wsc, anli/r1, anli/r2 or anli/r3, in any spelling
-        ("superglue/copa", "super_glue/wsc.fixed", "COPA", "anli_r1").
-    data_dir : a folder with the task's folder in it (COPA, copa; anli_v1.0/R1), or the task's folder itself. None:
-        datas/superglue where it has the task, else the hub, asked when a split is first read.
-    bad_rows : "error" stops at a bad line with file, line and field; "skip" leaves it out and counts it.
+    Args:
+        name: boolq, cb, copa, multirc, record, rte, wic, wsc, anli/r1, anli/r2 or anli/r3, in any spelling
+            ("superglue/copa", "super_glue/wsc.fixed", "COPA", "anli_r1").
+        data_dir: A folder with the task's folder in it (COPA, copa; anli_v1.0/R1), or the task's folder itself. None:
+            datas/superglue if it has the task, else the hub, which is asked when a split is first read.
+        bad_rows: "error" stops at a bad line with file, line and field; "skip" leaves it out and counts it.
 
-    Raises
-    ------
-    SinkdError : unknown task, with the names there are; no such files in data_dir, with all that was looked for.
+    Raises:
+        SinkdError: The task is unknown (the names are listed), or data_dir lacks its files (with all that was looked
+            for).
     """
     known = superglue_name(name)
     entry = SUPERGLUE[known]
     folder, looked = _folder(known, Path(data_dir) if data_dir is not None else DEFAULT_FOLDER)
     if folder is None and data_dir is not None:
         raise SinkdError(f"no files of {full_name(known)} ({_sought()}); looked in {', '.join(map(str, looked))}")
-    words: Mapping[str, str | int] = dict(zip(entry.labels, entry.words or entry.labels, strict=True))
-    return ChoiceTask(
+    return Task(
         name=full_name(known),
         labels=entry.labels,
         metric=entry.metric,
         source=_hub(known) if folder is None else _files(known, folder),
-        features=entry.features,
         scorer=entry.scorer,
-        submission=entry.lines or submission.labels(words),
-        submission_name=f"{known.replace('/', '-') if '/' in known else entry.folder}.jsonl",
+        submission=entry.lines or submission.labels(entry.words or entry.labels),
+        choices=True,
+        submissions={"test": f"{known.replace('/', '-') if '/' in known else entry.folder}.jsonl"},
         bad_rows=bad_rows,
     )
 
@@ -199,15 +191,14 @@ def _files(known: str, folder: Path) -> Source:
     there = {split: [folder / name for name in names if (folder / name).is_file()] for split, names in FILES.items()}
     files = {split: found[0] for split, found in there.items() if found}
     looked = {split: " or ".join(str(folder / name) for name in names) for split, names in FILES.items()}
-    return FileSource(full_name(known), files, SUPERGLUE[known].parse, looked)
+    return FileSource(full_name(known), files, SUPERGLUE[known].features, SUPERGLUE[known].parse, looked)
 
 
 def _hub(known: str) -> Source:
     entry, name = SUPERGLUE[known], full_name(known)
     advice = f"put the files of {name} into {DEFAULT_FOLDER / _places(known)[0]} ({_sought()}), or give their folder"
-    columns = tuple(entry.features)
     if "/" in known:
         r = known.partition("/")[2]
-        return HubSource(name, ANLI_HUB, None, {split: f"{split}_{r}" for split in FILES}, columns, advice)
+        return HubSource(name, ANLI_HUB, None, {split: f"{split}_{r}" for split in FILES}, entry.features, advice)
     named = {"train": "train", "dev": "validation", "test": "test"}
-    return HubSource(name, HUB, wordings(known).partition("/")[2], named, columns, advice)
+    return HubSource(name, HUB, wordings(known).partition("/")[2], named, entry.features, advice)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sinkd.errors import SinkdError
-from sinkd.tasks import metrics
+from sinkd.tasks import metrics, submission
 from sinkd.tasks.layout import Layout
+from sinkd.tasks.source import TableSource
 from sinkd.tasks.task import Task
 
 KINDS = ("auto", "classification", "regression")
@@ -27,24 +28,24 @@ def table_task(
 ) -> Task:
     """A task from a user's own files.
 
-    The suffix says how a file is written: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object a line), and
-    for any other a header and columns parted by tabs, without quoting.
-
-    Parameters
-    ----------
-    text_columns : one column, or two for pairs.
-    label_column : a class, as word or number, or a score. The test file may lack it.
-    kind : "classification", "regression", or "auto": regression when every label of the training file is a number and
-        at least one has a fraction (3.5), else classification.
-    bad_rows : "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
+    The suffix says how a file is written: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object per line),
+    and any other a header and columns separated by tabs, without quoting.
 
     Classes are the labels of the training file, sorted: as numbers if all are integers, else as words. Scores are
     accuracy and macro F1, best by accuracy; for regression Pearson's and Spearman's correlation, best by Spearman's.
 
-    Raises
-    ------
-    SinkdError : a missing file or column, an unknown kind, a training file with one class or far too many; and on
-        reading, what `Task.read` raises.
+    Args:
+        train_file: Rows to train on.
+        dev_file: Rows to evaluate on.
+        test_file: Rows to predict.
+        text_columns: One column, or two for pairs.
+        label_column: A class, as word or number, or a score. The test file may lack it.
+        kind: "classification", "regression", or "auto": regression if every label of the training file is a number and
+            at least one has a fraction (3.5), else classification.
+        bad_rows: "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
+
+    Raises:
+        SinkdError: A file or column is missing, the kind is unknown, or the training file has one class or too many.
     """
     if kind not in KINDS:
         raise SinkdError(f"found kind {kind!r}, expected one of {', '.join(KINDS)}")
@@ -54,27 +55,27 @@ def table_task(
     train = Path(train_file)
     if not train.is_file():
         raise SinkdError(f"no train file: looked for {train}")
-    words = _label_words(train, layout, kind)
-    regression = kind == "regression" or (kind == "auto" and _has_fractions(words))
-    labels = () if regression else _sorted(words, train, layout)
+    found = _label_words(train, layout, kind)
+    regression = kind == "regression" or (kind == "auto" and _has_fractions(found))
+    labels = () if regression else _sorted(found, train, layout)
     files = {"train": train, "dev": Path(dev_file)} | ({} if test_file is None else {"test": Path(test_file)})
     # A file called train.csv says nothing about the task; its folder does.
-    name = train.stem if train.stem != "train" else train.resolve().parent.name
+    short = train.stem if train.stem != "train" else train.resolve().parent.name
+    words = {label: number for number, label in enumerate(labels)}
     return Task(
-        name=f"table/{name}",
+        name=f"table/{short}",
         labels=labels,
-        files=files,
         metric="spearman" if regression else "accuracy",
-        layout=layout,
+        source=TableSource(f"table/{short}", files, layout, words),
         scorer=metrics.correlation if regression else metrics.macro_f1,
-        words={label: number for number, label in enumerate(labels)},
+        submission=submission.score_table() if regression else submission.table(labels),
         submissions={"test": "predictions.tsv"},
         bad_rows=bad_rows,
     )
 
 
 def _label_words(path: Path, layout: Layout, kind: str) -> set[str]:
-    """The different labels of the good rows; bad ones are left to the reader's error."""
+    """The different labels of the good rows; `Task.read` reports the bad ones."""
     words: set[str] = set()
     if kind == "regression":
         return words

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from datasets import Features, List, Value
+from datasets import Dataset, Features, List, Value
 
 from sinkd.errors import SinkdError
+from sinkd.tasks.cache import BATCH, cached, key_of
 from sinkd.tasks.records import Record
 from sinkd.tasks.superglue_rows import UNKNOWN, row_index
+from sinkd.tasks.task import Task
 from sinkd.tasks.template import Rendered, Template
+
+logger = logging.getLogger(__name__)
+
+VERSION = 2  # raise it if the same row and template would give another example
 
 EXAMPLE = Features(
     {
@@ -22,6 +31,85 @@ EXAMPLE = Features(
         "accepted": List(Value("string")),
     }
 )
+
+
+def examples(task: Task, split: str, template: Template, seed: int = 0) -> Dataset:
+    """Rows of a split as a template words them, memory-mapped and kept in the cache folder.
+
+    Rows for which the template has no prompt or no answer are left out and counted in `task.skipped[split]`. A row
+    without label is kept if the template would have an answer for some label.
+
+    Args:
+        task: A task of choices.
+        split: One of its splits.
+        template: The wording.
+        seed: Decides what the filter `choice` draws.
+
+    Returns:
+        Columns prompt and target (strings; target "" if the label is unknown), choices (list of strings; empty for a
+        template without), answer (int64: which choice the target is; -1 if the label is unknown, or there are no
+        choices), index (string), meanings (the label or entity that each choice stands for), and accepted (the meanings
+        that are right).
+
+    Raises:
+        SinkdError: The template fails on a row, gives an answer that is none of its choices, shows the answer in the
+            prompt of a row without label, or applies to no row at all; and as `Task.read` does.
+    """
+    rows = task.read(split)
+    wording = Wording(task.labels, template, seed)
+    notes = {"empty": 0}
+
+    def batches() -> Iterator[dict[str, list[Any]]]:
+        kept = 0
+        for start in range(0, len(rows), BATCH):
+            made = list(map(wording.example, rows.select(range(start, min(start + BATCH, len(rows))))))
+            batch = [example for example in made if example is not None]
+            notes["empty"] += len(made) - len(batch)
+            kept += len(batch)
+            if batch:
+                yield {name: [example[name] for example in batch] for name in EXAMPLE}
+        if not kept:
+            raise SinkdError(
+                f"template {template.name!r} has no answer for any of the {len(rows)} rows of {task.name} {split}"
+            )
+
+    key = key_of("choice examples", VERSION, rows._fingerprint, template.fingerprint, seed)
+    worded = cached(key, EXAMPLE, batches, notes, f"wording {task.name} {split}")
+    task.skipped[split] += notes["empty"]
+    if notes["empty"]:
+        left = f"template {template.name!r} has no answer for"
+        logger.info("%s %s: %s %d of %d rows", task.name, split, left, notes["empty"], len(rows))
+    return worded
+
+
+def meant(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
+    """What the chosen answers stand for, as `Task.scores` takes it: label ids (-1 for a choice that stands for no
+    label), or texts.
+
+    Args:
+        task: The task.
+        worded: Rows of `examples`, all of a split's or some; of the columns, meanings.
+        chosen: Which of each row's choices, (n,).
+
+    Raises:
+        SinkdError: A number is no choice of its row.
+    """
+    found = []
+    for row, (number, meanings) in enumerate(zip(map(int, chosen), worded["meanings"], strict=True)):
+        if not 0 <= number < len(meanings):
+            raise SinkdError(f"found choice {number} in row {row} of {task.name}, which has {len(meanings)} choices")
+        found.append(meanings[number])
+    return _ids(task, found) if task.labels else found
+
+
+def truth(task: Task, worded: Any) -> list[Any]:
+    """What is right in each row of `examples`, as `Task.scores` takes it: label ids (-1 if unknown), or texts."""
+    accepted = list(worded["accepted"])
+    return _ids(task, ["".join(right) for right in accepted]) if task.labels else accepted
+
+
+def _ids(task: Task, names: Sequence[str]) -> list[int]:
+    return [task.labels.index(name) if name in task.labels else UNKNOWN for name in names]
 
 
 @dataclass(frozen=True)

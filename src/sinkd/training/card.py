@@ -17,7 +17,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 import sinkd
 from sinkd.errors import SinkdError
-from sinkd.models.family import AnyTask
 from sinkd.tasks import Task
 from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
@@ -63,7 +62,7 @@ class TeacherScores:
     source: str
 
 
-def teacher_scores(args: TaskArguments, task: AnyTask, teacher: Teacher | None) -> TeacherScores | None:
+def teacher_scores(args: TaskArguments, task: Task, teacher: Teacher | None) -> TeacherScores | None:
     """The teacher's dev scores, as its own run reported on this very file, or measured now; None without a teacher.
 
     Only a teacher that this run has loaded is measured: one that was asked elsewhere may not fit beside a student.
@@ -90,7 +89,7 @@ def teacher_scores(args: TaskArguments, task: AnyTask, teacher: Teacher | None) 
 
 
 def write_card(
-    trainer: TaskTrainer, args: TaskArguments, task: AnyTask, outcome: Outcome, teacher: TeacherScores | None
+    trainer: TaskTrainer, args: TaskArguments, task: Task, outcome: Outcome, teacher: TeacherScores | None
 ) -> ModelCard:
     """Write README.md beside a finished run's model, whose manifest lies there already; return the card."""
     folder = Path(args.output_dir)
@@ -127,7 +126,7 @@ def licence_of(path: str) -> str | None:
 
 
 def _metadata(
-    trainer: TaskTrainer, args: TaskArguments, task: AnyTask, outcome: Outcome, start: str, licence: str | None
+    trainer: TaskTrainer, args: TaskArguments, task: Task, outcome: Outcome, start: str, licence: str | None
 ) -> ModelCardData:
     classifier = type(trainer.model).__name__.endswith("ForSequenceClassification")
     kind = "text-classification" if classifier else "text-generation"
@@ -165,10 +164,9 @@ def _auto_class(model: Any) -> str:
     return "AutoModelForSeq2SeqLM" if model.config.is_encoder_decoder else "AutoModelForCausalLM"
 
 
-def _summary(args: TaskArguments, task: AnyTask, start: str) -> str:
-    scores = isinstance(task, Task) and task.regression
-    kind = "scores" if scores else f"{', '.join(task.labels)}"
-    answers = f"It answers with {kind}." if task.labels or scores else ""
+def _summary(args: TaskArguments, task: Task, start: str) -> str:
+    kind = "scores" if task.regression else f"{', '.join(task.labels)}"
+    answers = f"It answers with {kind}." if kind else ""
     if isinstance(args, DistillationArguments):
         taught = f", taught by `{args.teacher_path}`" if args.teacher_path else ""
         return f"A student for {task.name}: `{start}`{taught}, trained with sinkd {sinkd.__version__}. {answers}"
@@ -196,7 +194,7 @@ def _results_note(outcome: Outcome, teacher: TeacherScores | None) -> str:
     return note if teacher is None else f"{note} The teacher's scores: {teacher.source}."
 
 
-def _training(args: TaskArguments, task: AnyTask) -> str:
+def _training(args: TaskArguments, task: Task) -> str:
     shown: dict[str, Any] = {
         "data": f"{task.name} ({', '.join(path.name for path in task.files.values() if path.is_file())})"
     }

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback
 
 from sinkd.models import Family, family_of
-from sinkd.models.family import AnyTask
+from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.trainer import TaskTrainer
 
@@ -24,7 +24,7 @@ class Model:
     family: Family
 
     @classmethod
-    def load(cls, path: str, task: AnyTask, args: TaskArguments, flag: str = "--model_path") -> "Model":
+    def load(cls, path: str, task: Task, args: TaskArguments, flag: str = "--model_path") -> "Model":
         """The model in `path`; SinkdError if its head does not fit the task."""
         family = family_of(task, args, path, flag)
         return cls(make_evaluator(family.load(path, flag), family, args), family)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 from sinkd.errors import SinkdError, Terminated
 from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, shared_tokenizer, stack
 from sinkd.models.config import load_config
-from sinkd.models.family import AnyTask
+from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
@@ -37,7 +37,7 @@ from sinkd.training.trainer import BEST, TaskTrainer
 MakeTrainer = Callable[[Any, Family], TaskTrainer]
 
 
-def finetune(args: FinetuneArguments, task: AnyTask, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
+def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
     """Train `args.model_path` on a task's labels, once for each seed."""
     _need_splits(task)
     path = _given(args.model_path, "--model_path")
@@ -53,7 +53,7 @@ def finetune(args: FinetuneArguments, task: AnyTask, callbacks: Sequence[Trainer
 
 def distill(
     args: DistillationArguments,
-    task: AnyTask,
+    task: Task,
     callbacks: Sequence[TrainerCallback] = (),
     on_teacher_rows: Callable[[int, int], None] | None = None,
 ) -> Summary:
@@ -88,7 +88,7 @@ def distill(
 
 
 def cache_teacher(
-    args: DistillationArguments, task: AnyTask, on_rows: Callable[[int, int], None] | None = None
+    args: DistillationArguments, task: Task, on_rows: Callable[[int, int], None] | None = None
 ) -> list[Answers]:
     """Compute and keep all answers of `args.teacher_path` that a `distill` with these arguments needs.
 
@@ -121,14 +121,14 @@ def cache_teacher(
     return list(stores.values())
 
 
-def _student_alone(args: DistillationArguments, task: AnyTask, path: str) -> Family:
+def _student_alone(args: DistillationArguments, task: Task, path: str) -> Family:
     """The family of a student that no teacher teaches; a named teacher must share its tokenizer all the same."""
     tokenizer = _shared_tokenizer(args, args.teacher_path, path) if args.teacher_path else None
     return family_of(task, args, path, "--student_path", tokenizer=tokenizer, to_train=True)
 
 
 def _student_and_teacher(
-    args: DistillationArguments, task: AnyTask, student_path: str, teacher_path: str
+    args: DistillationArguments, task: Task, student_path: str, teacher_path: str
 ) -> tuple[Family, Teacher]:
     """The student's family, and the teacher."""
     tokenizer = _shared_tokenizer(args, teacher_path, student_path)
@@ -233,7 +233,7 @@ def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
     return read | family.fingerprints
 
 
-def _outcome(trained: TaskTrainer, task: AnyTask, args: TaskArguments, seconds: float, metrics: dict) -> Outcome:
+def _outcome(trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, metrics: dict) -> Outcome:
     evaluations = [log for log in trained.state.log_history if "eval_runtime" in log] or [_evaluated(trained)]
     history = [{name.removeprefix("eval_"): value for name, value in log.items()} for log in evaluations]
     best = max(history, key=lambda entry: entry[task.metric])
@@ -277,7 +277,7 @@ def _given(value: str | None, flag: str) -> str:
     return value
 
 
-def _need_splits(task: AnyTask) -> None:
+def _need_splits(task: Task) -> None:
     for split in ("train", "dev"):
         if not any(name.startswith(split) for name in task.splits):
             raise SinkdError(f"{task.name} has no {split} file, so nothing can be trained on it")

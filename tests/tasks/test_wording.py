@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 
 from sinkd.errors import SinkdError
-from sinkd.tasks import Template, load_superglue
+from sinkd.tasks import Template, examples, load_superglue
+from sinkd.tasks.wording import meant, truth
 from superglue_layouts import LINES, write_superglue
+
+
+def score(task, worded, chosen):
+    """The task's scores of what was chosen."""
+    return task.scores(meant(task, worded, chosen), truth(task, worded), worded["index"])
+
+
+def submit(task, template, chosen, folder):
+    """The submission of what was chosen of the test split."""
+    worded = examples(task, "test", template)
+    return task.write_submission("test", meant(task, worded, chosen), folder, worded["index"])
+
 
 COLUMNS = ["prompt", "target", "choices", "answer", "index", "meanings", "accepted"]
 
@@ -28,9 +41,9 @@ RECORD = Template(
 
 def test_examples_have_prompt_target_choices_answer_and_index(tmp_path):
     task = task_of("copa", tmp_path)
-    examples = task.examples("train", COPA)
-    assert examples.column_names == COLUMNS
-    assert examples[1] == {
+    worded = examples(task, "train", COPA)
+    assert worded.column_names == COLUMNS
+    assert worded[1] == {
         "prompt": "He sneezed.",
         "target": "He took a tissue.",
         "choices": ["He sang.", "He took a tissue."],
@@ -39,27 +52,28 @@ def test_examples_have_prompt_target_choices_answer_and_index(tmp_path):
         "meanings": ["choice1", "choice2"],
         "accepted": ["choice2"],
     }
-    assert (examples["answer"], examples.features["answer"].dtype) == ([0, 1], "int64")
+    assert (worded["answer"], worded.features["answer"].dtype) == ([0, 1], "int64")
     assert task.skipped["train"] == 0
 
 
 def test_examples_are_made_once_for_a_file_a_wording_and_a_seed(tmp_path):
     task = task_of("copa", tmp_path)
-    first = task.examples("train", COPA)
-    again = load_superglue("copa", tmp_path).examples("train", Template("renamed", COPA.jinja, COPA.answer_choices))
+    first = examples(task, "train", COPA)
+    again = examples(load_superglue("copa", tmp_path), "train", Template("renamed", COPA.jinja, COPA.answer_choices))
     assert again.cache_files == first.cache_files
-    assert task.examples("train", COPA, seed=1).cache_files != first.cache_files
+    assert examples(task, "train", COPA, seed=1).cache_files != first.cache_files
     assert (
-        task.examples("train", Template("mine", COPA.jinja + " ", COPA.answer_choices)).cache_files != first.cache_files
+        examples(task, "train", Template("mine", COPA.jinja + " ", COPA.answer_choices)).cache_files
+        != first.cache_files
     )
 
 
 def test_rows_without_label_have_their_choices_and_no_target(tmp_path):
-    examples = task_of("copa", tmp_path).examples("test", COPA)
-    assert (examples["prompt"], examples["target"]) == (["The cup broke.", "He sneezed."], ["", ""])
-    assert (examples["answer"], examples["accepted"]) == ([-1, -1], [[], []])
-    assert examples["choices"][0] == ["It fell.", "It was blue."]
-    assert examples["meanings"][0] == ["choice1", "choice2"]
+    worded = examples(task_of("copa", tmp_path), "test", COPA)
+    assert (worded["prompt"], worded["target"]) == (["The cup broke.", "He sneezed."], ["", ""])
+    assert (worded["answer"], worded["accepted"]) == ([-1, -1], [[], []])
+    assert worded["choices"][0] == ["It fell.", "It was blue."]
+    assert worded["meanings"][0] == ["choice1", "choice2"]
 
 
 CAUSES = "{% if question == 'cause' %}{{ premise }} ||| {{ answer_choices[label] }}{% endif %}"
@@ -75,14 +89,14 @@ def test_rows_that_a_template_has_no_answer_for_are_skipped_and_counted(tmp_path
     task = task_of("copa", tmp_path)
     template = Template("causes", jinja, COPA.answer_choices)
     for _ in range(2):  # and again, from the cache
-        assert (task.examples(split, template)["index"], task.skipped[split]) == (["0"], 1)
+        assert (examples(task, split, template)["index"], task.skipped[split]) == (["0"], 1)
 
 
 def test_skipped_counts_bad_lines_and_rows_without_answer(tmp_path):
     file = write_superglue("copa", tmp_path) / "train.jsonl"
     file.write_text(file.read_text() + '{"idx": 2}\n')
     task = load_superglue("copa", tmp_path, bad_rows="skip")
-    task.examples("train", Template("causes", CAUSES, COPA.answer_choices))
+    examples(task, "train", Template("causes", CAUSES, COPA.answer_choices))
     assert task.skipped["train"] == 2
 
 
@@ -90,21 +104,21 @@ def test_a_template_without_an_answer_for_any_row_is_an_error(tmp_path):
     with pytest.raises(
         SinkdError, match="template 'empty' has no answer for any of the 2 rows of superglue/copa train"
     ):
-        task_of("copa", tmp_path).examples("train", Template("empty", "{{ premise }}"))
+        examples(task_of("copa", tmp_path), "train", Template("empty", "{{ premise }}"))
 
 
 def test_a_template_of_any_text_has_no_choices(tmp_path):
     task = task_of("copa", tmp_path)
-    examples = task.examples("train", Template("free", "{{ premise }} ||| {{ choice1 }}"))
-    assert (examples["target"][0], examples["choices"][0], examples["answer"]) == ("It fell.", [], [-1, -1])
+    worded = examples(task, "train", Template("free", "{{ premise }} ||| {{ choice1 }}"))
+    assert (worded["target"][0], worded["choices"][0], worded["answer"]) == ("It fell.", [], [-1, -1])
     with pytest.raises(SinkdError, match="found choice 0 in row 0 of superglue/copa, which has 0 choices"):
-        task.scores(examples, np.array([0, 0]))
+        score(task, worded, np.array([0, 0]))
 
 
 def test_an_answer_that_is_none_of_the_choices_is_told(tmp_path):
     template = Template("off", "{{ premise }} ||| Neither.", COPA.answer_choices)
     with pytest.raises(SinkdError) as error:
-        task_of("copa", tmp_path).examples("train", template)
+        examples(task_of("copa", tmp_path), "train", template)
     expected = "template 'off' fails on example 0: its answer 'Neither.' is none of its choices ['It fell.'"
     assert str(error.value).startswith(expected)
 
@@ -112,39 +126,39 @@ def test_an_answer_that_is_none_of_the_choices_is_told(tmp_path):
 def test_a_prompt_that_shows_the_answer_cannot_be_asked_without_label(tmp_path):
     template = Template("backwards", "{{ answer_choices[label] }} ||| {{ answer_choices[label] }}", COPA.answer_choices)
     task = task_of("copa", tmp_path)
-    assert task.examples("train", template)["prompt"] == ["It fell.", "He took a tissue."]
+    assert examples(task, "train", template)["prompt"] == ["It fell.", "He took a tissue."]
     with pytest.raises(SinkdError, match="'backwards' fails on example 0: prompt or choices depend on the answer"):
-        task.examples("test", template)
+        examples(task, "test", template)
 
 
 def test_a_failing_template_names_the_example(tmp_path):
     with pytest.raises(SinkdError, match="template 'bad' fails on example 4-7-30: UndefinedError"):
-        task_of("multirc", tmp_path).examples("train", Template("bad", "{{ premise }} ||| x"))
+        examples(task_of("multirc", tmp_path), "train", Template("bad", "{{ premise }} ||| x"))
 
 
 def test_choices_in_another_order_than_the_labels_are_understood(tmp_path):
     shuffled = Template("shuffled", "{{ premise }} ||| {{ ['yes', 'no', 'maybe'][label] }}", "maybe ||| no ||| yes")
     task = task_of("cb", tmp_path)
-    examples = task.examples("train", shuffled)
-    assert examples["meanings"] == [["neutral", "contradiction", "entailment"]] * 3
-    assert examples["answer"] == [1, 2, 0]
+    worded = examples(task, "train", shuffled)
+    assert worded["meanings"] == [["neutral", "contradiction", "entailment"]] * 3
+    assert worded["answer"] == [1, 2, 0]
     said = np.array([1, 2, 2])  # contradiction, entailment, entailment
-    straight = task.scores(task.examples("train", NLI), np.array([1, 0, 0]))
-    assert task.scores(examples, said) == straight
+    straight = score(task, examples(task, "train", NLI), np.array([1, 0, 0]))
+    assert score(task, worded, said) == straight
     assert straight == pytest.approx({"accuracy": 2 / 3, "f1": (2 / 3 + 1 + 0) / 3})
 
 
 def test_record_accepts_every_answer_and_aims_at_one(tmp_path):
     task = task_of("record", tmp_path)
-    examples = task.examples("train", RECORD)
-    assert examples["choices"] == examples["meanings"] == [["Mira", "Tom", "Oslo"]] * 2
-    assert examples["accepted"] == [["Oslo"], ["Mira", "Tom"]]
-    assert examples["index"] == ["2-5", "2-6"]
-    drawn = {task.examples("train", RECORD, seed=seed)["target"][1] for seed in range(12)}
+    worded = examples(task, "train", RECORD)
+    assert worded["choices"] == worded["meanings"] == [["Mira", "Tom", "Oslo"]] * 2
+    assert worded["accepted"] == [["Oslo"], ["Mira", "Tom"]]
+    assert worded["index"] == ["2-5", "2-6"]
+    drawn = {examples(task, "train", RECORD, seed=seed)["target"][1] for seed in range(12)}
     assert drawn == {"Mira", "Tom"}
-    for row in examples:
+    for row in worded:
         assert row["choices"][row["answer"]] == row["target"]
-    assert task.scores(examples, np.array([2, 0]))["em"] == task.scores(examples, np.array([2, 1]))["em"] == 1.0
+    assert score(task, worded, np.array([2, 0]))["em"] == score(task, worded, np.array([2, 1]))["em"] == 1.0
 
 
 def test_choices_of_record_may_be_sentences(tmp_path):
@@ -153,23 +167,23 @@ def test_choices_of_record_may_be_sentences(tmp_path):
     jinja = "{{ passage }} ||| {% if answers %}{{ query | replace('@placeholder', answers | choice) }}{% endif %}"
     task = task_of("record", tmp_path)
     for split in ("dev", "test"):
-        examples = task.examples(split, Template("whole", jinja, choices))
-        assert examples["choices"][0] == ["Mira is a city.", "Tom is a city.", "Oslo is a city."]
-        assert examples["meanings"][0] == ["Mira", "Tom", "Oslo"]
+        worded = examples(task, split, Template("whole", jinja, choices))
+        assert worded["choices"][0] == ["Mira is a city.", "Tom is a city.", "Oslo is a city."]
+        assert worded["meanings"][0] == ["Mira", "Tom", "Oslo"]
     backwards = choices.replace("in entities", "in entities | reverse")
-    examples = task.examples("dev", Template("reverse", jinja, backwards))
-    assert examples["meanings"][0] == ["Oslo", "Tom", "Mira"]
-    assert task.scores(examples, np.array([0, 2])) == {"f1": 1.0, "em": 1.0, "accuracy": 1.0}
+    worded = examples(task, "dev", Template("reverse", jinja, backwards))
+    assert worded["meanings"][0] == ["Oslo", "Tom", "Mira"]
+    assert score(task, worded, np.array([0, 2])) == {"f1": 1.0, "em": 1.0, "accuracy": 1.0}
 
 
 def test_multirc_is_scored_by_question(tmp_path):
     task = task_of("multirc", tmp_path)
-    examples = task.examples("dev", TRUTH)
-    assert examples["index"] == ["4-7-30", "4-7-31", "4-8-32"]
+    worded = examples(task, "dev", TRUTH)
+    assert worded["index"] == ["4-7-30", "4-7-31", "4-8-32"]
     # Who baked? Ann (right) and Bob (wrong) both taken; Who ate? Bob (right) taken
-    scores = task.scores(examples, np.array([1, 1, 1]))
+    scores = score(task, worded, np.array([1, 1, 1]))
     assert scores == pytest.approx({"f1a": 2 * (2 / 3) / (2 / 3 + 1), "em": 1 / 2, "accuracy": 2 / 3})
-    assert task.scores(examples.select([2]), np.array([1])) == {"f1a": 1.0, "em": 1.0, "accuracy": 1.0}
+    assert score(task, worded.select([2]), np.array([1])) == {"f1a": 1.0, "em": 1.0, "accuracy": 1.0}
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -178,33 +192,26 @@ def test_the_metric_that_picks_the_best_is_one_of_the_scores(tmp_path, name):
     template = RECORD if name == "record" else COPA if name == "copa" else TRUTH
     if name == "cb" or name.startswith("anli"):
         template = NLI
-    examples = task.examples("dev", template)
-    scores = task.scores(examples, np.array(examples["answer"]))
+    worded = examples(task, "dev", template)
+    scores = score(task, worded, np.array(worded["answer"]))
     assert scores[task.metric] == 1.0
     assert task.combine({"dev": scores}) == scores
 
 
-@pytest.mark.parametrize(
-    ("chosen", "message"),
-    [
-        ([0], r"found choices as int64 of shape \(1,\) for superglue/copa, expected integers of shape \(2,\)"),
-        ([0.0, 1.0], "found choices as float64"),
-        ([0, 2], "found choice 2 in row 1 of superglue/copa, which has 2 choices"),
-        ([-1, 0], "found choice -1 in row 0"),
-    ],
-)
-def test_choices_that_are_none_are_told(tmp_path, chosen, message):
+@pytest.mark.parametrize(("chosen", "row"), [([0, 2], 1), ([-1, 0], 0)])
+def test_choices_that_are_none_are_told(tmp_path, chosen, row):
     task = task_of("copa", tmp_path)
+    message = f"found choice {chosen[row]} in row {row} of superglue/copa, which has 2 choices"
     with pytest.raises(SinkdError, match=message):
-        task.scores(task.examples("train", COPA), np.array(chosen))
+        score(task, examples(task, "train", COPA), np.array(chosen))
 
 
 def test_rows_without_label_and_no_rows_are_not_scored(tmp_path):
     task = task_of("copa", tmp_path)
     with pytest.raises(SinkdError, match="2 of 2 rows of superglue/copa to score on have no label"):
-        task.scores(task.examples("test", COPA), np.array([0, 0]))
+        score(task, examples(task, "test", COPA), np.array([0, 0]))
     with pytest.raises(SinkdError, match="found no rows to score for superglue/copa"):
-        task.scores(task.examples("train", COPA).select([]), np.array([], dtype=int))
+        score(task, examples(task, "train", COPA).select([]), np.array([], dtype=int))
 
 
 SUBMISSIONS = {
@@ -245,15 +252,14 @@ SUBMISSIONS = {
 def test_a_submission_is_what_the_server_takes(tmp_path, name):
     file, template, chosen, expected = SUBMISSIONS[name]
     task = task_of(name, tmp_path)
-    task.examples("test", template)
-    path = task.write_submission("test", np.array(chosen), tmp_path / "out" / "deep")
+    path = submit(task, template, chosen, tmp_path / "out" / "deep")
     assert (path, path.read_bytes()) == (tmp_path / "out" / "deep" / file, expected)
 
 
 def test_a_submission_follows_what_a_choice_means(tmp_path):
     task = task_of("boolq", tmp_path)
-    task.examples("test", Template("yes first", "Well? ||| {{ ['no', 'yes'][label] }}", "yes ||| no"))
-    lines = task.write_submission("test", np.array([0, 1]), tmp_path).read_text().splitlines()
+    yes_first = Template("yes first", "Well? ||| {{ ['no', 'yes'][label] }}", "yes ||| no")
+    lines = submit(task, yes_first, [0, 1], tmp_path).read_text().splitlines()
     assert [json.loads(line)["label"] for line in lines] == ["true", "false"]
 
 
@@ -261,17 +267,10 @@ def test_a_submission_answers_bad_lines_too(tmp_path):
     file = write_superglue("copa", tmp_path) / "test.jsonl"
     file.write_text(file.read_text() + '{"idx": 2}\n')
     task = load_superglue("copa", tmp_path, bad_rows="skip")
-    task.examples("test", COPA)
-    with pytest.raises(SinkdError, match=r"test.jsonl has 1 bad lines, and a submission needs an answer for each"):
-        task.write_submission("test", np.array([0, 0]), tmp_path)
+    with pytest.raises(SinkdError, match=r"test.jsonl has 1 bad rows, and a submission needs an answer for each"):
+        submit(task, COPA, [0, 0], tmp_path)
 
 
-def test_a_submission_needs_examples_of_every_row(tmp_path):
-    task = task_of("copa", tmp_path)
-    with pytest.raises(SinkdError, match="no examples of superglue/copa test were made yet"):
-        task.write_submission("test", np.array([0, 0]), tmp_path)
-    task.examples("test", Template("causes", CAUSES, COPA.answer_choices))
-    with pytest.raises(
-        SinkdError, match="has no answer for 1 rows of superglue/copa test, and a submission answers all"
-    ):
-        task.write_submission("test", np.array([0]), tmp_path)
+def test_a_submission_needs_a_label_for_every_row(tmp_path):
+    with pytest.raises(SinkdError, match="an answer for superglue/copa test stands for no label"):
+        task_of("copa", tmp_path).write_submission("test", [1, -1], tmp_path, ["0", "1"])
