@@ -173,7 +173,7 @@ def test_a_new_feature_is_added_to_the_store_and_read_back(ask, teacher, rows, t
     arguments = (rows, Collator(tokenizer), tmp_path / "cache", 16, CPU)
     answers = Teacher(teacher).answers([LOGITS, Tokens()], *arguments)
     assert len(list((tmp_path / "cache").glob("*/*/00000"))) == 2  # one store, two features
-    taught = TaughtRows(rows, answers, Collator(tokenizer))
+    taught = TaughtRows(rows, Collator(tokenizer), answers)
     batch = taught.collate([taught[3], taught[9], taught[4]])
     assert torch.equal(batch["teacher/tokens"].long(), batch["input_ids"] * batch["attention_mask"])
     view = taught_view(batch, [LOGITS, Tokens()])
@@ -259,14 +259,14 @@ def test_progress_is_told(ask, teacher, rows):
 
 def test_rows_carry_their_own_answers(ask, teacher, rows, tokenizer):
     answers = ask(teacher)
-    taught = TaughtRows(rows, answers, Collator(tokenizer))
+    taught = TaughtRows(rows, Collator(tokenizer), answers)
     assert len(taught) == len(rows)
     several = taught.__getitems__([5, 2])
     for got, i in zip([*several, taught[9]], [5, 2, 9], strict=True):
         assert torch.equal(got["teacher/logits"], answers[i]["logits"])
         assert got["input_ids"] == rows[i]["input_ids"]
-    with pytest.raises(SinkdError, match=f"holds {len(rows)} rows, the data set 3"):
-        TaughtRows(rows.select(range(3)), answers, Collator(tokenizer))
+    with pytest.raises(SinkdError, match=f"answers for {len(rows)} rows, the data set 3 rows"):
+        TaughtRows(rows.select(range(3)), Collator(tokenizer), answers)
 
 
 def test_hidden_states_are_shown_where_they_are_needed(teacher, rows, tokenizer):

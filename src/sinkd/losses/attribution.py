@@ -132,6 +132,7 @@ class Attribution(Feature):
     norm: int
     topk: int | None = None
     captures = frozenset({"embeddings"})
+    of_tokens = True
 
     @property
     def name(self) -> str:  # type: ignore[override]

@@ -49,12 +49,14 @@ class Feature:
 
     `name` tells it from every other, settings included, in letters, digits, dots, dashes and underscores. `captures`
     says what the forward pass must keep: of {"hidden_states", "embeddings"}. `keepable`: it depends on model and
-    example alone, and is small enough to be kept on disk.
+    example alone, and is small enough to be kept on disk. `of_tokens`: it has an entry for each token of an example, so
+    that student and teacher must read the same tokens.
     """
 
     name: str = ""
     captures: frozenset[str] = frozenset()
     keepable: bool = True
+    of_tokens: bool = False
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Any:
         """The feature of a batch: a tensor whose first dimension counts examples, or what `split` understands."""
@@ -100,6 +102,7 @@ class HiddenStates(Feature):
     name = "hidden_states"
     captures = frozenset({"hidden_states"})
     keepable = False
+    of_tokens = True
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
         assert seen.hidden_states is not None

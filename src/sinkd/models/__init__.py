@@ -2,7 +2,7 @@
 
 from sinkd.models.config import find_checkpoint
 from sinkd.models.encoder import Encoder, load_encoder
-from sinkd.models.family import Family, family_of
+from sinkd.models.family import Family, family_of, student_and_teacher
 from sinkd.models.fresh import train_tokenizer, write_encoder
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary
 from sinkd.models.language_model import LanguageModel, load_language_model
@@ -27,6 +27,7 @@ __all__ = [
     "shared_tokenizer",
     "shared_vocabulary",
     "stack",
+    "student_and_teacher",
     "train_tokenizer",
     "write_encoder",
 ]

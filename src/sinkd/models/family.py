@@ -17,7 +17,7 @@ from sinkd.models.config import load_config
 from sinkd.models.encoder import Encoder
 from sinkd.models.language_model import LanguageModel
 from sinkd.models.reading import Reading
-from sinkd.models.tokenizer import load_tokenizer
+from sinkd.models.tokenizer import load_tokenizer, tokenizers_of
 from sinkd.tasks import Task
 from sinkd.tasks.metrics import Scores
 
@@ -133,6 +133,21 @@ def family_of(
         config = load_config(named or path, "--config_name" if named else flag)
         return LanguageModel(tokenizer, config, task, reading)
     return Encoder(tokenizer, task, reading)
+
+
+def student_and_teacher(task: Task, settings: Any, student: str, teacher: str) -> tuple[Family, Family]:
+    """The families of the models at two paths, of which one is to teach the other the task.
+
+    Both read with the teacher's tokenizer; an encoder whose folder holds another tokenizer keeps it.
+
+    Raises:
+        SinkdError: Language models have different tokenizers.
+    """
+    reading = Reading.of(settings)
+    named = reading.tokenizer_name, reading.config_name
+    read = tokenizers_of(teacher, student, reading.do_lower_case, *named, may_differ=not task.choices)
+    taught = family_of(task, settings, student, "--student_path", tokenizer=read[1], to_train=True)
+    return taught, family_of(task, settings, teacher, "--teacher_path", tokenizer=read[0])
 
 
 def read_tokenizer(path: str, flag: str, reading: Reading) -> PreTrainedTokenizerBase:

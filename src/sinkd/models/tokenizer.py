@@ -66,10 +66,31 @@ def shared_tokenizer(
     named: str | None = None,
     config_path: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer, which the student must share: they read the same tokens.
+    """The teacher's tokenizer, which the student must share; see `tokenizers_of`."""
+    return tokenizers_of(teacher, student, do_lower_case, named, config_path)[0]
 
-    named: another place to take it from, for models whose folders hold none. config_path: another place of the
-    student's config. Raises SinkdError naming what differs where the teacher's or the student's folder holds another.
+
+def tokenizers_of(
+    teacher: str,
+    student: str,
+    do_lower_case: bool = False,
+    named: str | None = None,
+    config_path: str | None = None,
+    *,
+    may_differ: bool = False,
+) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """The tokenizers of a teacher and a student: one object if they are the same.
+
+    Args:
+        teacher: A model's folder, or a name on the hub.
+        student: Likewise; a student's folder without a tokenizer takes the teacher's.
+        do_lower_case: Force lower case.
+        named: Another place of a tokenizer for both, for models whose folders hold none.
+        config_path: Another place of the student's config.
+        may_differ: Let a student keep a tokenizer of its own.
+
+    Raises:
+        SinkdError: The folders hold different tokenizers and must not; what differs is named.
     """
     if named is None:
         tokenizer = load_tokenizer(teacher, "--teacher_path", do_lower_case)
@@ -80,7 +101,8 @@ def shared_tokenizer(
         flag = f"--{side}_path"
         if (side == "teacher" and named is None) or not has_tokenizer(find_checkpoint(path, flag)):
             continue
-        difference = tokenizer_difference(tokenizer, load_tokenizer(path, flag, do_lower_case))
+        own = load_tokenizer(path, flag, do_lower_case)
+        difference = tokenizer_difference(tokenizer, own)
         if difference is None:
             continue
         if named is not None:
@@ -88,10 +110,9 @@ def shared_tokenizer(
                 f"--tokenizer_name {named} is not the {side}'s tokenizer: they differ in {difference}; "
                 "give the one that both models were made with"
             )
-        raise SinkdError(
-            f"teacher and student must read the same tokens, and their tokenizers differ in {difference}; "
-            "give a student that was made with the teacher's vocabulary"
-        )
+        if may_differ:
+            return tokenizer, own
+        raise different_tokens(difference)
     student_config = load_config(config_path or student, "--config_name" if config_path else "--student_path")
     vocabulary = student_config.vocab_size
     if len(tokenizer) > vocabulary:
@@ -99,7 +120,15 @@ def shared_tokenizer(
             f"the teacher's tokenizer has {len(tokenizer)} tokens, the student's embedding {vocabulary}; "
             "give a student that was made with the teacher's vocabulary"
         )
-    return tokenizer
+    return tokenizer, tokenizer
+
+
+def different_tokens(difference: str | None, why: str = "") -> SinkdError:
+    """The error for a teacher and a student that read different tokens. why: what needs them to be the same."""
+    return SinkdError(
+        f"teacher and student must read the same tokens{why}, and their tokenizers differ in {difference}; "
+        "give a student that was made with the teacher's vocabulary"
+    )
 
 
 # What tokenizers may cut apart or change in different ways: capitals, accents, digits, spaces, other scripts.

@@ -23,7 +23,7 @@ from sinkd.tasks.cache import cache_dir
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.teacher import TaughtRows, Teacher, stack_of, taught_view
+from sinkd.training.teacher import READ, TaughtRows, Teacher, stack_of, taught_view
 from sinkd.training.trainer import TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,8 @@ class DistillationTrainer(TaskTrainer):
                 torch.manual_seed(args.seed)
                 taught = stack_of(None, "teacher") if self.teacher is None else self.teacher.stack
                 objective.meet(stack_of(kwargs.get("model"), "student"), taught)
+        if self.teacher is not None:
+            self.teacher.check_tokens(objective, family)
         if any("embeddings" in feature.captures for feature in objective.student_needs):
             if not family.attributes:
                 raise SinkdError(
@@ -146,19 +148,19 @@ class DistillationTrainer(TaskTrainer):
             return
         assert self.teacher is not None
         cacheable = self.objective.kept and self.teacher.cacheable and row_lengths(self.train_dataset) is not None
+        read = None
+        if self.teacher.differs_from(self.family):
+            family = self.teacher.family.for_seed(self.args.seed)
+            read = family.train, family.collator
         if self.args.teacher_cache == "off" or not cacheable:
+            if read is not None:
+                self.train_dataset = TaughtRows(self.train_dataset, self.data_collator, read=read)
             self._go_live()
             return
-        answers = ask_once(
-            self.teacher,
-            self.objective,
-            self.train_dataset,
-            self.data_collator,
-            self.args,
-            self.accelerator.mixed_precision,
-            self.on_teacher_rows,
-        )
-        self.train_dataset = TaughtRows(self.train_dataset, answers, self.data_collator)
+        rows, collator = read or (self.train_dataset, self.data_collator)
+        precision = self.accelerator.mixed_precision
+        answers = ask_once(self.teacher, self.objective, rows, collator, self.args, precision, self.on_teacher_rows)
+        self.train_dataset = TaughtRows(self.train_dataset, self.data_collator, answers)
         if self.args.on_policy or not self.objective.cacheable:
             self._go_live()
         elif self.teacher.folder is None:
@@ -184,7 +186,7 @@ class DistillationTrainer(TaskTrainer):
         missing = [feature for feature in features if feature not in view]
         if missing:
             assert self.teacher is not None
-            view.features |= self.teacher.observe(inputs, missing).features
+            view.features |= self.teacher.observe(inputs.get(READ, inputs), missing).features
         return view
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:

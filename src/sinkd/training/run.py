@@ -17,8 +17,9 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from sinkd.errors import SinkdError, Terminated
-from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, shared_tokenizer, stack
+from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack, student_and_teacher
 from sinkd.models.config import load_config
+from sinkd.models.tokenizer import different_tokens
 from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.answers import Answers
@@ -64,10 +65,18 @@ def distill(
     copies = args.student_init == "copy"
     if args.copy_layers is not None and not copies:
         raise SinkdError("--copy_layers says which layers of the teacher are copied; give --student_init copy with it")
-    if objective.teacher_needs or copies:
-        student, teacher = _student_and_teacher(args, task, path, _given(args.teacher_path, "--teacher_path"))
+    taught = bool(objective.teacher_needs) or copies
+    teacher = None
+    if taught or args.teacher_path is not None:
+        teacher_path = _given(args.teacher_path, "--teacher_path")
+        student, family = student_and_teacher(task, args, path, teacher_path)
+        if taught:
+            student, family = student.share_head(family)
+            teacher = Teacher(teacher_path, family)
+        if teacher is not None and copies and (difference := teacher.differs_from(student)):
+            raise different_tokens(difference, " where layers are copied")
     else:
-        student, teacher = _student_alone(args, task, path), None
+        student = family_of(task, args, path, "--student_path", to_train=True)
 
     def trainer(args: DistillationArguments, student: Family) -> DistillationTrainer:
         model = _model_to_train(path, "--student_path", student, args)
@@ -111,35 +120,17 @@ def cache_teacher(
         objective.meet(learner, stack(load_config(path, "--teacher_path")))
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
-    student, teacher = _student_and_teacher(args, task, args.student_path or path, path)
+    student, family = student_and_teacher(task, args, args.student_path or path, path)
+    student, family = student.share_head(family)
+    teacher = Teacher(path, family)
+    teacher.check_tokens(objective, student)
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     stores: dict[Path, Answers] = {}
     for seed in args.seed_list:
-        family = student.for_seed(seed)
-        answers = ask_once(teacher, objective, family.train, family.collator, args, precision, on_rows)
+        read = family.for_seed(seed)
+        answers = ask_once(teacher, objective, read.train, read.collator, args, precision, on_rows)
         stores[answers.home] = answers
     return list(stores.values())
-
-
-def _student_alone(args: DistillationArguments, task: Task, path: str) -> Family:
-    """The family of a student that no teacher teaches; a named teacher must share its tokenizer all the same."""
-    tokenizer = _shared_tokenizer(args, args.teacher_path, path) if args.teacher_path else None
-    return family_of(task, args, path, "--student_path", tokenizer=tokenizer, to_train=True)
-
-
-def _student_and_teacher(
-    args: DistillationArguments, task: Task, student_path: str, teacher_path: str
-) -> tuple[Family, Teacher]:
-    """The student's family, and the teacher."""
-    tokenizer = _shared_tokenizer(args, teacher_path, student_path)
-    student = family_of(task, args, student_path, "--student_path", tokenizer=tokenizer, to_train=True)
-    family = family_of(task, args, teacher_path, "--teacher_path", tokenizer=tokenizer)
-    student, family = student.share_head(family)
-    return student, Teacher(teacher_path, family)
-
-
-def _shared_tokenizer(args: DistillationArguments, teacher: str, student: str) -> Any:
-    return shared_tokenizer(teacher, student, args.do_lower_case, args.tokenizer_name, args.config_name)
 
 
 def _model_to_train(path: str, flag: str, family: Family, args: TaskArguments) -> PreTrainedModel:
@@ -230,6 +221,8 @@ def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
     read["tokenizer"] = tokenizer_hash(family.tokenizer)
     if isinstance(trainer, DistillationTrainer) and trainer.teacher is not None:
         read["teacher"] = trainer.teacher.fingerprint
+        if trainer.teacher.differs_from(family):
+            read["teacher's tokenizer"] = tokenizer_hash(trainer.teacher.family.tokenizer)
     return read | family.fingerprints
 
 

@@ -21,9 +21,11 @@ from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature, Stack
+from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.models import Encoder, Family, find_checkpoint, stack
 from sinkd.models.config import load_config
+from sinkd.models.tokenizer import different_tokens, tokenizer_difference
 from sinkd.tasks.cache import file_hash
 from sinkd.training.answers import DTYPES, SHARD, Answers, batches_of
 from sinkd.training.cpu import fast_layers
@@ -33,12 +35,15 @@ FORMAT = 2
 ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids")
 # Prefix of the names under which a batch carries the teacher's kept answers.
 TAUGHT = "teacher/"
+# The name under which it carries the same rows as the teacher reads them.
+READ = "read by the teacher"
 # A shard is made in memory: smaller than this if rows are large.
 SHARD_BYTES = 2**28
 
 logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
+Collate = Callable[[list[Batch]], Batch]
 
 
 class Teacher:
@@ -89,6 +94,18 @@ class Teacher:
         width = self.family.head_width
         return hashlib.sha256(f"{content} {width}".encode() if width else content.encode()).hexdigest()
 
+    def differs_from(self, student: Family) -> str | None:
+        """What differs between the tokenizers of teacher and student; None if they read the same tokens."""
+        ours, theirs = self.family.tokenizer, student.tokenizer
+        return None if ours is theirs else tokenizer_difference(ours, theirs)
+
+    def check_tokens(self, objective: Objective, student: Family) -> None:
+        """Raise SinkdError if the objective compares tokens, and teacher and student read different ones."""
+        compared = {term.name.partition("/")[0] for term in objective if any(f.of_tokens for f in term.teacher_needs)}
+        difference = self.differs_from(student) if compared else None
+        if difference is not None:
+            raise different_tokens(difference, f" for {', '.join(sorted(compared))}")
+
     @property
     def stack(self) -> Stack:
         """Depth and width. Raises SinkdError for a module that is not a model of transformers."""
@@ -118,7 +135,7 @@ class Teacher:
         self,
         features: Iterable[Feature],
         rows: Dataset,
-        collator: Callable[[list[Batch]], Batch],
+        collator: Collate,
         folder: Path,
         batch_size: int,
         device: torch.device,
@@ -186,22 +203,32 @@ class Teacher:
 
 
 class TaughtRows(TorchDataset):
-    """Training rows with the teacher's kept answers: each feature under `TAUGHT` + its name.
+    """Training rows with what the teacher makes of them.
+
+    Kept answers are under `TAUGHT` + a feature's name; rows as the teacher reads them, if its tokens differ and it
+    answers live, are under `READ`.
 
     Args:
         rows: The student's rows.
-        answers: The teacher's answers for them, in their order.
-        collator: Makes a batch of the student's rows.
+        collator: Makes a batch of them.
+        answers: The teacher's kept answers, in their order.
+        read: The rows as the teacher reads them, in their order, and what makes a batch of them.
     """
 
-    def __init__(self, rows: Dataset, answers: Answers, collator: Callable[[list[Batch]], Batch]):
-        if len(rows) != len(answers):
-            raise SinkdError(
-                f"the teacher's cache holds {len(answers)} rows, the data set {len(rows)}; they must agree"
-            )
+    def __init__(
+        self,
+        rows: Dataset,
+        collator: Collate,
+        answers: Answers | None = None,
+        read: tuple[Dataset, Collate] | None = None,
+    ):
+        for there in (answers, read and read[0]):
+            if there is not None and len(rows) != len(there):
+                raise SinkdError(f"the teacher has answers for {len(there)} rows, the data set {len(rows)} rows")
         self.rows = rows
-        self.answers = answers
         self.collator = collator
+        self.answers = answers
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -214,14 +241,21 @@ class TaughtRows(TorchDataset):
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [{**row, **self._taught(index)} for row, index in zip(rows, indices, strict=True)]
 
-    def _taught(self, index: int) -> dict[str, Tensor]:
-        return {TAUGHT + name: value for name, value in self.answers[index].items()}
+    def _taught(self, index: int) -> Batch:
+        answers = {} if self.answers is None else self.answers[index]
+        return {TAUGHT + name: value for name, value in answers.items()} | (
+            {} if self.read is None else {READ: self.read[0][index]}
+        )
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """A batch of these rows, with the teacher's features as `Feature.join` puts them together."""
-        batch = self.collator([{n: value for n, value in row.items() if not n.startswith(TAUGHT)} for row in rows])
-        names = {TAUGHT + feature.name: feature for feature in self.answers.features}
-        return batch | {name: f.join([row[name] for row in rows], batch) for name, f in names.items()}
+        own = [{n: value for n, value in row.items() if n != READ and not n.startswith(TAUGHT)} for row in rows]
+        batch = self.collator(own)
+        features = {} if self.answers is None else {TAUGHT + feature.name: feature for feature in self.answers.features}
+        taught: Batch = {name: f.join([row[name] for row in rows], batch) for name, f in features.items()}
+        if self.read is not None:
+            taught[READ] = self.read[1]([row[READ] for row in rows])
+        return batch | taught
 
 
 def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View:

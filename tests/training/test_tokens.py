@@ -1,0 +1,88 @@
+"""A teacher reads with a tokenizer of its own, unless what is compared has an entry for each token."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from sinkd import DistillationArguments
+from sinkd.cli.main import main
+from sinkd.models import load_tokenizer, train_tokenizer, write_encoder
+from sinkd.tasks import Collator, encode, load_task
+from sinkd.training.parser import parse_arguments
+from sinkd.training.run import cache_teacher, distill
+
+
+@pytest.fixture(scope="module")
+def other_student(world, tmp_path_factory):
+    """A student with a smaller vocabulary than the teacher's."""
+    texts = load_task("cola", world.data).read("train")["text"]
+    folder = tmp_path_factory.mktemp("other") / "student"
+    return write_encoder(folder, train_tokenizer(texts, 150), layers=1, width=16, heads=2, seed=2)
+
+
+@pytest.fixture
+def flags(world, taught, other_student, tmp_path):
+    def flags(name, *more):
+        models = ["--teacher_path", taught, "--student_path", other_student, "--logging_steps", "1"]
+        return world.flags(tmp_path / name, *models, "--teacher_cache_dir", tmp_path / "answers", *more)
+
+    return flags
+
+
+def losses(argv):
+    args = parse_arguments(DistillationArguments, argv, "test")
+    seen = []
+
+    from transformers import TrainerCallback
+
+    class See(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.extend([logs["loss"]] if "loss" in logs else [])
+
+    distill(args, load_task("cola", args.data_dir), [See()])
+    return np.array(seen)
+
+
+@pytest.mark.parametrize("objective", ["kd+sinkhorn", "kd+sinkhorn_hidden"])
+def test_cached_and_live_answers_of_another_tokenizer_are_the_same(flags, objective):
+    cached, live = (
+        losses(flags(cache, "--distill_loss", objective, "--teacher_cache", cache)) for cache in ("auto", "off")
+    )
+    assert len(cached) == 10
+    np.testing.assert_allclose(cached, live, atol=1e-5)
+
+
+def test_the_teacher_answers_its_own_reading_of_the_rows(flags, world, taught):
+    args = parse_arguments(DistillationArguments, flags("out", "--distill_loss", "kd"), "test")
+    task, tokenizer = load_task("cola", world.data), load_tokenizer(str(taught), "test")
+    (answers,) = cache_teacher(args, task)
+    rows = encode(task.read("train"), tokenizer, args.max_seq_length)
+    teacher = AutoModelForSequenceClassification.from_pretrained(taught).eval()
+    batch = Collator(tokenizer)([rows[i] for i in (0, 5)])
+    batch.pop("labels")
+    with torch.no_grad():
+        expected = teacher(**batch).logits
+    torch.testing.assert_close(torch.stack([answers[i]["logits"] for i in (0, 5)]), expected, atol=1e-5, rtol=0)
+
+
+def test_a_run_keeps_the_students_tokenizer_and_names_both(flags, other_student, tmp_path):
+    assert main(["distill", *flags("out", "--distill_loss", "kd")]) == 0
+    student, kept = (load_tokenizer(str(path), "test") for path in (other_student, tmp_path / "out"))
+    assert kept.get_vocab() == student.get_vocab()
+    assert "teacher's tokenizer" in (tmp_path / "out" / "manifest.json").read_text()
+    assert main(["distill", *flags("out", "--distill_loss", "kd")]) == 0  # finished: the same run
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (["--distill_loss", "kd+saliency"], " for saliency"),
+        (["--distill_loss", "kd+mgskd", "--mgskd_heads", "4"], " for mgskd"),
+        (["--distill_loss", "kd", "--student_init", "copy"], " where layers are copied"),
+    ],
+)
+def test_what_compares_tokens_is_refused(flags, capsys, more, what):
+    assert main(["distill", *flags("out", *more)]) == 2
+    expected = f"teacher and student must read the same tokens{what}, and their tokenizers differ in size"
+    assert expected in capsys.readouterr().err
