@@ -374,7 +374,7 @@ def test_the_best_model_is_kept_not_the_last(world, taught, tmp_path):
     )
     task = load_task("cola", world.data)
     scores = iter([0.3, 0.9, 0.1])
-    object.__setattr__(task, "scorer", lambda logits, labels: {"mcc": next(scores)})
+    object.__setattr__(task, "scorer", lambda said, labels, index: {"mcc": next(scores)})
     outcome = finetune(args, task).outcomes[0]
     assert (outcome.best, outcome.final) == (0.9, 0.1)
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()

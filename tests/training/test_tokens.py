@@ -9,8 +9,8 @@ from sinkd import DistillationArguments
 from sinkd.cli.main import main
 from sinkd.models import load_tokenizer, train_tokenizer, write_encoder
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.parser import parse_arguments
 from sinkd.training.run import cache_teacher, distill
+from sinkd.training.settings import resolve_settings
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def flags(world, taught, other_student, tmp_path):
 
 
 def losses(argv):
-    args = parse_arguments(DistillationArguments, argv, "test")
+    args = resolve_settings(DistillationArguments, argv, "test")
     seen = []
 
     from transformers import TrainerCallback
@@ -54,7 +54,7 @@ def test_cached_and_live_answers_of_another_tokenizer_are_the_same(flags, object
 
 
 def test_the_teacher_answers_its_own_reading_of_the_rows(flags, world, taught):
-    args = parse_arguments(DistillationArguments, flags("out", "--distill_loss", "kd"), "test")
+    args = resolve_settings(DistillationArguments, flags("out", "--distill_loss", "kd"), "test")
     task, tokenizer = load_task("cola", world.data), load_tokenizer(str(taught), "test")
     (answers,) = cache_teacher(args, task)
     rows = encode(task.read("train"), tokenizer, args.max_seq_length)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-UNLABELLED = -100
+from sinkd.tasks.collate import mask, padded
+from sinkd.tasks.encode import UNLABELLED
 
 Ids = Sequence[int]
 
@@ -56,7 +58,7 @@ class PromptCollator:
         labels = torch.tensor([token for answer in answers for token in answer])
         if self.decoder_start is not None:
             batch = self._padded(prompts, self.left)
-            batch["decoder_input_ids"] = self._rectangle([[self.decoder_start, *answer[:-1]] for answer in answers])
+            batch["decoder_input_ids"] = padded([[self.decoder_start, *answer[:-1]] for answer in answers], self.pad)
             positions = torch.stack([rows, place], 1)
             return batch | {"labels": labels, "positions": positions, "counts": counts}
         whole = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
@@ -86,35 +88,19 @@ class PromptCollator:
     def _choices(self, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]]) -> dict[str, Tensor]:
         flat = [ids for row in choices for ids in row]
         start = [] if self.decoder_start is None else [self.decoder_start]
-        most = max(map(len, choices))
-        places, begin = [], 0
-        for row in choices:
-            places.append([*range(begin, begin + len(row)), *[-1] * (most - len(row))])
-            begin += len(row)
+        ends = list(accumulate(map(len, choices)))
+        places = [range(end - len(row), end) for row, end in zip(choices, ends, strict=True)]
         return self.ask(prompts) | {
             "choice_rows": torch.arange(len(choices)).repeat_interleave(torch.tensor([len(row) for row in choices])),
-            "choice_inputs": self._rectangle([[*start, *ids[:-1]] for ids in flat]),
-            "choice_labels": self._rectangle(flat, UNLABELLED),
-            "choice_places": torch.tensor(places),
+            "choice_inputs": padded([[*start, *ids[:-1]] for ids in flat], self.pad),
+            "choice_labels": padded(flat, UNLABELLED),
+            "choice_places": padded(places, -1),
         }
 
     def _padded(self, sequences: Sequence[Ids], left: bool) -> dict[str, Tensor]:
-        length = max(self.pad_to, *map(len, sequences))
-        ids = torch.full((len(sequences), length), self.pad)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            span = slice(length - len(sequence), length) if left else slice(0, len(sequence))
-            ids[row, span] = torch.tensor(sequence)
-            mask[row, span] = 1
-        batch = {"input_ids": ids, "attention_mask": mask}
+        attention = mask([len(sequence) for sequence in sequences], left, self.pad_to)
+        batch = {"input_ids": padded(sequences, self.pad, left, self.pad_to), "attention_mask": attention}
         if left and self.decoder_start is None:
             # Without them a model would count padding as positions.
-            batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+            batch["position_ids"] = (attention.cumsum(1) - 1).clamp(min=0)
         return batch
-
-    def _rectangle(self, sequences: Sequence[Ids], padding: int | None = None) -> Tensor:
-        padding = self.pad if padding is None else padding
-        result = torch.full((len(sequences), max(map(len, sequences))), padding)
-        for row, sequence in enumerate(sequences):
-            result[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
-        return result

@@ -1,4 +1,4 @@
-"""Rows to a batch: padded to its longest row."""
+"""Batches: rows padded to the longest of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from sinkd.errors import SinkdError
 
 
 class Collator:
-    """Encoded rows as tensors.
+    """Makes tensors of rows of `encode`.
 
-    Called on a list of B rows of `encode`, gives input_ids, attention_mask and, where rows have them, token_type_ids,
-    each (B, L) int64 with L the length of the longest row; and labels (B,) int64 or float32. Other columns are dropped.
-    Pads on the tokenizer's side, with its tokens.
+    Called on a list of B rows, gives input_ids, attention_mask and, if rows have them, token_type_ids, each (B, L)
+    int64 with L the length of the longest row; and labels (B,) int64 or float32. Other columns are dropped.
 
-    Raises SinkdError for a tokenizer without a padding token.
+    Args:
+        tokenizer: Rows are padded on its side, with its tokens.
+
+    Raises:
+        SinkdError: The tokenizer has no padding token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -31,20 +34,28 @@ class Collator:
         self.left = tokenizer.padding_side == "left"
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        lengths = [len(row["input_ids"]) for row in rows]
-        longest = max(lengths)
-        spans = [slice(longest - n, longest) if self.left else slice(0, n) for n in lengths]
-        mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for row, span in enumerate(spans):
-            mask[row, span] = 1
-        batch = {"attention_mask": torch.from_numpy(mask)}
+        batch = {"attention_mask": mask([len(row["input_ids"]) for row in rows], self.left)}
         for name, padding in self.padding.items():
             if name in rows[0]:
-                filled = np.full((len(rows), longest), padding, dtype=np.int64)
-                for row, span in enumerate(spans):
-                    filled[row, span] = rows[row][name]
-                batch[name] = torch.from_numpy(filled)
+                batch[name] = padded([row[name] for row in rows], padding, self.left)
         if "labels" in rows[0]:
             labels = [row["labels"] for row in rows]
             batch["labels"] = torch.tensor(labels, dtype=torch.float32 if isinstance(labels[0], float) else torch.int64)
         return batch
+
+
+def padded(sequences: Sequence[Sequence[int]], padding: int, left: bool = False, least: int = 0) -> torch.Tensor:
+    """Sequences of numbers as (B, L) int64, L the longest of them and at least `least`; padded on the right or left."""
+    length = max(least, *map(len, sequences))
+    filled = np.full((len(sequences), length), padding, dtype=np.int64)
+    for row, sequence in zip(filled, sequences, strict=True):
+        row[length - len(sequence) if left else 0 :][: len(sequence)] = sequence
+    return torch.from_numpy(filled)
+
+
+def mask(lengths: Sequence[int], left: bool = False, least: int = 0) -> torch.Tensor:
+    """Which entries of `padded` are no padding: (B, L) int64 of 0 and 1."""
+    longest = max(least, *lengths)
+    places = torch.arange(longest)
+    kept = torch.tensor(lengths)[:, None]
+    return ((places >= longest - kept) if left else (places < kept)).long()
