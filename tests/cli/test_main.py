@@ -117,7 +117,10 @@ def test_tracebacks_are_shown_where_they_are_asked_for(raising, capsys, error):
         (["sweep", "--config", "S.yaml"], ["S.yaml", "does not exist"]),
         (["estimate"], ["--student is missing"]),
         (["estimate", "--student", "7b"], ["--student is 7b", "11b", "or give a folder"]),
-        (["estimate", "--student", "3b", "--teacher", "110m"], ["encoder-decoder", "must answer alike"]),
+        (
+            ["estimate", "--student", "3b", "--teacher", "110m"],
+            ["encoder-decoder", "must both be encoders, or neither"],
+        ),
         (["estimate", "--student", "3b", "--sharding", "fsdp2"], ["--sharding fsdp2", "--devices above 1"]),
         (["estimate", "--student", "3b", "--batch_size", "0"], ["--batch_size is 0"]),
         (["estimate", "--student", "./none"], ["--student names ./none"]),

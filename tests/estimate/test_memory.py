@@ -23,11 +23,12 @@ from memory import peak_bytes
 from sinkd import Objective, SinkdError
 from sinkd.cli.estimate import tabulate
 from sinkd.cli.main import main
+from sinkd.estimate.activations import trace
 from sinkd.estimate.memory import Plan, cache_bytes, compares, estimate, needed
 from sinkd.estimate.shape import read_shape, shape_of
 from sinkd.losses.term import View
 
-# Activations: against what autograd keeps of a real model
+# Activations: against a real model
 
 ROWS, TOKENS, ANSWERS = 4, 64, 8
 CLASSES = {
@@ -81,32 +82,33 @@ def kept_bytes(config: PretrainedConfig, bf16: bool) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def activations(config: PretrainedConfig, bf16: bool) -> float:
-    """The estimate of the same, with the copies that autocast makes of matrices."""
-    plan = Plan(batch_size=ROWS, max_seq_length=TOKENS, answer_tokens=ANSWERS, bf16=bf16, device="cpu", batchwise=False)
-    lines = ("activations", "bf16 copies of matrices")
-    return sum(part.passes for part in estimate(shape_of(config), plan) if part.name in lines)
-
-
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "gpt_neo", "llama", "t5", "t5-gated"])
-def test_a_layer_keeps_what_the_formula_says(name, dropout, bf16):
-    two, four = family(name, 2, dropout), family(name, 4, dropout)
-    kept = kept_bytes(four, bf16) - kept_bytes(two, bf16)
-    said = activations(four, bf16) - activations(two, bf16)
-    assert said == pytest.approx(kept, rel=0.1 if bf16 else 0.02)
+def test_activations_are_what_autograd_keeps(name, dropout, bf16):
+    config = family(name, 2, dropout)
+    plan = Plan(batch_size=ROWS, max_seq_length=TOKENS, answer_tokens=ANSWERS, bf16=bf16, device="cpu")
+    (said,) = [part.passes for part in estimate(shape_of(config), plan) if part.name == "activations"]
+    assert said == pytest.approx(kept_bytes(config, bf16), rel=0.001)
+
+
+def test_a_gpu_keeps_a_byte_for_each_dropped_number_and_no_attention_matrix():
+    units, pairs = ROWS * TOKENS * 64, ROWS * TOKENS**2
+    kept = trace(shape_of(family("bert", 2, 0.1)), ROWS, TOKENS, ANSWERS)
+    # Korthikanti et al.: 16 numbers a unit and two masks of dropout; the padding mask; norms and normalisers
+    assert kept.layers[1] == pytest.approx(4 * 16 * units + 2 * units + 4 * pairs, rel=0.01)
+    assert trace(shape_of(family("bert", 2, 0.1)), ROWS, TOKENS, ANSWERS, gpu=False).layers[1] > kept.layers[1] * 1.5
 
 
 # What is kept of weights
 
-STUDENT = read_shape("3b", "--student")
-TEACHER = read_shape("11b", "--teacher")
+STUDENT = read_shape("77m", "--student")
+TEACHER = read_shape("250m", "--teacher")
 
 
 def part(name: str, plan: Plan, teacher=None) -> tuple[float, float]:
-    (found,) = [part for part in estimate(STUDENT, plan, teacher) if part.name == name]
-    return found.passes, found.update
+    found = [(part.passes, part.update) for part in estimate(STUDENT, plan, teacher) if part.name == name]
+    return found[0] if found else (0, 0)
 
 
 def test_a_float32_model_under_adam_takes_sixteen_bytes_a_parameter():
@@ -137,7 +139,7 @@ def test_zero_takes_what_its_paper_says():
 def test_fsdp_shares_all_but_the_layers_at_work():
     plan = Plan(sharding="fsdp2", devices=8)
     assert part("parameters", plan)[0] == 4 * STUDENT.parameters / 8
-    assert part("layers gathered whole", plan) == (4 * (STUDENT.outside_layers + 2 * STUDENT.largest_layer), 0)
+    assert part("layers gathered", plan) == (4 * (STUDENT.outside + 2 * STUDENT.layer), 0)
     # and keeps gradients whole from one micro-batch to the next
     assert part("gradients", plan)[0] == 0
     assert part("gradients", replace(plan, gradient_accumulation_steps=2))[0] == 4 * STUDENT.parameters
@@ -160,26 +162,28 @@ def test_ddp_keeps_the_gradients_twice():
 
 def test_checkpointing_keeps_less_and_a_longer_batch_more():
     plain = part("activations", Plan(max_seq_length=512))[0]
-    assert part("activations", Plan(max_seq_length=512, checkpointing=True))[0] < plain / 10
-    assert part("activations", Plan(max_seq_length=512, batch_size=32))[0] == pytest.approx(2 * plain)
+    assert part("activations", Plan(max_seq_length=512, checkpointing=True))[0] < plain / 5
+    assert part("activations", Plan(max_seq_length=512, batch_size=32))[0] == pytest.approx(2 * plain, rel=1e-3)
 
 
 def test_a_live_teacher_is_there_and_a_cached_one_is_not():
     live = Plan(live_teacher=True, teacher_dtype="bfloat16")
     assert part("teacher's parameters", live, TEACHER) == (2 * TEACHER.parameters,) * 2
     assert "teacher's parameters" not in {found.name for found in estimate(STUDENT, Plan(), TEACHER)}
-    assert needed(estimate(STUDENT, live, TEACHER)) > needed(estimate(STUDENT, Plan(), TEACHER)) + 20e9
+    assert (
+        needed(estimate(STUDENT, live, TEACHER)) > needed(estimate(STUDENT, Plan(), TEACHER)) + 1.9 * TEACHER.parameters
+    )
 
 
 def test_the_window_holds_the_points_of_all_micro_batches_and_devices():
     plan = Plan(batch_size=4, answer_tokens=8, gradient_accumulation_steps=2, devices=3, sharding="fsdp2")
     points = 4 * 8 * 2 * 3
-    assert part("points of the window", plan, TEACHER) == (4 * (3 * points * 32128 + 3 * points**2), 0)
-    assert "points of the window" not in {p.name for p in estimate(STUDENT, replace(plan, batchwise=False), TEACHER)}
+    assert part("points of an update", plan, TEACHER) == (4 * (3 * points * 32128 + 3 * points**2), 0)
+    assert "points of an update" not in {p.name for p in estimate(STUDENT, replace(plan, batchwise=False), TEACHER)}
 
 
 def test_a_window_of_one_micro_batch_holds_no_points_but_the_plan():
-    assert part("points of the window", Plan(batch_size=2, answer_tokens=8), TEACHER) == (4 * 3 * 16**2, 0)
+    assert part("points of an update", Plan(batch_size=2, answer_tokens=8), TEACHER) == (4 * 3 * 16**2, 0)
 
 
 def test_terms_that_compare_layers_are_counted_and_attributions_refused():
@@ -231,14 +235,14 @@ def test_a_plan_that_cannot_be_is_refused(wrong, sentence):
 
 def test_the_command_prints_a_line_a_part_and_their_totals(capsys):
     flags = ["--devices", "8", "--sharding", "fsdp2", "--bf16", "--gradient_checkpointing"]
-    assert main(["estimate", "--teacher", "11b", "--student", "3b", *flags]) == 0
+    assert main(["estimate", "--teacher", "250m", "--student", "77m", *flags]) == 0
     title, head, *rows, total, note, disk, alone = capsys.readouterr().out.splitlines()
-    assert (title, head.split()) == ("Memory on each of 8 devices, GiB", ["passes", "update"])
+    assert (title, head.split()) == ("Memory on each of 8 devices, MiB", ["passes", "update"])
     names = [part.name for part in estimate(STUDENT, PLAN, TEACHER)]
     assert [row[: len(name)] for row, name in zip(rows, names, strict=True)] == names
     passes, update = map(float, total.split()[1:])
-    assert note.startswith(f"needed: {max(passes, update):.2f} GiB; student 2,850M parameters")
-    assert disk.startswith("teacher's cache on disk: ") and alone.startswith("teacher alone, answering: 41.48 GiB")
+    assert note.startswith(f"needed: {max(passes, update):,.1f} MiB; student 77M parameters")
+    assert disk.startswith("teacher's cache on disk: ") and alone.startswith("teacher alone, answering: 944.4 MiB")
 
 
 PLAN = Plan(devices=8, sharding="fsdp2", bf16=True, checkpointing=True)
@@ -247,7 +251,7 @@ PLAN = Plan(devices=8, sharding="fsdp2", bf16=True, checkpointing=True)
 def test_the_table_adds_up():
     *rows, total = tabulate(STUDENT, PLAN, TEACHER).rows
     for moment in (1, 2):
-        assert sum(float(row[moment] or 0) for row in rows) == pytest.approx(float(total[moment]), abs=0.05)
+        assert sum(float(row[moment] or 0) for row in rows) == pytest.approx(float(total[moment]), abs=0.3)
 
 
 # Against a process

@@ -23,21 +23,20 @@ def test_a_folder_has_the_shape_of_the_model_in_it(world):
     shape = read_shape(str(world.teacher), "--teacher", labels=3)
     model = AutoModelForSequenceClassification.from_pretrained(world.teacher, num_labels=3)
     assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert (shape.kind, shape.layers, shape.width, shape.heads, shape.feed_forward) == ("encoder", 2, 32, 2, 128)
-    assert (shape.outputs, shape.dropout, shape.decoder_layers) == (3, False, 0)
+    assert (shape.kind, shape.layers, shape.decoder_layers) == ("encoder", 2, 0)
+    assert (shape.width, shape.widest, shape.outputs) == (32, 128, 3)
     layer = sum(parameter.numel() for parameter in model.bert.encoder.layer[0].parameters())
-    assert (shape.largest_layer, shape.outside_layers) == (layer, shape.parameters - 2 * layer)
+    assert (shape.layer, shape.outside) == (layer, shape.parameters - 2 * layer)
 
 
 def test_an_encoder_decoder_and_a_decoder_are_told_apart():
     t5 = shape_of(
         T5Config(vocab_size=100, d_model=16, num_layers=2, num_decoder_layers=3, num_heads=2, d_kv=4, d_ff=32)
     )
-    assert (t5.kind, t5.layers, t5.decoder_layers, t5.head_width) == ("encoder-decoder", 2, 3, 4)
-    assert (t5.norm_copies, t5.feed_forward_copies, t5.position_bias, t5.outputs) == (2, 1, True, 100)
+    assert (t5.kind, t5.layers, t5.decoder_layers, t5.outputs) == ("encoder-decoder", 2, 3, 100)
     sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
     llama = shape_of(LlamaConfig(vocab_size=100, **sizes))
-    assert (llama.kind, llama.feed_forward, llama.feed_forward_copies, llama.norm_copies) == ("decoder", 40, 4, 2)
+    assert (llama.kind, llama.layers, llama.decoder_layers, llama.widest) == ("decoder", 2, 0, 40)
 
 
 def test_a_vocabulary_can_be_another():
@@ -52,9 +51,7 @@ def test_nothing_is_allocated_for_a_large_model():
 
 @pytest.mark.parametrize("size", ["7b", "100m", "1.5b"])
 def test_a_size_that_is_not_known_names_those_that_are(size):
-    with pytest.raises(
-        SinkdError, match=f"--student is {size}, a size that no known model has.*110m.*or give a folder"
-    ):
+    with pytest.raises(SinkdError, match=f"--student is {size}, which is not a known size.*110m.*or give a folder"):
         read_shape(size, "--student")
 
 

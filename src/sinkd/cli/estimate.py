@@ -1,4 +1,4 @@
-"""`sinkd estimate`: the memory that a run needs on each device, and a teacher's cache on disk, part by part."""
+"""`sinkd estimate`: the memory that a run needs on each device, and what the teacher's cache takes on disk."""
 
 from collections.abc import Sequence
 
@@ -13,27 +13,28 @@ from sinkd.training.parser import ArgumentParser
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and print the estimate."""
     parser = ArgumentParser(prog="sinkd estimate", description=__doc__)
+    add = parser.add_argument
     model = f"a size ({', '.join(SIZES)}), a model's folder, or a name on the hub"
-    parser.add_argument("--student", help=f"the model to be trained: {model}")
-    parser.add_argument("--teacher", help="the model that teaches, in the same ways; none: labels alone")
-    parser.add_argument("--teacher_cache", choices=("auto", "off"), default="auto", help="auto: it answers beforehand")
-    parser.add_argument("--teacher_dtype", choices=("float32", "bfloat16"), default="float32", help="of a live teacher")
-    parser.add_argument("--teacher_cache_dtype", choices=tuple(DTYPE_BYTES), default="float32", help="of kept answers")
-    parser.add_argument("--distill_loss", default="kd+sinkhorn", help="the objective")
-    parser.add_argument("--batch_size", type=int, default=16, help="rows a device, in each micro-batch")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="tokens a row")
-    parser.add_argument("--answer_tokens", type=int, default=16, help="tokens a row that a language model answers")
-    parser.add_argument("--num_labels", type=int, default=2, help="labels that an encoder answers with")
-    parser.add_argument("--vocab_size", type=int, help="of both models, in place of their own")
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="micro-batches of an update")
-    parser.add_argument("--gradient_checkpointing", action="store_true", help="layers keep their input alone")
-    parser.add_argument("--bf16", action="store_true", help="mixed precision")
-    parser.add_argument("--optim", choices=tuple(OPTIMIZERS), default="adamw_torch_fused", help="the optimiser")
-    parser.add_argument("--devices", type=int, default=1, help="GPUs, of all machines together")
-    parser.add_argument("--sharding", choices=SHARDINGS, help="how they share the student (default: ddp)")
-    parser.add_argument("--rows", type=int, default=100_000, help="training rows, for the size of the cache")
-    parser.add_argument("--use_cpu", action="store_true", help="train on a CPU, which has fewer fused kernels")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    add("--student", help=f"the model to be trained: {model}")
+    add("--teacher", help="the model that teaches, given in the same ways (default: none, labels alone)")
+    add("--teacher_cache", choices=("auto", "off"), default="auto", help="auto: its answers are cached beforehand")
+    add("--teacher_dtype", choices=("float32", "bfloat16"), default="float32", help="of a teacher without a cache")
+    add("--teacher_cache_dtype", choices=tuple(DTYPE_BYTES), default="float32", help="of cached answers")
+    add("--distill_loss", default="kd+sinkhorn", help="the objective")
+    add("--batch_size", type=int, default=16, help="rows on each device in each micro-batch")
+    add("--max_seq_length", type=int, default=128, help="tokens in each row")
+    add("--answer_tokens", type=int, default=16, help="tokens that a language model answers to each row")
+    add("--num_labels", type=int, default=2, help="labels of an encoder")
+    add("--vocab_size", type=int, help="of both models, instead of their own")
+    add("--gradient_accumulation_steps", type=int, default=1, help="micro-batches in each update")
+    add("--gradient_checkpointing", action="store_true", help="layers keep only their input")
+    add("--bf16", action="store_true", help="mixed precision")
+    add("--optim", choices=tuple(OPTIMIZERS), default="adamw_torch_fused", help="the optimiser")
+    add("--devices", type=int, default=1, help="GPUs, on all machines together")
+    add("--sharding", choices=SHARDINGS, help="how they share the student (default: ddp)")
+    add("--rows", type=int, default=100_000, help="training rows, for the size of the cache")
+    add("--use_cpu", action="store_true", help="train on a CPU, which has fewer fused kernels")
+    add("--traceback", action="store_true", help="show where in the code an error arose")
     given = parser.parse_args(argv)
     if given.student is None:
         raise SinkdError("--student is missing; name a size (as in 3b), a model's folder, or a name on the hub")
@@ -42,9 +43,11 @@ def main(argv: Sequence[str]) -> None:
     if given.teacher is not None:
         teacher = read_shape(given.teacher, "--teacher", given.num_labels, given.vocab_size)
         if (teacher.kind == "encoder") != (student.kind == "encoder"):
-            raise SinkdError(f"--teacher is an {teacher.kind}, --student an {student.kind}; they must answer alike")
+            raise SinkdError(
+                f"--teacher ({teacher.kind}) and --student ({student.kind}) must both be encoders, or neither"
+            )
     objective = Objective.parse(given.distill_loss if teacher is not None else "ce:1")
-    compared = compares(objective, student, teacher)
+    compared = compares(objective, student, teacher)  # which binds it to the models
     plan = Plan(
         batch_size=given.batch_size,
         max_seq_length=given.max_seq_length,
@@ -62,14 +65,14 @@ def main(argv: Sequence[str]) -> None:
     )
     show(tabulate(student, plan, teacher))
     if teacher is not None and not plan.live_teacher:
-        kept = cache_bytes(student, plan, given.rows, given.teacher_cache_dtype)
+        cache = _size(cache_bytes(student, plan, given.rows, given.teacher_cache_dtype))
         what = f"{given.rows:,} rows, {given.teacher_cache_dtype}"
-        print(f"teacher's cache on disk: {_size(kept)} ({what}); filling it takes the teacher alone")
+        print(f"teacher's cache on disk: {cache} ({what}); filling it takes the teacher alone")
         print(f"teacher alone, answering: {_size(teacher.parameters * DTYPE_BYTES[plan.teacher_dtype])} of weights")
 
 
 def tabulate(student: Shape, plan: Plan, teacher: Shape | None) -> Table:
-    """A line a part and the total at the two moments that can be the peak, in GiB, or MiB where they are few."""
+    """A row for each part, and the total, at both moments that can be the peak."""
     parts = estimate(student, plan, teacher)
     unit, name, digits = _unit(needed(parts))
     where = f"each of {plan.devices} devices" if plan.devices > 1 else "the device"
@@ -84,7 +87,7 @@ def tabulate(student: Shape, plan: Plan, teacher: Shape | None) -> Table:
 
 
 def _unit(size: float) -> tuple[int, str, int]:
-    """In what a size is shown: the unit's bytes, its name, and decimals."""
+    """The unit for a size: its bytes, its name, and the decimals to show."""
     return (2**30, "GiB", 2) if size >= 4 * 2**30 else (2**20, "MiB", 1)
 
 

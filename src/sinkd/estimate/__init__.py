@@ -1,1 +1,1 @@
-"""How much memory a run needs, from the configs of its models."""
+"""How much memory a run needs on each device, worked out from the configs of its models."""

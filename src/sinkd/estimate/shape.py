@@ -1,8 +1,8 @@
-"""How large a model is: its parameters and what its layers are made of, known without loading a weight."""
+"""How large a model is and what its layers are made of, from its config alone."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,11 @@ from sinkd.errors import SinkdError
 from sinkd.models.config import find_checkpoint, load_config
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
+CLASSES: dict[Kind, Any] = {
+    "encoder": AutoModelForSequenceClassification,
+    "decoder": AutoModelForCausalLM,
+    "encoder-decoder": AutoModelForSeq2SeqLM,
+}
 
 
 def _bert(layers: int, width: int, heads: int) -> dict[str, Any]:
@@ -39,8 +44,7 @@ def _gpt_neo(layers: int, width: int, heads: int) -> dict[str, Any]:
     return {"model_type": "gpt_neo", "vocab_size": 50257, "max_position_embeddings": 2048, **kinds, **sizes}
 
 
-# Models that go by their size: the encoders are MiniLM's and BERT's, the encoder-decoders T5 1.1's (3b and 11b are
-# those of T0), the decoders GPT-Neo's. As their papers and configs have them.
+# Models known by their size, as in their papers and configs: MiniLM and BERT; T5 1.1, and T0 (3b and 11b); GPT-Neo.
 SIZES: dict[str, dict[str, Any]] = {
     "22m": _bert(6, 384, 12),
     "110m": _bert(12, 768, 12),
@@ -60,39 +64,42 @@ SIZES: dict[str, dict[str, Any]] = {
 class Shape:
     """What a model's memory depends on.
 
-    parameters: in all; linear: those of matrices that a half-precision pass copies; largest_layer: of the layer with
-    most; outside_layers: of embeddings, heads and whatever else stands beside the layers. layers, decoder_layers: the
-    latter is 0 but for an encoder-decoder. width, feed_forward, heads, head_width; outputs: the vocabulary, or an
-    encoder's labels. norm_copies: tensors that a normalisation keeps; feed_forward_copies: tensors as wide as the
-    feed-forward layer that one keeps. dropout: whether training uses it. attention_matrices: whether attention keeps
-    its matrices ("always"), or only where no fused kernel serves ("unfused"); position_bias: whether it adds a learned
-    bias, which some kernels do not take. matrices: the shapes of all parameters.
+    Attributes:
+        layers, decoder_layers: Their number; the second is 0 but for an encoder-decoder.
+        width, widest: The hidden width, and the largest side of a matrix in a layer.
+        outputs: The size of the vocabulary, or an encoder's labels.
+        matrices: The shapes of all parameters.
+        layer: Parameters of the largest layer.
+        outside: Parameters of embeddings, heads and whatever else is in no layer.
     """
 
     kind: Kind
-    parameters: int
-    linear: int
-    largest_layer: int
-    outside_layers: int
+    config: PretrainedConfig = field(compare=False)
     layers: int
     decoder_layers: int
     width: int
-    feed_forward: int
-    heads: int
-    head_width: int
+    widest: int
     outputs: int
-    norm_copies: int
-    feed_forward_copies: int
-    dropout: bool
-    attention_matrices: Literal["always", "unfused"]
-    position_bias: bool
     matrices: tuple[tuple[int, ...], ...]
+    layer: int
+    outside: int
+
+    @property
+    def parameters(self) -> int:
+        """Their number in all."""
+        return sum(map(math.prod, self.matrices))
 
 
 def read_shape(model: str, flag: str, labels: int | None = None, vocabulary: int | None = None) -> Shape:
-    """The shape of a model of a known size ("11b"), or of the one in a folder or on the hub.
+    """The shape of a model of a known size ("11b"), in a folder, or on the hub.
 
-    labels: of an encoder's head; vocabulary: in place of the model's own. Raises SinkdError naming `flag`.
+    Args:
+        flag: The flag that names the model, for errors.
+        labels: How many an encoder's head has.
+        vocabulary: Its size, in place of the model's own.
+
+    Raises:
+        SinkdError: There is no such size or model.
     """
     size = model.lower()
     if size in SIZES:
@@ -100,7 +107,7 @@ def read_shape(model: str, flag: str, labels: int | None = None, vocabulary: int
         config = CONFIG_MAPPING[sizes.pop("model_type")](**sizes)
     elif size.rstrip("bm").replace(".", "", 1).isdigit() and size[-1] in "bm":
         known = ", ".join(SIZES)
-        raise SinkdError(f"{flag} is {model}, a size that no known model has; the sizes are {known}; or give a folder")
+        raise SinkdError(f"{flag} is {model}, which is not a known size; the sizes are {known}; or give a folder")
     else:
         config = load_config(find_checkpoint(model, flag), flag)
     if vocabulary is not None:
@@ -111,62 +118,30 @@ def read_shape(model: str, flag: str, labels: int | None = None, vocabulary: int
 
 
 def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
-    """The shape of the model that a config describes. Raises SinkdError for one that no Auto class builds."""
+    """The shape of the model that a config describes. Raises SinkdError where no Auto class builds it."""
     kind = _kind(config)
-    classes: dict[Kind, Any] = {
-        "encoder": AutoModelForSequenceClassification,
-        "decoder": AutoModelForCausalLM,
-        "encoder-decoder": AutoModelForSeq2SeqLM,
-    }
     try:
         with torch.device("meta"):
-            model = classes[kind].from_config(config)
+            model = CLASSES[kind].from_config(config)
     except (ValueError, ImportError) as error:
         raise SinkdError(f"{flag} is no model of text: {str(error).splitlines()[0]}") from error
-    blocks = [_count(layer) for layer in _layers(model)]
-    parameters = dict(model.named_parameters())
-    linear = {id(m.weight): m.weight.numel() for m in model.modules() if type(m).__name__ in ("Linear", "Conv1D")}
-    matrices = [tuple(parameter.shape) for parameter in parameters.values()]
-    width = config.hidden_size
+    matrices = [tuple(parameter.shape) for parameter in model.parameters()]
     if getattr(config, "scale_decoder_outputs", True) is False:
-        # T5 1.1 and T0: the class ties the head to the embedding, and their checkpoints bring one of their own.
-        matrices.append((config.vocab_size, width))
-    total = sum(map(math.prod, matrices))
-    heads = config.num_attention_heads
-    activation = str(
-        _first(config, "dense_act_fn", "hidden_act", "activation_function", "activation", "hidden_activation")
-    )
-    gated = bool(getattr(config, "is_gated_act", False)) or any("gate" in name or ".Wi." in name for name in parameters)
-    rms = any("RMSNorm" in type(m).__name__ or type(m).__name__ == "T5LayerNorm" for m in model.modules())
-    rates = (
-        "dropout",
-        "attention_dropout",
-        "hidden_dropout_prob",
-        "dropout_rate",
-        "resid_dropout",
-        "resid_pdrop",
-        "embed_dropout",
-    )
+        # T5 1.1 and T0: the class ties the head to the embedding, but their checkpoints have one of their own.
+        matrices.append((config.vocab_size, config.hidden_size))
+    layers = [[tuple(parameter.shape) for parameter in layer.parameters()] for layer in layers_of(model)]
+    sizes = [sum(map(math.prod, layer)) for layer in layers]
     return Shape(
         kind=kind,
-        parameters=total,
-        linear=sum(linear.values()),
-        largest_layer=max(blocks, default=0),
-        outside_layers=total - sum(blocks),
+        config=config,
         layers=config.num_hidden_layers,
         decoder_layers=config.num_decoder_layers if kind == "encoder-decoder" else 0,
-        width=width,
-        feed_forward=_first(config, "intermediate_size", "d_ff", "n_inner", "hidden_dim", "encoder_ffn_dim")
-        or 4 * width,
-        heads=heads,
-        head_width=_first(config, "head_dim", "d_kv") or width // heads,
+        width=config.hidden_size,
+        widest=max(max(shape) for layer in layers for shape in layer),
         outputs=config.num_labels if kind == "encoder" else config.vocab_size,
-        norm_copies=2 if rms else 1,
-        feed_forward_copies=_activation_copies(activation) + (2 if gated else 0),
-        dropout=any(isinstance(getattr(config, r, None), float) and getattr(config, r) > 0 for r in rates),
-        attention_matrices="unfused" if model._supports_sdpa else "always",
-        position_bias=any("relative_attention_bias" in name for name in parameters),
         matrices=tuple(matrices),
+        layer=max(sizes),
+        outside=sum(map(math.prod, matrices)) - sum(sizes),
     )
 
 
@@ -177,22 +152,7 @@ def _kind(config: PretrainedConfig) -> Kind:
     return "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal else "decoder"
 
 
-def _activation_copies(name: str) -> int:
-    """Tensors that a feed-forward layer keeps, its activation's result among them: what is composed keeps its steps."""
-    if name == "relu":
-        return 1
-    return 5 if name in ("gelu_new", "gelu_fast") else 2
-
-
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a model: members of its outermost lists."""
+def layers_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a model: the members of its outermost lists."""
     for child in module.children():
-        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _first(config: PretrainedConfig, *names: str) -> Any:
-    return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
+        yield from child if isinstance(child, nn.ModuleList) else layers_of(child)
