@@ -1,18 +1,17 @@
-"""What `sinkd estimate` says, against the memory that a process takes.
+"""Compare what `sinkd estimate` says with the memory that a process takes.
 
     python -m benchmarks.estimate
 
-Each row is a fresh process on a CPU that trains random encoders through `sinkd.training.run` on generated rows of
-exactly `--max_seq_length` tokens, with embeddings untrimmed, no evaluation and no cache. What is measured:
+Each row is a fresh process on a CPU that trains random encoders through `sinkd.training.run`, on rows of exactly
+`--max_seq_length` tokens, with untrimmed embeddings, without evaluation or a cache. It compares the difference of
 
 - before: resident memory (VmRSS) after the same run with a tiny model, which loads every library and starts every
-  thread pool, and after what it freed has been given back to the system.
-- peak: the high-water mark of resident memory (VmHWM) over the updates from the second on, in which the optimiser has
-  its states; the mark is set back before them (5 into /proc/self/clear_refs), so that loading does not count.
+  thread pool, once freed memory has been returned to the system;
+- peak: the high-water mark of resident memory (VmHWM) from the second update on, when the optimiser has its states; the
+  mark is reset before (5 into /proc/self/clear_refs), so that loading does not count.
 
-Their difference is compared. The allocator is told to give every block of 64 KB or more back at once
-(MALLOC_MMAP_THRESHOLD_), so that resident memory is memory in use. With `--device cuda` larger models are trained, and
-both figures are what PyTorch's allocator has given out on the GPU.
+The allocator is told to return every block of 64 KB or more at once (MALLOC_MMAP_THRESHOLD_): resident memory is memory
+in use. With `--device cuda` larger models are trained, and both figures are those of PyTorch's GPU allocator.
 """
 
 from __future__ import annotations
@@ -98,12 +97,8 @@ def config(size: str, dropout: float) -> Any:
         kwargs = {"vocab_size": 30522, "num_hidden_layers": layers, "hidden_size": width}
         kwargs |= {"intermediate_size": 4 * width, "num_attention_heads": width // 64}
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    head = {
-        "architectures": ["BertForSequenceClassification"],
-        "id2label": {0: "a", 1: "b"},
-        "label2id": {"a": 0, "b": 1},
-    }
-    return BertConfig(**kwargs, **rates, **head)
+    labels = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    return BertConfig(**kwargs, **rates, **labels, architectures=["BertForSequenceClassification"])
 
 
 def estimated(case: dict[str, Any]) -> float:
@@ -112,8 +107,7 @@ def estimated(case: dict[str, Any]) -> float:
     from sinkd.estimate.shape import shape_of
     from sinkd.losses.objective import Objective
 
-    names = ("batch_size", "max_seq_length", "gradient_accumulation_steps", "bf16", "checkpointing", "optimizer")
-    names += ("device",)
+    names = "batch_size max_seq_length gradient_accumulation_steps bf16 checkpointing optimizer device".split()
     teacher = None if case["teacher"] is None else shape_of(config(case["teacher"], case["dropout"]))
     student = shape_of(config(case["student"], case["dropout"]))
     objective = Objective.parse("ce:1" if teacher is None else case["distill_loss"])
@@ -164,42 +158,20 @@ def measure(case: dict[str, Any], folder: Path) -> dict[str, int]:
                 BertForSequenceClassification(config(size, case["dropout"])).save_pretrained(folder / f"{name}-{role}")
                 tokenizer.save_pretrained(folder / f"{name}-{role}")
         gc.collect()
-        flags = ["--train_file", folder / "rows.tsv", "--dev_file", folder / "rows.tsv", "--text_columns", "text"]
-        flags += [
-            "--label_column",
-            "label",
-            "--output_dir",
-            folder / f"{name}-run",
-            "--max_steps",
-            3,
-            "--report_to",
-            "none",
-        ]
-        flags += [
-            "--eval_strategy",
-            "no",
-            "--save_strategy",
-            "no",
-            "--trim_embedding",
-            False,
-            "--optim",
-            case["optimizer"],
-        ]
-        flags += [
-            "--batch_size",
-            case["batch_size"],
-            "--gradient_accumulation_steps",
-            case["gradient_accumulation_steps"],
-        ]
-        flags += ["--max_seq_length", case["max_seq_length"], "--bf16", case["bf16"], "--use_cpu", not cuda]
-        flags += ["--gradient_checkpointing"] * case["checkpointing"]
+        rows = folder / "rows.tsv"
+        given = {"train_file": rows, "dev_file": rows, "text_columns": "text", "label_column": "label", "max_steps": 3}
+        given |= {"eval_strategy": "no", "save_strategy": "no", "report_to": "none", "trim_embedding": False}
+        given |= {"output_dir": folder / f"{name}-run", "use_cpu": not cuda, "optim": case["optimizer"]}
+        given |= {"gradient_checkpointing": case["checkpointing"]}
+        given |= {flag: case[flag] for flag in ("batch_size", "gradient_accumulation_steps", "max_seq_length", "bf16")}
         if teacher is None:
-            kind, run, paths = FinetuneArguments, finetune, ["--model_path", folder / f"{name}-student"]
+            kind, run = FinetuneArguments, finetune
+            given |= {"model_path": folder / f"{name}-student"}
         else:
             kind, run = DistillationArguments, distill
-            paths = ["--student_path", folder / f"{name}-student", "--teacher_path", folder / f"{name}-teacher"]
-            paths += ["--teacher_cache", "off", "--distill_loss", case["distill_loss"]]
-        args = resolve_settings(kind, [str(flag) for flag in (*flags, *paths)], "estimate")
+            given |= {f"{role}_path": folder / f"{name}-{role}" for role in ("student", "teacher")}
+            given |= {"teacher_cache": "off", "distill_loss": case["distill_loss"]}
+        args = resolve_settings(kind, [f"--{flag}={value}" for flag, value in given.items()], "estimate")
         run(args, load_named_task(args), [Peak()])
 
     train("tiny", "1x64", None if case["teacher"] is None else "1x64")
