@@ -60,6 +60,14 @@ def test_what_the_teacher_command_leaves_silent_is_the_tasks_recipe(typed):
     assert settings["output_dir"] == "experiments/exp_distill_qqp/teacher"
 
 
+def test_the_recipe_is_found_wherever_the_task_is_named(typed, tmp_path):
+    (tmp_path / "own.yaml").write_text("task_name: cola\nbeta: 0.5")
+    _, shown, _ = typed(STUDENT, "--do_train", "--config", "own.yaml", "--dry_run")
+    settings = plan(shown)
+    assert (settings["alpha"], settings["num_train_epochs"], settings["beta"]) == ("0.9", "20.0", "0.5")
+    assert settings["output_dir"] == "experiments/exp_distill_cola/student"
+
+
 def test_a_task_without_a_recipe_takes_the_published_parsers_defaults(typed):
     _, shown, _ = typed(STUDENT, "--do_train", "--task_name", "wnli", "--dry_run")
     assert (plan(shown)["alpha"], plan(shown)["distill_loss"]) == ("0.8", "kd")

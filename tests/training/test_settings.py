@@ -34,7 +34,7 @@ NAMED = {
 
 def settings(args) -> dict:
     """All settings but those that name the task, the file or the folder."""
-    names = {"task_name", "dataset_name", "dataset_config_name", "config", "output_dir", "logging_dir"}
+    names = {"task_name", "dataset_name", "dataset_config_name", "config", "output_dir"}
     return {name: value for name, value in args.to_dict().items() if name not in names}
 
 

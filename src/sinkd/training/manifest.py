@@ -18,7 +18,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "nu
 # Settings that change where a run reads, writes or what it shows, not what it computes.
 INCIDENTAL = {
     "output_dir", "overwrite", "traceback", "dry_run", "config", "seeds", "disable_tqdm", "report_to", "run_name",
-    "logging_dir", "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
+    "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
     "do_eval", "do_predict", "do_test", "test_output_dir", "exp_name", "resume_from_checkpoint", "teacher_cache_dir",
     "teacher_cache", "data_dir", "train_file", "dev_file", "test_file", "unlabeled_file",
     "push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision",
