@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -217,7 +218,7 @@ def test_a_frozen_teacher_is_read_under_no_grad():
 def test_language_models_have_no_attribution():
     seen, batch = see(Encoder(2))
     with pytest.raises(SinkdError, match="Encoder has no attribution"):
-        Attribution(1, 2).read(seen, batch | {"positions": torch.zeros(3, 2)})
+        Attribution(1, 2).read(replace(seen, counts=torch.tensor([1, 1, 1])), batch)
 
 
 @pytest.mark.parametrize(

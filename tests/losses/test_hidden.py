@@ -19,9 +19,9 @@ from sinkd.transport import COSTS
 STUDENT, TEACHER = (torch.randn(6, 2, 8, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))
 
 
-def met(student: int = 8, teacher: int = 8, **options) -> HiddenTransport:
+def bound(student: int = 8, teacher: int = 8, **options) -> HiddenTransport:
     (term,) = Objective.parse("sinkhorn_hidden:1", sinkhorn_hidden=options)
-    term.meet(Stack(2, student), Stack(4, teacher))
+    term.bind(Stack(2, student), Stack(4, teacher))
     return term
 
 
@@ -31,8 +31,8 @@ def each_layer(function) -> float:
 
 def test_by_default_the_plan_should_carry_every_sentence_to_its_own():
     expected = each_layer(lambda x, y: -reference.plan(reference.cosine(x, y), 0.1, 20).diagonal().log().mean())
-    assert met(weight=1.0)(STUDENT, TEACHER, {}, Progress()).item() == pytest.approx(expected, rel=1e-9)
-    assert met()(STUDENT, TEACHER, {}, Progress()).item() == pytest.approx(0.3 * expected, rel=1e-9)
+    assert bound(weight=1.0)(STUDENT, TEACHER, Progress()).item() == pytest.approx(expected, rel=1e-9)
+    assert bound()(STUDENT, TEACHER, Progress()).item() == pytest.approx(0.3 * expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("cost", COSTS)
@@ -44,14 +44,14 @@ def test_any_cost_transports_them(cost):
         w = reference.COSTS[cost](rows(x), rows(y))
         return (reference.plan(w, 2.0, 20) * w).sum() / len(x)
 
-    term = met(cost=cost, value="distance", weight=1.0, epsilon=2.0)
-    assert term(STUDENT, TEACHER, {}, Progress()).item() == pytest.approx(each_layer(distance), rel=1e-6)
+    term = bound(cost=cost, value="distance", weight=1.0, epsilon=2.0)
+    assert term(STUDENT, TEACHER, Progress()).item() == pytest.approx(each_layer(distance), rel=1e-6)
 
 
 def test_a_high_pairing_compares_each_sentence_with_its_own():
-    term = met(value="distance", weight=1.0, pairing=1000.0)
+    term = bound(value="distance", weight=1.0, pairing=1000.0)
     student = STUDENT.clone().requires_grad_()
-    loss = term(student, TEACHER, {}, Progress())
+    loss = term(student, TEACHER, Progress())
     cosines = torch.nn.functional.cosine_similarity(student, TEACHER, dim=-1)
     (expected,) = torch.autograd.grad((1 - cosines).mean(), student)
     (gradient,) = torch.autograd.grad(loss, student)
@@ -61,18 +61,18 @@ def test_a_high_pairing_compares_each_sentence_with_its_own():
 
 def test_another_width_goes_through_a_map_that_is_trained():
     torch.manual_seed(0)
-    term = met(student=8, teacher=12).double()
+    term = bound(student=8, teacher=12).double()
     teacher = torch.cat([TEACHER, TEACHER[..., :4]], -1)
-    term(STUDENT, teacher, {}, Progress()).backward()
+    term(STUDENT, teacher, Progress()).backward()
     weights = [parameter for name, parameter in term.named_parameters() if name.startswith("projectors")]
     assert [tuple(weight.shape) for weight in weights] == [(12, 8), (12, 8)]
     assert all(weight.grad.norm() > 0 for weight in weights)
     torch.testing.assert_close(weights[0].T @ weights[0], torch.eye(8, dtype=torch.float64), rtol=0, atol=1e-5)
-    assert not list(met().parameters())
+    assert not list(bound().parameters())
 
 
 def test_figures_for_the_log():
-    figures = met().diagnostics(TEACHER, TEACHER, {})
+    figures = bound().diagnostics(TEACHER, TEACHER)
     assert figures["matched"] > 0.9 and 0 <= figures["marginal_error"] < 0.1
 
 
@@ -86,7 +86,7 @@ def test_figures_for_the_log():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(SinkdError, match=message):
-        met(**options)
+        bound(**options)
 
 
 def test_sentences_are_means_or_first_tokens_wherever_the_padding_is():
@@ -101,7 +101,7 @@ def test_sentences_are_means_or_first_tokens_wherever_the_padding_is():
 
 
 def test_points_are_each_sides_own():
-    term = met()
+    term = bound()
     (ours,), (theirs,) = term.student_needs, term.teacher_needs
     assert (ours.layers, theirs.layers) == ((1, 2), (2, 4))
     assert term.points(View(features={ours: STUDENT}), {}) is STUDENT
@@ -155,14 +155,14 @@ def test_depths_that_cannot_be_paired_are_refused(strategy, teacher, student, me
 @pytest.mark.parametrize("value", ["matching", "distance"])
 def test_gradcheck_through_the_projectors(value):
     torch.manual_seed(0)
-    term = met(student=8, teacher=12, value=value).double()
+    term = bound(student=8, teacher=12, value=value).double()
     teacher = torch.cat([TEACHER, TEACHER[..., :4]], -1)
     names = [name for name, _ in term.named_parameters()]
     assert len(names) == 2
 
     def loss(student, *weights):
         given = dict(zip(names, weights, strict=True))
-        return torch.func.functional_call(term, given, (student, teacher, {}, Progress()))
+        return torch.func.functional_call(term, given, (student, teacher, Progress()))
 
     inputs = [STUDENT, *term.parameters()]
     assert torch.autograd.gradcheck(loss, [x.detach().clone().requires_grad_() for x in inputs])
@@ -179,7 +179,7 @@ def test_padding_changes_nothing_of_what_models_show(pooling):
         for width, layers in ((8, 2), (16, 4))
     )
     objective = Objective.parse("sinkhorn_hidden:1", sinkhorn_hidden={"pooling": pooling})
-    objective.meet(stack(student.config), stack(teacher.config))
+    objective.bind(stack(student.config), stack(teacher.config))
     objective.double()
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
     ids = torch.randint(5, 40, (3, 4)) * mask

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from sinkd import Objective, SinkdError, SinkhornLoss
 from sinkd.losses import annealed_temperature, objective
-from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Stack
+from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Forward, Stack
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import TERMS
 from sinkd.losses.options import Options, option
-from sinkd.losses.term import Progress, Term, View
+from sinkd.losses.term import BatchTerm, Progress, RowTerm, View
 
 NAMES = sorted(TERMS)
 OF_LOGITS = [name for name in NAMES if Objective.parse(f"{name}:1").student_needs == {LOGITS}]
@@ -177,16 +177,42 @@ def test_every_term_of_logits_gives_a_gradient_to_the_student(name, batch):
 
 
 @pytest.mark.parametrize("name", ["mgskd", "sinkhorn_hidden"])
-def test_terms_that_compare_layers_say_when_they_have_not_met_the_models(name, batch):
-    with pytest.raises(SinkdError, match=r"was shown no hidden states; call Objective\.meet"):
+def test_terms_that_compare_layers_say_when_they_are_not_bound_to_the_models(name, batch):
+    with pytest.raises(SinkdError, match=r"was shown no hidden states; call Objective\.bind"):
         Objective.parse(f"{name}:1")(*batch)
 
 
-def test_terms_that_have_nothing_to_compare_are_left_out():
-    met = Objective.parse("kd:1+mgskd:1", mgskd={"matching_strategy": "emb", "heads": 4})
-    met.meet(Stack(2, 8), Stack(4, 16))
-    assert list(met.weights) == ["kd", "mgskd/pairs", "mgskd/triplets-1"]
-    assert str(met) == "kd:1+mgskd:1"
+def test_terms_that_have_nothing_to_compare_are_skipped():
+    bound = Objective.parse("kd:1+mgskd:1", mgskd={"matching_strategy": "emb", "heads": 4})
+    bound.bind(Stack(2, 8), Stack(4, 16))
+    assert [term.name for term in bound] == ["kd", "mgskd/pairs", "mgskd/triplets-1"]
+    assert str(bound) == "kd:1+mgskd:1"
+
+
+def hidden_states(layers: int, width: int) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.randn(6, 5, width) for _ in range(layers + 1))
+
+
+def test_an_objective_serves_one_student_after_the_other():
+    objective = Objective.parse("mgskd:1+sinkhorn_hidden:1", mgskd={"matching_strategy": "uniform", "heads": 4})
+    teacher, batch = hidden_states(6, 16), {"input_ids": torch.ones(6, 5, dtype=torch.long)}
+    found = {}
+    for layers, width in ((3, 8), (1, 16), (3, 8), (2, 12)):
+        objective.bind(Stack(layers, width), Stack(6, 16))
+        student = hidden_states(layers, width)
+        sides = ((student, objective.student_needs), (teacher, objective.teacher_needs))
+        views = []
+        for states, needs in sides:
+            seen = Forward(nn.Identity(), batch, torch.zeros(6, 2), states)
+            views.append(View(features={feature: feature.read(seen, batch) for feature in needs}))
+        value = objective(*views, batch)
+        assert value.total.isfinite() and len(value.parts) == len(list(objective))
+        shapes = [tuple(p.shape) for p in objective.parameters()]
+        assert shapes == ([] if width == 16 else [(16, width)] * layers)
+        found.setdefault((layers, width), []).append((list(value.parts), list(objective.parameters())))
+    (first, before), (again, after) = found[3, 8]
+    assert first == again and "mgskd/sentences" in first and "mgskd/sentences" not in found[1, 16][0][0]
+    assert not any(torch.equal(*pair) for pair in zip(before, after, strict=True)), "the next student starts afresh"
 
 
 def test_unlabelled_rows_do_not_count_for_hard_labels():
@@ -233,7 +259,7 @@ class DistanceOptions(Options):
     width: int = option(2, "Width of the student's states.")
 
 
-class Distance(Term):
+class Distance(RowTerm):
     """A term as a user would write it, with an option, a parameter and a feature that cannot be cached."""
 
     Options = DistanceOptions
@@ -263,5 +289,9 @@ def test_a_new_term_is_one_line_in_the_registry(monkeypatch):
 
 
 def test_a_term_that_cannot_compute_says_which():
-    with pytest.raises(TypeError, match="Term does not say how"):
-        Term("mine")(View(), View(), {}, Progress())
+    with pytest.raises(TypeError, match="RowTerm does not say how"):
+        RowTerm("mine")(View(), View(), {}, Progress())
+    with pytest.raises(TypeError, match="BatchTerm does not say how"):
+        BatchTerm("mine")(torch.zeros(1), torch.zeros(1), Progress())
+    with pytest.raises(TypeError, match="BatchTerm does not say which points"):
+        BatchTerm("mine").points(View(), {})

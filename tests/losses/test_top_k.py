@@ -10,8 +10,6 @@ from sinkd.losses.feature import LOGITS, Forward
 from sinkd.losses.term import View
 from sinkd.losses.top_k import Rest, TopIds, TopLogs, TopView, kept_for
 
-BATCH = {"counts": torch.tensor([12])}
-
 
 def peaked(rows: int, width: int, scale: float = 1.0) -> torch.Tensor:
     """Logits as a model's: few entries hold most of the mass (Zipf's law), in an order of each row's own."""
@@ -24,7 +22,7 @@ def kept(logits, k, temperatures, dtype=torch.float32) -> TopView:
     """What a cache of this type holds of the logits."""
     seen = Forward(torch.nn.Identity(), {}, logits)
     features = [TopIds(k), TopLogs(k), *(Rest(k, temperature) for temperature in temperatures)]
-    values = {feature: feature.read(seen, BATCH) for feature in features}
+    values = {feature: feature.read(seen, {}) for feature in features}
     for feature, value in values.items():
         assert value.isfinite().all()
         assert value.element_size() * value.shape[1] == feature.token_bytes(logits.shape[1], 4)
@@ -109,7 +107,7 @@ def test_losses_and_gradients_are_off_by_no_more_than_the_bound(temperature):
 def test_keeping_them_writes_no_logits_out():
     seen = Forward(torch.nn.Identity(), {}, torch.randn(64, 40_000))
     for feature in (TopIds(10), TopLogs(10), Rest(10, 2.0)):
-        assert peak_bytes(lambda feature=feature: feature.read(seen, BATCH)) < 0.6 * seen.logits.nbytes
+        assert peak_bytes(lambda feature=feature: feature.read(seen, {})) < 0.6 * seen.logits.nbytes
 
 
 def test_all_entries_are_the_prediction_itself():
@@ -133,7 +131,7 @@ def test_terms_read_the_prediction_at_their_own_temperature():
     student, teacher = peaked(12, 300), peaked(12, 300)
     view = kept(teacher, 40, (1.0, 2.0))
     objective = Objective.parse("kl:1+js:1+sinkhorn:1", temperature=1.0, sinkhorn={"temperature": 2.0, "weight": 1.0})
-    parts = objective(View(student), view, BATCH).parts
+    parts = objective(View(student), view, {}).parts
     torch.testing.assert_close(parts["kl"], kl(student, view.softened(1.0), 1.0))
     torch.testing.assert_close(parts["js"], js(student, view.softened(1.0), 1.0))
     transport = SinkhornLoss(temperature=2.0, reduction="sum")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sinkd import DistillationArguments, DistillationTrainer, Objective, SinkdError
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.slices import WIDE
-from sinkd.losses.term import View
+from sinkd.losses.term import RowTerm, View
 from sinkd.models import LanguageModel, decoder_start
 from sinkd.models.likelihood import indices
 from sinkd.models.prompt_collator import PromptCollator
@@ -121,36 +121,35 @@ def test_permuting_the_vocabulary_changes_nothing(options, width):
     zs, zt = torch.randn(11, width), torch.randn(11, width) * 3
     labels, counts = torch.randint(width, (11,)), torch.tensor([2, 4, 2, 3])
     order = torch.randperm(width)
-    batch = {"labels": labels, "counts": counts}
-    permuted = {"labels": torch.argsort(order)[labels], "counts": counts}
+    batch, permuted = {"labels": labels}, {"labels": torch.argsort(order)[labels]}
     objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1", sinkhorn={"weight": 1.0, **options})
     values = [
         objective(views[0], views[1], one).total
-        for one, views in ((batch, (view(zs), view(zt))), (permuted, (view(zs[:, order]), view(zt[:, order]))))
+        for one, views in (
+            (batch, (View(zs, counts=counts), View(zt, counts=counts))),
+            (permuted, (View(zs[:, order], counts=counts), View(zt[:, order], counts=counts))),
+        )
     ]
     torch.testing.assert_close(*values, rtol=1e-5, atol=0)
-
-
-def view(logits):
-    return View(logits)
 
 
 def test_groups_of_sequences_are_transported_one_by_one():
     torch.manual_seed(0)
     zs, zt, counts = torch.randn(7, 9), torch.randn(7, 9), [2, 4, 1]
     term = next(iter(Objective.parse("sinkhorn:1", sinkhorn={"weight": 1.0, "group": "sequence", "reduction": "mean"})))
-    batch = {"labels": torch.zeros(7, dtype=torch.int64), "counts": torch.tensor(counts)}
-    whole = term(view(zs), view(zt), batch, None)
+    batch = {"labels": torch.zeros(7, dtype=torch.int64)}
+    student, teacher = View(zs, counts=torch.tensor(counts)), View(zt, counts=torch.tensor(counts))
+    whole = term(student, teacher, batch, None)
     alone = [term.loss(a, b) for a, b in zip(zs.split(counts), zt.split(counts), strict=True)]
     torch.testing.assert_close(whole, torch.stack(alone).mean())
-    assert not term.batchwise and int(term.count(view(zt), batch)) == 3
+    assert isinstance(term, RowTerm) and int(term.count(teacher, batch)) == 3
     # and so is the figure for the log
     term.loss.n_iters = 2
     errors = [
         float(term.loss.transport(a, b).marginal_error())
         for a, b in zip(zs.split(counts), zt.split(counts), strict=True)
     ]
-    assert term.diagnostics(view(zs), view(zt), batch)["marginal_error"] == pytest.approx(sum(errors) / 3)
+    assert term.diagnostics(student, teacher)["marginal_error"] == pytest.approx(sum(errors) / 3)
     assert float(term.loss.transport(zs, zt).marginal_error()) != pytest.approx(sum(errors) / 3)
 
 

@@ -247,7 +247,7 @@ def test_a_live_teacher_is_asked_once_and_attributions_are_not_looked_at_ahead(w
     teacher = AutoModelForSequenceClassification.from_pretrained(taught).eval().requires_grad_(False)
     parsed = Objective.parse(objective, integrated_saliency={"ig_steps": 3}, mgskd={"heads": 4})
     if parsed.compares_layers:
-        parsed.meet(Stack(1, 16), Stack(2, 32))
+        parsed.bind(Stack(1, 16), Stack(2, 32))
     assert {"attribution-1-2-all", "attribution-3-2-all"}.isdisjoint(feature.name for feature in parsed.needs_ahead)
     answered = []
 

@@ -17,7 +17,7 @@ NEW_TERM = """
 from dataclasses import dataclass
 
 from sinkd.losses.options import Options, option
-from sinkd.losses.term import Term
+from sinkd.losses.term import RowTerm
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class GapOptions(Options):
     side: str = option("both", "Which gaps count.", flag="gap_of")
 
 
-class Gap(Term):
+class Gap(RowTerm):
     Options = GapOptions
 
     def __init__(self, name, options):

@@ -160,7 +160,7 @@ class Tokens(Feature):
     def read(self, seen, batch):
         return torch.where(batch["attention_mask"].bool(), batch["input_ids"], 0).float()
 
-    def split(self, value, batch):
+    def split(self, value, batch, counts=None):
         return [row[:n] for row, n in zip(value, batch["attention_mask"].sum(1).tolist(), strict=True)]
 
     def join(self, rows, batch):

@@ -118,11 +118,11 @@ def compares(objective: Objective, student: Shape, teacher: Shape | None) -> dic
             raise SinkdError(
                 "an encoder-decoder has two stacks of layers; hidden states are compared where there is one"
             )
-        objective.meet(Stack(student.layers, student.width), Stack(teacher.layers, teacher.width))
-    sentences = [f for term in objective.batchwise for f in term.student_needs if isinstance(f, Sentences)]
+        objective.bind(Stack(student.layers, student.width), Stack(teacher.layers, teacher.width))
+    sentences = [f for term in objective.batch_terms for f in term.student_needs if isinstance(f, Sentences)]
     return {
         "terms": len(list(objective)),
-        "batchwise": any(LOGITS in term.student_needs for term in objective.batchwise),
+        "batchwise": any(LOGITS in term.student_needs for term in objective.batch_terms),
         "sentence_layers": sum(len(feature.layers) for feature in sentences),
         "hidden_states": HIDDEN_STATES in objective.student_needs,
     }

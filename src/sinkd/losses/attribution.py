@@ -30,7 +30,7 @@ from .embedding import replaced
 from .feature import Feature, Forward
 from .layers import attention_mask
 from .options import Options, option
-from .term import Progress, Term, View
+from .term import Progress, RowTerm, View
 
 Comparison = Literal["L1", "L2", "smoothL1"]
 COMPARISONS = {"L1": F.l1_loss, "L2": F.mse_loss, "smoothL1": F.smooth_l1_loss}
@@ -101,7 +101,7 @@ def mean_gradients(seen: Forward, labels: Tensor | None, steps: int) -> Tensor:
         for k in range(1, steps):
             start = seen.embeddings if create_graph else seen.embeddings.detach().requires_grad_()
             scaled = start * (k / steps)
-            with seen.draws.replayed() if seen.draws else nullcontext(), replaced(seen.model, scaled):
+            with seen.random_state.replayed() if seen.random_state else nullcontext(), replaced(seen.model, scaled):
                 logits = seen.model(**seen.inputs).logits
             total = total + _gradients(logits, labels, steps, scaled, create_graph)
     return total / steps
@@ -141,7 +141,7 @@ class Attribution(Feature):
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
         tokens = seen.inputs["input_ids"].shape
         fits = seen.embeddings is not None and seen.embeddings.shape[:2] == tokens
-        if not fits or seen.embeddings is None or "positions" in batch or seen.logits.shape[:-1] != tokens[:1]:
+        if not fits or seen.embeddings is None or seen.counts is not None or seen.logits.shape[:-1] != tokens[:1]:
             raise SinkdError(
                 f"{type(seen.model).__name__} has no attribution: saliency compares models that answer "
                 "a row of tokens with one row of logits, and embed it as (rows, tokens, width)"
@@ -152,7 +152,7 @@ class Attribution(Feature):
             lengths = torch.stack([token_lengths(seen.embeddings, g, self.topk) for g in gradients], 1)
             return normalise(lengths.masked_fill(~mask, 0.0), self.norm)
 
-    def split(self, value: Tensor, batch: Mapping[str, Any]) -> Sequence[Tensor]:
+    def split(self, value: Tensor, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
         mask = attention_mask(batch).bool()
         return [row[:, real].T for row, real in zip(value, mask, strict=True)]  # (tokens, S)
 
@@ -195,7 +195,7 @@ class IntegratedOptions(AttributionOptions):
     )
 
 
-class AttributionLoss(Term):
+class AttributionLoss(RowTerm):
     """The student's map of each row against its teacher's.
 
     Summed over tokens and classes, divided by how many entries of the teacher's map are not 0, times the number of

@@ -22,7 +22,7 @@ from ..transport.precision import full_precision, result_type
 from .logits import check_shapes, guard, precise
 from .options import Options, option
 from .slices import is_wide, rowwise
-from .term import Progress, Term, View
+from .term import Progress, RowTerm, View
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -134,7 +134,7 @@ class TemperatureOptions(Options):
             raise SinkdError(f"the temperature is {self.temperature}; it must be above 0")
 
 
-class Divergence(Term):
+class Divergence(RowTerm):
     """A row-by-row comparison of the two predictions at a temperature: the function of this file that it is named."""
 
     Options = TemperatureOptions
@@ -154,7 +154,7 @@ class Divergence(Term):
         return self.function(student.logits, teacher.softened(self.temperature), self.temperature)
 
 
-class AnnealedKD(Term):
+class AnnealedKD(RowTerm):
     """`kd` at a temperature that falls to 1 over the epochs."""
 
     Options = TemperatureOptions

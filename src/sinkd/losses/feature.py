@@ -1,8 +1,8 @@
 """Features: what a term is shown of a model's answer, one entry an example.
 
-A term names the features that it needs of student and teacher; the trainer reads them all from one forward pass, and
+A term names the features that it needs of student and teacher. The trainer reads them all from one forward pass, and
 keeps the teacher's in a cache where they depend on teacher and example alone. A new feature is one frozen dataclass:
-its settings are its fields, and its name carries them, so that two settings never share a cache.
+its settings are its fields, and its name contains them, so that two settings never share a cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .draws import RandomState
 
 
 class Stack(NamedTuple):
-    """A model's layers, as a term must know them before training: how many beside the embedding, and how wide."""
+    """The layers of a model: how many beside the embedding, and how wide."""
 
     layers: int
     width: int
@@ -26,13 +26,17 @@ class Stack(NamedTuple):
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward pass of `model` over a batch of B rows of L tokens.
+    """One forward pass of a model over a batch of B rows of L tokens.
 
-    inputs: what the model was called with. logits: (B, C) class logits or scores; for a language model (N, V), the
-    logits that predict the N answer tokens of the batch. hidden_states: one (B, L, D) tensor a layer, the embedding's
-    output first. embeddings: the embedding module's output (B, L, D), from which the pass was differentiated.
-    draws: the random state that the pass of a model in training began with. The last three are None unless a feature
-    captures what they are for.
+    Attributes:
+        model: The model.
+        inputs: The keywords that it was called with.
+        logits: (B, C) class logits or scores; of a language model (N, V), those that predict the N answer tokens.
+        hidden_states: (B, L, D) for each layer, the embedding's output first. None unless a feature captures them.
+        embeddings: The embedding module's output (B, L, D), which the pass can be differentiated by. None likewise.
+        random_state: The state that the pass of a model in training began with. None likewise.
+        counts: (B,), of a language model how many of the N answer tokens each row has. None otherwise.
+        shared: What features compute for one another.
     """
 
     model: nn.Module
@@ -40,17 +44,20 @@ class Forward:
     logits: Tensor
     hidden_states: tuple[Tensor, ...] | None = None
     embeddings: Tensor | None = None
-    draws: RandomState | None = None
-    shared: dict[Any, Any] = field(default_factory=dict, compare=False)  # what features compute for each other
+    random_state: RandomState | None = None
+    counts: Tensor | None = None
+    shared: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
 class Feature:
     """Something of a model's answer, with one entry an example; subclass it as a frozen dataclass.
 
-    `name` tells it from every other, settings included, in letters, digits, dots, dashes and underscores. `captures`
-    says what the forward pass must keep: of {"hidden_states", "embeddings"}. `keepable`: it depends on model and
-    example alone, and is small enough to be kept on disk. `of_tokens`: it has an entry for each token of an example, so
-    that student and teacher must read the same tokens.
+    Attributes:
+        name: Tells it from every other feature and setting, in letters, digits, dots, dashes and underscores.
+        captures: What the forward pass must keep, of {"hidden_states", "embeddings"}.
+        keepable: Whether it depends on model and example alone, and is small enough to be kept on disk.
+        of_tokens: Whether it has an entry for each token of an example, so that student and teacher must read the same
+            tokens.
     """
 
     name: str = ""
@@ -62,17 +69,27 @@ class Feature:
         """The feature of a batch: a tensor whose first dimension counts examples, or what `split` understands."""
         raise TypeError(f"{type(self).__name__} does not say how to read it from a forward pass")
 
-    def split(self, value: Any, batch: Mapping[str, Any]) -> Sequence[Tensor]:
-        """One tensor an example, as it is to be kept: without the padding of its batch."""
+    def split(self, value: Any, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
+        """One tensor for each example, without the padding of its batch, to be kept.
+
+        Args:
+            value: What `read` gave.
+            batch: The batch that it was read from.
+            counts: As in `Forward`.
+        """
         return value.unbind(0)
 
     def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Any:
-        """What `split` took apart, for the examples of another batch."""
+        """The value for a batch of examples, from what `split` made of each."""
         return torch.stack(list(rows))
 
     def token_bytes(self, width: int, size: int) -> int:
-        """Bytes kept of one answer token of a language model with a head of `width`, `size` bytes a number; 0 where
-        there is one entry an example."""
+        """Bytes kept for one answer token of a language model; 0 where there is one entry an example.
+
+        Args:
+            width: Of the model's head.
+            size: Bytes of a number.
+        """
         return 0
 
 
@@ -85,11 +102,11 @@ class Logits(Feature):
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
         return seen.logits
 
-    def split(self, value: Tensor, batch: Mapping[str, Any]) -> Sequence[Tensor]:
-        return split_tokens(value, batch)
+    def split(self, value: Tensor, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
+        return split_tokens(value, counts)
 
     def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
-        return join_tokens(rows, batch)
+        return join_tokens(rows)
 
     def token_bytes(self, width: int, size: int) -> int:
         return width * size
@@ -109,14 +126,14 @@ class HiddenStates(Feature):
         return seen.hidden_states
 
 
-def split_tokens(value: Tensor, batch: Mapping[str, Any]) -> Sequence[Tensor]:
-    """One entry an example: its rows of (N, ...) where the batch `counts` answer tokens, else one of (B, ...)."""
-    return value.split(batch["counts"].tolist()) if "counts" in batch else value.unbind(0)
+def split_tokens(value: Tensor, counts: Tensor | None) -> Sequence[Tensor]:
+    """One entry an example: its answer tokens (n, ...) of (N, ...), or its row (...) of (B, ...) without counts."""
+    return value.unbind(0) if counts is None else value.split(counts.tolist())
 
 
-def join_tokens(rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
-    """What `split_tokens` took apart."""
-    return torch.cat(list(rows)) if "counts" in batch else torch.stack(list(rows))
+def join_tokens(rows: Sequence[Tensor]) -> Tensor:
+    """What `split_tokens` took apart: (n, C) each, or (C,), to (N, C)."""
+    return torch.cat([torch.atleast_2d(row) for row in rows])
 
 
 LOGITS = Logits()

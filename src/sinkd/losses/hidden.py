@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..transport.cost import COSTS
 from .feature import HIDDEN_STATES, Stack
-from .layers import Pooling, Sentences, check_strategy, pair_layers, sentences_of
+from .layers import Pooling, check_strategy, pair_layers, sentence_needs, sentences_of
 from .options import option
 from .sinkhorn import Representation, SinkhornLoss
 from .sinkhorn_term import CurvatureOptions
-from .term import Progress, Term, View
+from .term import BatchTerm, Progress, View
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class HiddenOptions(CurvatureOptions):
         check_strategy(self.layers)
 
 
-class HiddenTransport(Term):
+class HiddenTransport(BatchTerm):
     """For each pair of layers, the batch of sentences transported onto the teacher's; their mean.
 
     By default the plan is the answer (`value="matching"`), under the cosine cost; `value="distance"` pays the
@@ -62,9 +62,8 @@ class HiddenTransport(Term):
     """
 
     Options = HiddenOptions
-    batchwise = True
     compares_layers = True
-    student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until both models are met
+    student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until `bind`
 
     def __init__(self, name: str, options: HiddenOptions):
         super().__init__(name, options)
@@ -75,24 +74,22 @@ class HiddenTransport(Term):
         self.loss = SinkhornLoss(group="sequence", representation=representation, **keywords)
         self.projectors = nn.ModuleList()
 
-    def meet(self, student: Stack, teacher: Stack) -> None:
+    def bind(self, student: Stack, teacher: Stack) -> None:
         pairs = pair_layers(self.layers, teacher.layers, student.layers)
-        self.student_needs = frozenset({Sentences("student", self.pooling, tuple(pair.student for pair in pairs))})
-        self.teacher_needs = frozenset({Sentences("teacher", self.pooling, tuple(pair.teacher for pair in pairs))})
-        if student.width != teacher.width:
-            maps = [nn.Linear(student.width, teacher.width, bias=False) for _ in pairs]
-            for linear in maps:
-                nn.init.orthogonal_(linear.weight)  # which keeps the angles there are, or most of them
-            self.projectors = nn.ModuleList(maps)
+        self.student_needs, self.teacher_needs = sentence_needs(self.pooling, pairs)
+        maps = [nn.Linear(student.width, teacher.width, bias=False) for _ in pairs if student.width != teacher.width]
+        for linear in maps:
+            nn.init.orthogonal_(linear.weight)  # keeps angles as far as the widths allow
+        self.projectors = nn.ModuleList(maps)
 
     def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        return sentences_of(view, self.student_needs | self.teacher_needs, self.name)
+        return sentences_of(view, self)
 
-    def forward(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
         return self.loss(*self._rows(student, teacher))
 
     @torch.no_grad()
-    def diagnostics(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any]) -> dict[str, float]:
+    def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
         transport = self.loss.transport(*self._rows(student, teacher))
         own = transport.plan.diagonal(dim1=-2, dim2=-1).mean()
         return {"marginal_error": float(transport.marginal_error().mean()), "matched": float(own)}

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ..transport.precision import full_precision, result_type
 from .slices import is_wide, rowwise
-from .term import Progress, Term, View
+from .term import Progress, RowTerm, View
 
 
-class HardLabels(Term):
+class HardLabels(RowTerm):
     """Cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
 
     teacher_needs = frozenset()

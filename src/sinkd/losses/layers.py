@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import SinkdError
 from ..transport.precision import result_type
 from .feature import Feature, Forward
-from .term import View
+from .term import Term, View
 
 STRATEGIES = ("emb", "uniform", "emb+uniform", "last", "final", "emb+final", "triple")
 Pooling = Literal["mean", "cls"]
@@ -29,11 +29,14 @@ class Pair(NamedTuple):
 def pair_layers(strategy: str, teacher: int, student: int) -> list[Pair]:
     """The pairs of layers that a strategy compares, from the embedding up.
 
-    emb: the embeddings. uniform: every (N / gcd)-th layer of either side, so as many pairs as the depths' greatest
-    common divisor. last: all of the student with the teacher's last. final: the two last layers. triple: embedding,
-    layer N // 2, and final. emb+uniform, emb+final: the embeddings in front.
-    teacher, student: layers of either side, without the embedding.
-    Raises SinkdError for an unknown strategy, and where these depths have no such pairs.
+    Args:
+        strategy: emb: the embeddings. uniform: every (N / gcd)-th layer of either side, so as many pairs as the
+            depths' greatest common divisor. last: all of the student with the teacher's last. final: the two last
+            layers. triple: embedding, layer N // 2, and final. emb+uniform, emb+final: the embeddings in front.
+        teacher, student: Layers of either side, without the embedding.
+
+    Raises:
+        SinkdError: for an unknown strategy, and where these depths have no such pairs.
 
     >>> [tuple(pair) for pair in pair_layers("emb+uniform", 12, 4)]
     [(0, 0), (3, 1), (6, 2), (9, 3), (12, 4)]
@@ -99,12 +102,26 @@ class Sentences(Feature):
         return torch.stack([states[layer][rows, first] for layer in self.layers], 1)
 
 
-def sentences_of(view: View, features: Iterable[Feature], name: str) -> Tensor:
-    """The sentences (B, layers, D) that a view shows of one side. Raises SinkdError where it shows none of them."""
-    for feature in features:
-        if isinstance(feature, Sentences) and feature.name in view.features:
+def sentence_needs(pooling: Pooling, pairs: Sequence[Pair]) -> tuple[frozenset[Feature], frozenset[Feature]]:
+    """The sentences of paired layers that are needed of the student, and of the teacher."""
+    student, teacher = tuple(pair.student for pair in pairs), tuple(pair.teacher for pair in pairs)
+    return frozenset({Sentences("student", pooling, student)}), frozenset({Sentences("teacher", pooling, teacher)})
+
+
+def sentences_of(view: View, term: Term) -> Tensor:
+    """The sentences (B, layers, D) that a term needs of the model whose view this is.
+
+    Raises:
+        SinkdError: for a view without them.
+    """
+    for feature in term.student_needs | term.teacher_needs:
+        if isinstance(feature, Sentences) and feature in view:
             return view[feature]
-    raise SinkdError(f"{name} was shown no hidden states; call Objective.meet, and then give what its terms need")
+    raise not_bound(term)
+
+
+def not_bound(term: Term) -> SinkdError:
+    return SinkdError(f"{term.name} was shown no hidden states; call Objective.bind, and then give what its terms need")
 
 
 def attention_mask(inputs: Mapping[str, Any]) -> Tensor:

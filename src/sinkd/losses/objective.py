@@ -7,7 +7,7 @@ mean exactly what they say.
 A new term is one class with its options in a file of its own, and one line in `TERMS`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from sinkd.losses.labels import HardLabels
 from sinkd.losses.options import Options, flags_of, read_options
 from sinkd.losses.relation_term import Relation
 from sinkd.losses.sinkhorn_term import SinkhornTerm
-from sinkd.losses.term import Progress, Term, View
+from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
 
 TERMS: dict[str, type[Term]] = {
     "ce": HardLabels,
@@ -42,7 +42,12 @@ TERMS: dict[str, type[Term]] = {
 
 @dataclass(frozen=True)
 class Value:
-    """What an objective gives for a batch: the weighted `total`, and each term's own value before its weight."""
+    """What an objective gives for a batch.
+
+    Attributes:
+        total: The weighted sum.
+        parts: Each term's value before its weight, by name.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -55,13 +60,17 @@ class Objective(nn.Module):
     >>> str(objective)
     'ce:0.1+kd:0.9+sinkhorn:0.8'
 
-    Called with the student's and the teacher's `View`, the batch (its `labels` where a term needs them) and the
-    `Progress`, it gives a `Value`. It is an `nn.Module`: its parameters are those of its terms.
+    Called with the `View` of student and teacher, the batch (its `labels` where a term needs them) and the `Progress`,
+    it gives a `Value`. It is an `nn.Module` with the parameters of its terms, and iterates over the terms that apply to
+    the models that it is bound to.
     """
 
     def __init__(self, terms: Iterable[Term], weights: Iterable[float]):
         super().__init__()
         terms = list(terms)
+        for term in terms:
+            if not isinstance(term, RowTerm | BatchTerm):
+                raise TypeError(f"{type(term).__name__} must be a RowTerm or a BatchTerm, to be part of an objective")
         self.terms = nn.ModuleDict({term.name: term for term in terms})
         self.weights = dict(zip(self.terms, map(float, weights), strict=True))
 
@@ -107,80 +116,82 @@ class Objective(nn.Module):
             raise SinkdError(f'the objective "{text}" weighs every term with 0; nothing would be learned')
         return cls(*zip(*kept, strict=True))
 
-    def meet(self, student: Stack, teacher: Stack) -> None:
-        """Tell the terms of both models; those that then have nothing to compare are left out. See `Term.meet`."""
-        for term in list(self):
-            term.meet(student, teacher)
-            if not term.student_needs:
-                del self.terms[term.name], self.weights[term.name]
+    def bind(self, student: Stack, teacher: Stack) -> None:
+        """Bind the terms to a student and its teacher; call it again for the next student. See `Term.bind`."""
+        for term in self._all:
+            term.bind(student, teacher)
+
+    def __iter__(self) -> Iterator[Term]:
+        return (term for term in self._all if term.applies)
+
+    @property
+    def _all(self) -> list[Term]:
+        return list(self.terms.values())  # type: ignore[arg-type]
+
+    @property
+    def row_terms(self) -> list[RowTerm]:
+        return [term for term in self if isinstance(term, RowTerm)]
+
+    @property
+    def batch_terms(self) -> list[BatchTerm]:
+        return [term for term in self if isinstance(term, BatchTerm)]
 
     @property
     def student_needs(self) -> frozenset[Feature]:
-        """What the terms need of the student."""
+        """The features that the terms read of the student."""
         return frozenset().union(*(term.student_needs for term in self))
 
     @property
-    def needs_ahead(self) -> frozenset[Feature]:
-        """What batchwise terms need of the student before the others are computed, and the prediction that is checked.
-
-        An attribution is left out, whose further passes draw no random numbers.
-        """
-        needed = frozenset().union(*(term.student_needs for term in self.batchwise))
-        return needed | self.student_needs & {LOGITS}
-
-    @property
     def teacher_needs(self) -> frozenset[Feature]:
-        """What the terms need of the teacher; empty when it teaches nothing."""
+        """The features that the terms read of the teacher; empty where it teaches nothing."""
         return frozenset().union(*(term.teacher_needs for term in self))
 
     @property
+    def needs_ahead(self) -> frozenset[Feature]:
+        """The student's features that batch terms read before the others run, and the prediction, which is checked.
+
+        An attribution is left out: its further passes draw no random numbers.
+        """
+        needed = frozenset().union(*(term.student_needs for term in self.batch_terms))
+        return needed | self.student_needs & {LOGITS}
+
+    @property
     def compares_layers(self) -> bool:
-        """Must it `meet` both models before its needs are known?"""
-        return any(term.compares_layers for term in self)
+        """Whether it must be bound to both models before its needs are known."""
+        return any(term.compares_layers for term in self._all)
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether everything that is needed of the teacher can be computed once."""
+        return all(feature.keepable for feature in self.teacher_needs)
 
     @property
     def kept(self) -> list[Feature]:
         """What of the teacher's needs is computed once.
 
-        Where something cannot be, the teacher answers live, and its one pass gives all but attributions for nothing.
+        Where something cannot be, the teacher runs live, and the same pass gives all but attributions for nothing.
         """
         keepable = [feature for feature in self.teacher_needs if feature.keepable]
         return keepable if self.cacheable else [feature for feature in keepable if "embeddings" in feature.captures]
-
-    @property
-    def cacheable(self) -> bool:
-        """Can everything that is needed of the teacher be computed once?"""
-        return all(feature.keepable for feature in self.teacher_needs)
-
-    @property
-    def batchwise(self) -> list[Term]:
-        """The terms that see all rows of an update at once."""
-        return [term for term in self if term.batchwise]
 
     def forward(
         self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress | None = None
     ) -> Value:
         progress = progress or Progress()
-        parts = {term.name: term(*self._sides(term, student, teacher, batch), batch, progress) for term in self}
+        parts = {term.name: term(student, teacher, batch, progress) for term in self.row_terms}
+        for batch_term in self.batch_terms:
+            points = (batch_term.points(view, batch) for view in (student, teacher))
+            parts[batch_term.name] = batch_term(*points, progress)
         return self.weigh(parts)
 
     def weigh(self, parts: Mapping[str, Tensor]) -> Value:
         """The weighted sum of the terms' values, given by name."""
-        total: Any = sum(self.weights[name] * value for name, value in parts.items())
-        return Value(total, dict(parts))
-
-    @staticmethod
-    def _sides(term: Term, student: View, teacher: View, batch: Mapping[str, Any]) -> tuple[Any, Any]:
-        """What the term's call takes of either side."""
-        if not term.batchwise:
-            return student, teacher
-        return term.points(student, batch), term.points(teacher, batch)
-
-    def __iter__(self):
-        return iter(self.terms.values())
+        ordered = {term.name: parts[term.name] for term in self}
+        total: Any = sum(self.weights[name] * value for name, value in ordered.items())
+        return Value(total, ordered)
 
     def __str__(self) -> str:
-        # Terms that share a name before the slash were one in the text, and have one weight.
+        # Terms that share a name before the slash are one in the text, and have one weight.
         weights = {name.partition("/")[0]: weight for name, weight in self.weights.items()}
         return "+".join(f"{name}:{weight:.15g}" for name, weight in weights.items())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import SinkdError
 from .feature import HIDDEN_STATES, Stack
-from .layers import Pair, Sentences, attention_mask, check_strategy, pair_layers, sentences_of
+from .layers import Pair, attention_mask, check_strategy, not_bound, pair_layers, sentence_needs, sentences_of
 from .options import Options, option
 from .relation import (
     SAMPLE_WEIGHT,
@@ -23,7 +23,7 @@ from .relation import (
     sentence_angles,
     triplet_angles,
 )
-from .term import Progress, Term, View
+from .term import BatchTerm, Progress, RowTerm, Term, View
 
 
 @dataclass(frozen=True)
@@ -45,98 +45,92 @@ class RelationOptions(Options):
 
 
 class Relation(Term):
-    """`mgskd`, or a part of it: the pairs of layers that it compares are known once both models are."""
+    """`mgskd`, or a part of it that compares some of the pairs of layers; known once the term is bound to both models.
+
+    Attributes:
+        part: Which of the pairs.
+    """
 
     Options = RelationOptions
     weighted_by = "mgskd_w"
     compares_layers = True
-    student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until both models are met
+    student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until `bind`
+    part = slice(0, TOKEN_LAYERS)
 
     def __init__(self, name: str, options: RelationOptions):
         super().__init__(name, options)
-        self.matching_strategy, self.heads = options.matching_strategy, options.heads
+        self.options = options
+        self.pairs: list[Pair] = []
 
     @classmethod
     def make(cls, name: str, options: RelationOptions) -> list[Term]:
         triplets = [TripletRelation(name, options, number) for number in range(1, TOKEN_LAYERS + 1)]
         return [SentenceRelation(f"{name}/sentences", options), PairRelation(f"{name}/pairs", options), *triplets]
 
-    def pairs(self, student: Stack, teacher: Stack) -> list[Pair]:
+    def bind(self, student: Stack, teacher: Stack) -> None:
         for width in (student.width, teacher.width):
-            need_divisor(width, self.heads)
-        return pair_layers(self.matching_strategy, teacher.layers, student.layers)
+            need_divisor(width, self.options.heads)
+        self.pairs = pair_layers(self.options.matching_strategy, teacher.layers, student.layers)[self.part]
+        self.applies = bool(self.pairs)
 
 
-class SentenceRelation(Relation):
-    """`mgskd/sentences`: the angles between the sentences of an update, of all pairs of layers but the first two."""
+class SentenceRelation(Relation, BatchTerm):
+    """The angles between the sentences of an update, of all pairs of layers but the first two."""
 
-    batchwise = True
+    part = slice(TOKEN_LAYERS, None)
 
-    def meet(self, student: Stack, teacher: Stack) -> None:
-        pairs = self.pairs(student, teacher)[TOKEN_LAYERS:]
-        ours, theirs = tuple(pair.student for pair in pairs), tuple(pair.teacher for pair in pairs)
-        self.student_needs = frozenset({Sentences("student", "mean", ours)} if pairs else ())
-        self.teacher_needs = frozenset({Sentences("teacher", "mean", theirs)} if pairs else ())
+    def bind(self, student: Stack, teacher: Stack) -> None:
+        super().bind(student, teacher)
+        self.student_needs, self.teacher_needs = sentence_needs("mean", self.pairs)
 
     def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        return sentences_of(view, self.student_needs | self.teacher_needs, self.name)
+        return sentences_of(view, self)
 
-    def forward(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
         layers = zip(student.unbind(1), teacher.unbind(1), strict=True)
-        return SAMPLE_WEIGHT * torch.stack([sentence_angles(s, t, self.heads) for s, t in layers]).sum()
+        return SAMPLE_WEIGHT * torch.stack([sentence_angles(s, t, self.options.heads) for s, t in layers]).sum()
 
 
-class TokenRelation(Relation):
-    """A part of `mgskd` between the tokens of one row, of the first two pairs of layers."""
-
-    compared: list[Pair]
+class TokenRelation(Relation, RowTerm):
+    """A comparison of the tokens of one row with one another, in the first two pairs of layers."""
 
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        ours, theirs = student[HIDDEN_STATES], teacher[HIDDEN_STATES]
-        values = [self.value(ours[pair.student], theirs[pair.teacher], batch) for pair in self.compared]
+        if not self.pairs:
+            raise not_bound(self)
+        ours, theirs, mask = student[HIDDEN_STATES], teacher[HIDDEN_STATES], attention_mask(batch)
+        values = [self.compare(ours[pair.student], theirs[pair.teacher], mask) for pair in self.pairs]
         return TOKEN_WEIGHT * torch.stack(values).sum()
 
-    def value(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """The value of one pair of layers: (B, L, D), (B, L, another D), (B, L) -> a scalar."""
         raise NotImplementedError
-
-    def compare(self, pairs: list[Pair]) -> None:
-        self.compared = pairs
-        if not pairs:
-            self.student_needs = self.teacher_needs = frozenset()
 
 
 class PairRelation(TokenRelation):
-    """`mgskd/pairs`: the scores of all pairs of tokens."""
-
-    def meet(self, student: Stack, teacher: Stack) -> None:
-        self.compare(self.pairs(student, teacher)[:TOKEN_LAYERS])
+    """The scores of all pairs of tokens."""
 
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
         return count_pairs(attention_mask(batch))
 
-    def value(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        return pair_scores(student, teacher, attention_mask(batch), self.heads)
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        return pair_scores(student, teacher, mask, self.options.heads)
 
 
 class TripletRelation(TokenRelation):
-    """`mgskd/triplets-1`, `-2`: the angles of the triplets that the teacher attends to, of one pair of layers.
-
-    One term a pair of layers, because each counts its own triplets.
-    """
+    """The angles of the triplets that the teacher attends to, of one pair of layers; each pair counts its own."""
 
     counts_by_teacher = True
 
     def __init__(self, name: str, options: RelationOptions, number: int):
         super().__init__(f"{name}/triplets-{number}", options)
-        self.k1, self.k2, self.number = options.k1, options.k2, number
-
-    def meet(self, student: Stack, teacher: Stack) -> None:
-        self.compare(self.pairs(student, teacher)[:TOKEN_LAYERS][self.number - 1 : self.number])
+        self.part = slice(number - 1, number)
 
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
-        (pair,) = self.compared
-        states = teacher[HIDDEN_STATES][pair.teacher]
-        return triplet_angles(states, states, attention_mask(batch), self.heads, self.k1, self.k2)[1]
+        states = teacher[HIDDEN_STATES][self.pairs[0].teacher]
+        return self._angles(states, states, attention_mask(batch))[1]
 
-    def value(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        return triplet_angles(student, teacher, attention_mask(batch), self.heads, self.k1, self.k2)[0]
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        return self._angles(student, teacher, mask)[0]
+
+    def _angles(self, student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return triplet_angles(student, teacher, mask, self.options.heads, self.options.k1, self.options.k2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..transport.solver import Gradient
 from .options import Options, option
 from .sinkhorn import Group, Reduction, Representation, SinkhornLoss, Value
-from .term import Progress, Term, View
+from .term import BatchTerm, Progress, RowTerm, Term, View
 
 
 @dataclass(frozen=True)
@@ -52,48 +52,63 @@ class SinkhornOptions(CurvatureOptions):
 
 
 class SinkhornTerm(Term):
-    """The cost of transporting the batch of the student's predictions onto the teacher's.
-
-    With group "sequence" each example's answer tokens are transported for themselves, so that the term is row by row:
-    a mean over the examples that have any.
-    """
+    """The cost of transporting the student's predictions onto the teacher's: of a batch, or of each sequence."""
 
     Options = SinkhornOptions
 
     def __init__(self, name: str, options: SinkhornOptions):
         super().__init__(name, options)
         self.loss = SinkhornLoss(**asdict(options))
-        self.batchwise = self.loss.group == "batch"
 
-    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
-        return (batch["counts"] > 0).sum() if "counts" in batch else super().count(teacher, batch)
+    @classmethod
+    def make(cls, name: str, options: SinkhornOptions) -> list[Term]:
+        kind = BatchSinkhorn if options.group == "batch" else SequenceSinkhorn
+        return [kind(name, options)]
 
     @property
     def softens_at(self) -> float | None:
         return self.loss.temperature if self.loss.representation == "probability" else None
 
-    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        return view.softened(self.loss.temperature)
-
-    def forward(self, student: Any, teacher: Any, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        if self.batchwise:
-            return self.loss(student, teacher)
-        values = [self.loss(*pair) for pair in self._sequences(student, teacher, batch)]
-        return torch.stack(values).mean() if values else self.points(student, batch).sum() * 0.0
-
-    @torch.no_grad()
-    def diagnostics(self, student: Any, teacher: Any, batch: Mapping[str, Any]) -> dict[str, float]:
-        pairs = [(student, teacher)] if self.batchwise else self._sequences(student, teacher, batch)
+    def _figures(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
         errors = [float(self.loss.transport(*pair).marginal_error().mean()) for pair in pairs]
         figures = {"marginal_error": sum(errors) / max(len(errors), 1)}
         if self.loss.curvature is not None:
             figures["curvature"] = float(self.loss.curvature)
         return figures
 
-    def _sequences(self, student: View, teacher: View, batch: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        """Both sides' points of each example that has any; of all at once where the batch does not count them."""
-        ours, theirs = self.points(student, batch), self.points(teacher, batch)
-        if "counts" not in batch:
+
+class BatchSinkhorn(SinkhornTerm, BatchTerm):
+    """One transport of all rows of an update."""
+
+    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
+        return view.softened(self.loss.temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
+        return self.loss(student, teacher)
+
+    @torch.no_grad()
+    def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
+        return self._figures([(student, teacher)])
+
+
+class SequenceSinkhorn(SinkhornTerm, RowTerm):
+    """One transport of each example's answer tokens; the mean over the examples that have any."""
+
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
+        return super().count(teacher, batch) if teacher.counts is None else (teacher.counts > 0).sum()
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        values = [self.loss(*pair) for pair in self._sequences(student, teacher)]
+        return torch.stack(values).mean() if values else student.logits.sum() * 0.0
+
+    @torch.no_grad()
+    def diagnostics(self, student: View, teacher: View) -> dict[str, float]:
+        return self._figures(self._sequences(student, teacher))
+
+    def _sequences(self, student: View, teacher: View) -> list[tuple[Tensor, Tensor]]:
+        """Both sides' rows of each example that has any; of the whole batch where each example is one row."""
+        ours, theirs = (view.softened(self.loss.temperature) for view in (student, teacher))
+        if student.counts is None:
             return [(ours, theirs)]
-        counts = batch["counts"].tolist()
+        counts = student.counts.tolist()
         return [pair for pair in zip(ours.split(counts), theirs.split(counts), strict=True) if len(pair[0])]

@@ -1,10 +1,8 @@
-"""What an objective sums: the `Term`, and what it is shown of student and teacher.
+"""What an objective sums: the `RowTerm` and the `BatchTerm`, and what they are shown of student and teacher.
 
-A term says which features it needs of either model, and the trainer provides just those. Most terms are row by row:
-they compare the student's answer for an example with the teacher's answer for the same example, and average. A
-*batchwise* term compares all rows of an update at once, so it works in two steps: `points` picks the rows of one
-micro-batch, and the call takes all of them. Between the two a trainer gathers what other processes and micro-batches
-hold.
+A `RowTerm` compares the student's answer for an example with the teacher's answer for the same example, and averages.
+A `BatchTerm` compares all rows of an update with one another, so it works in two steps: `points` picks the rows of one
+micro-batch, and the call takes those of all micro-batches and processes.
 """
 
 from __future__ import annotations
@@ -22,13 +20,23 @@ from sinkd.losses.options import Options
 class View:
     """What one model shows of a batch: `view[feature]` for every feature that was asked for.
 
-    logits: shorthand for the feature that nearly every term reads, also `view.logits`; None where it was not asked for,
-    or is not known.
+    Args:
+        logits: Shorthand for the feature that nearly every term reads, also `view.logits`; None where it was not asked
+            for, or is not known.
+        features: The values of other features.
+        counts: (B,), of a language model how many answer tokens each example has: its logits are (counts.sum(), V).
+            None where each example is one row of logits.
     """
 
-    def __init__(self, logits: Tensor | None = None, features: Mapping[Feature, Any] | None = None):
+    def __init__(
+        self,
+        logits: Tensor | None = None,
+        features: Mapping[Feature, Any] | None = None,
+        counts: Tensor | None = None,
+    ):
         self.features: dict[str, Any] = {} if logits is None else {LOGITS.name: logits}
         self.features |= {feature.name: value for feature, value in (features or {}).items()}
+        self.counts = counts
 
     def __getitem__(self, feature: Feature) -> Any:
         return self.features[feature.name]
@@ -54,19 +62,22 @@ class Progress:
 
 
 class Term(nn.Module):
-    """One summand of an `Objective`; subclass it, and register it in `sinkd.losses.objective.TERMS`.
-
-    Options: The dataclass of the term's options, one `option` a field. Flags, keywords of `Objective.parse` and lines
-        of the model card come from it.
-    student_needs, teacher_needs: Features that the term reads of either model; an instance may narrow them.
-    needs_labels: Must the batch carry hard labels?
-    weighted_by: What weighs the term where the objective's text gives no weights.
+    """One summand of an `Objective`: subclass `RowTerm` or `BatchTerm`, and register it in `objective.TERMS`.
 
     Parameters of a term (a curvature, a projector) are trained, checkpointed and left out of the exported model.
 
+    Attributes:
+        Options: The dataclass of the term's options, one `option` a field. Its flags, its keywords of
+            `Objective.parse` and its lines in the model card come from it.
+        student_needs, teacher_needs: The features that the term reads of either model.
+        needs_labels: Whether the batch must carry hard labels.
+        weighted_by: What weighs the term where the objective's text gives no weights.
+        compares_layers: Whether `bind` decides what is needed.
+        applies: False where the models that the term is bound to leave it nothing to compare: it is skipped.
+
     Args:
-        name: How objectives spell it.
-        options: An instance of the term's `Options`.
+        name: How objectives spell the term.
+        options: An instance of its `Options`.
     """
 
     Options: ClassVar[type[Options]] = Options
@@ -74,54 +85,70 @@ class Term(nn.Module):
     teacher_needs: frozenset[Feature] = frozenset({LOGITS})
     needs_labels: bool = False
     weighted_by: Literal["1 - alpha", "alpha", "beta", "mgskd_w"] = "beta"
-    batchwise: bool = False
-    counts_by_teacher: bool = False  # does `count` look at the teacher's view?
-    compares_layers: bool = False  # does `meet` decide what is needed?
+    compares_layers: bool = False
+    applies: bool = True
 
-    def __init__(self, name: str = "", options: Any = None):
+    def __init__(self, name: str, options: Any = None):
         super().__init__()
         self.name = name
 
     @classmethod
     def make(cls, name: str, options: Any) -> list[Term]:
-        """The term, or several that make it up and share its weight, under names such as `mgskd/pairs`."""
+        """The term, or several that make it up and share its weight, named as in `mgskd/pairs`."""
         return [cls(name, options)]
 
     @property
     def softens_at(self) -> float | None:
-        """The temperature at which the teacher's prediction is read, by `View.softened`, all training long.
+        """The temperature at which `View.softened` is read of the teacher, all training long.
 
-        None where it changes, or where entries of next to no mass matter: then the teacher is kept whole.
+        None where it changes, or where entries of next to no mass matter: then the teacher's logits are needed whole.
         """
         return None
 
-    def meet(self, student: Stack, teacher: Stack) -> None:
-        """Told of both models before training: what is needed of them may depend on their depth and width.
+    def bind(self, student: Stack, teacher: Stack) -> None:
+        """Bind the term to both models before training, again for other models.
 
-        A term that needs nothing of the student afterwards has nothing to compare, and is left out.
-        Raises SinkdError where the two cannot be compared.
+        Raises:
+            SinkdError: where the two cannot be compared.
         """
 
-    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
-        """Over how many rows (tokens, entries) of this micro-batch the value is a mean.
 
-        An update that is cut into micro-batches and processes weighs their values by it, so that the cut does not
-        matter. Batchwise terms are not asked.
+class RowTerm(Term):
+    """A term that compares each example with itself, and averages.
+
+    Attributes:
+        counts_by_teacher: Whether `count` reads the teacher's features.
+    """
+
+    counts_by_teacher: bool = False
+
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
+        """The number of rows (tokens, entries) of a micro-batch that the value is a mean over.
+
+        The values of an update's micro-batches are weighted by it, so that the cut does not matter.
         """
         return len(batch["labels"] if "labels" in batch else batch["input_ids"])
 
-    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        """The rows of one micro-batch that a batchwise term compares, (n, ...) with one row an entry."""
-        raise TypeError(f"{type(self).__name__} does not say which points it compares")
-
-    def forward(self, student: Any, teacher: Any, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        """The term's value, a scalar: from the views of a batch, or for a batchwise term from all `points`.
-
-        A batchwise term must not look at the batch: its points come from several.
-        """
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        """The value for a batch, a scalar."""
         raise TypeError(f"{type(self).__name__} does not say how to compute its value")
 
-    def diagnostics(self, student: Any, teacher: Any, batch: Mapping[str, Any]) -> dict[str, float]:
-        """Figures worth logging beside the value (a curvature, a marginal error), from what the call takes;
-        computed at logging steps only. A batchwise term must not look at the batch here either."""
+    def diagnostics(self, student: View, teacher: View) -> dict[str, float]:
+        """Figures worth logging beside the value, computed at logging steps only."""
+        return {}
+
+
+class BatchTerm(Term):
+    """A term that compares all rows of an update with one another."""
+
+    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
+        """The rows of a micro-batch that are compared, of either model: (n, ...)."""
+        raise TypeError(f"{type(self).__name__} does not say which points it compares")
+
+    def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
+        """The value for the points (n, ...) of both models, a scalar."""
+        raise TypeError(f"{type(self).__name__} does not say how to compute its value")
+
+    def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
+        """Figures worth logging beside the value (a curvature, a marginal error), computed at logging steps only."""
         return {}

@@ -43,11 +43,11 @@ class TopIds(Feature):
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
         return _selected(seen, self.k)[0].int()
 
-    def split(self, value: Tensor, batch: Mapping[str, Any]) -> Sequence[Tensor]:
-        return split_tokens(value, batch)
+    def split(self, value: Tensor, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
+        return split_tokens(value, counts)
 
     def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
-        return join_tokens(rows, batch)
+        return join_tokens(rows)
 
     def token_bytes(self, width: int, size: int) -> int:
         return 4 * min(self.k, width)
@@ -95,7 +95,7 @@ class TopView(View):
     """A teacher of whom only the top k entries are known: it has `softened` predictions but no logits."""
 
     def __init__(self, kept: View, k: int, width: int):
-        super().__init__()
+        super().__init__(counts=kept.counts)
         self.features = kept.features
         self.k, self.width = k, width
 

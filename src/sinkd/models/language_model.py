@@ -155,7 +155,11 @@ class LanguageModel:
     def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
         keywords = answer_keywords(model, batch)
         kept = "logits_to_keep" in keywords
-        return observe(model, batch, features, keywords, lambda outputs: answer_logits(outputs.logits, batch, kept))
+
+        def logits_of(outputs: Any) -> Tensor:
+            return answer_logits(outputs.logits, batch, kept)
+
+        return observe(model, batch, features, keywords, logits_of, batch["counts"])
 
     def answer(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
         return torch.log_softmax(choice_log_likelihoods(model, batch, self.reading.length_normalize), -1)

@@ -23,6 +23,7 @@ def observe(
     features: Iterable[Feature],
     keywords: Mapping[str, Any] | None = None,
     logits_of: Callable[[Any], Tensor] = lambda outputs: outputs.logits,
+    counts: Tensor | None = None,
 ) -> View:
     """The features of a batch, all from one forward pass.
 
@@ -34,6 +35,7 @@ def observe(
         features: What to read from the pass.
         keywords: What else to call the model with.
         logits_of: Takes the logits from the model's outputs.
+        counts: (B,), of a language model the number of answer tokens that each row has.
     """
     features = list(features)
     captures = frozenset().union(*(feature.captures for feature in features))
@@ -46,10 +48,10 @@ def observe(
     with watched(model) if attributes else nullcontext([None]) as embeddings:
         outputs = model(**inputs, **options)
     states = outputs.hidden_states if hidden else None
-    seen = Forward(model, inputs, logits_of(outputs), states, embeddings[0], draws)
+    seen = Forward(model, inputs, logits_of(outputs), states, embeddings[0], draws, counts)
     values = {feature: feature.read(seen, batch) for feature in features}
     # `watched` turns gradients on, and no loss may find its way through a frozen teacher.
-    return View(features=values if torch.is_grad_enabled() else {f: _detached(v) for f, v in values.items()})
+    return View(None, values if torch.is_grad_enabled() else {f: _detached(v) for f, v in values.items()}, counts)
 
 
 def _detached(value: Any) -> Any:

@@ -102,7 +102,7 @@ class DistillationTrainer(TaskTrainer):
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(args.seed)
                 taught = stack_of(None, "teacher") if self.teacher is None else self.teacher.stack
-                objective.meet(stack_of(kwargs.get("model"), "student"), taught)
+                objective.bind(stack_of(kwargs.get("model"), "student"), taught)
         if self.teacher is not None:
             self.teacher.check_tokens(objective, family)
         if any("embeddings" in feature.captures for feature in objective.student_needs):
@@ -129,7 +129,7 @@ class DistillationTrainer(TaskTrainer):
         self._figures: dict[str, float] = {}
         self._last_log = self.rows_trained, time.perf_counter()
         cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
-        if cut and self.objective.batchwise:
+        if cut and self.objective.batch_terms:
             logger.warning(
                 "--transport_scope %s: batchwise terms see a part of each update; the whole of it gives another loss",
                 args.transport_scope,

@@ -35,7 +35,7 @@ from sinkd.losses.draws import RandomState
 from sinkd.losses.feature import Feature
 from sinkd.losses.logits import check_finite
 from sinkd.losses.objective import Objective, Value
-from sinkd.losses.term import Progress, Term, View
+from sinkd.losses.term import BatchTerm, Progress, View
 from sinkd.training.gather import gather_rows, summed, world_size
 
 Batch = Mapping[str, Any]
@@ -53,7 +53,7 @@ class GradientCache:
         teacher: batch -> view. It is asked once for each micro-batch.
         counts: For each micro-batch, whether its rows count; a process without rows of its own in a part of the update
             computes some all the same, to stay in step with the others. None: all count.
-        scope: Which rows batchwise terms compare: those of all processes and micro-batches ("window"), of all
+        scope: Which rows batch terms compare: those of all processes and micro-batches ("window"), of all
             micro-batches of this process ("rank"), or of one micro-batch ("micro").
         progress: Where training stands; by default at its beginning.
     """
@@ -78,12 +78,12 @@ class GradientCache:
         self.processes = world_size()
         self.gathers = scope == "window" and self.processes > 1
         cut = self.gathers or len(self.batches) > 1
-        self.cached = objective.batchwise if cut and scope != "micro" else []
+        self.cached = objective.batch_terms if cut and scope != "micro" else []
         self.done = 0
         self._draws: list[RandomState] = []
         self._answers: dict[int, View] = {}  # of micro-batches that are still to come
         self._solved: dict[str, _Solved] = {}
-        self._compared: dict[str, tuple[Tensor, Tensor]] = {}  # the points of batchwise terms, for `diagnostics`
+        self._compared: dict[str, tuple[Tensor, Tensor]] = {}  # the points of batch terms, for `diagnostics`
 
     def step(self) -> tuple[Value, View, View]:
         """The next micro-batch's value, and the views of student and teacher.
@@ -106,16 +106,17 @@ class GradientCache:
             self._require_finite(_unusable(student, teacher))
             self._solve([self._cached_points(place, student)], [self._cached_points(place, teacher)])
         parts = {}
-        for term in self.objective:
+        for row_term in self.objective.row_terms:
+            value = row_term(student, teacher, batch, self.progress)
+            parts[row_term.name] = value * self._shares[row_term.name][place]
+        for term in self.objective.batch_terms:
+            points = self._points(term, place, student)
             if term.name in self._solved:
-                parts[term.name] = self._solved[term.name].part(place, self._points(term, place, student))
-            elif term.batchwise:
-                ours, theirs = (self._points(term, place, view) for view in (student, teacher))
-                parts[term.name] = term(ours, theirs, batch, self.progress)
-                self._compared[term.name] = (ours.detach(), theirs.detach())
+                parts[term.name] = self._solved[term.name].part(place, points)
             else:
-                value = term(student, teacher, batch, self.progress)
-                parts[term.name] = value * self._shares[term.name][place]
+                taught = self._points(term, place, teacher)
+                parts[term.name] = term(points, taught, self.progress)
+                self._compared[term.name] = (points.detach(), taught.detach())
         return self.objective.weigh(parts), student, teacher
 
     def diagnostics(self, student: View, teacher: View) -> dict[str, float]:
@@ -133,21 +134,22 @@ class GradientCache:
             check_finite(student.logits, student.logits if teacher.logits is None else teacher.logits)
         if self.done < len(self.batches):
             return {}
-        figures: dict[str, float] = {}
-        for term in self.objective:
-            sides = self._compared.get(term.name, (student, teacher))
-            found = term.diagnostics(*sides, self.batches[-1])
-            figures |= {f"{term.name}/{key}": figure for key, figure in found.items()}
-        return figures
+        found = {term.name: term.diagnostics(student, teacher) for term in self.objective.row_terms}
+        found |= {term.name: term.diagnostics(*self._compared[term.name]) for term in self.objective.batch_terms}
+        return {f"{name}/{key}": figure for name, figures in found.items() for key, figure in figures.items()}
 
     def _row_shares(self) -> dict[str, Tensor]:
         """What each micro-batch's mean is multiplied by, {row term: (micro-batches,)}."""
-        terms = [term for term in self.objective if not term.batchwise]
+        terms = self.objective.row_terms
         if len(self.batches) * self.processes == 1:
             return {term.name: torch.ones(1) for term in terms}
         rows = []
         for place, (batch, counts) in enumerate(zip(self.batches, self.counts, strict=True)):
-            teacher = self._answer(place) if any(term.counts_by_teacher for term in terms) else View()
+            teacher = (
+                self._answer(place)
+                if any(term.counts_by_teacher for term in terms)
+                else View(counts=batch.get("counts"))
+            )
             rows.append([torch.as_tensor(term.count(teacher, batch)).item() * counts for term in terms])
         local = torch.tensor(rows, dtype=torch.float64)
         total = local.sum(0) if self.processes == 1 else summed(local.sum(0), self.device)
@@ -186,7 +188,7 @@ class GradientCache:
                 "all processes; a lower learning rate, or bf16 in place of fp16, may help"
             )
 
-    def _points(self, term: Term, place: int, view: View) -> Tensor:
+    def _points(self, term: BatchTerm, place: int, view: View) -> Tensor:
         points = term.points(view, self.batches[place])
         return points if self.counts[place] else points[:0]
 
@@ -200,7 +202,7 @@ class GradientCache:
             teacher, _ = self._gather([points[term.name] for points in teachers])
             own = [parameter for parameter in term.parameters() if parameter.requires_grad]
             with torch.enable_grad():
-                value = term(student.requires_grad_(), teacher, {}, self.progress)
+                value = term(student.requires_grad_(), teacher, self.progress)
                 # A parameter that acts where the term makes its points, and not here, has no gradient of this value.
                 gradient, *of_own = torch.autograd.grad(value, [student, *own], allow_unused=True)
             bounds = start + np.cumsum([0, *(len(points[term.name]) for points in students)])
@@ -222,7 +224,7 @@ class GradientCache:
 
 @dataclass
 class _Solved:
-    """A batchwise term of an update: its value, and its gradient at every micro-batch's points and its parameters."""
+    """A batch term of an update: its value, and its gradient at every micro-batch's points and its parameters."""
 
     value: Tensor
     gradients: list[Tensor]

@@ -117,7 +117,7 @@ def cache_teacher(
         if args.keep_layers is not None:
             kept = choose_layers(args.keep_layers, learner.layers, "--keep_layers")
             learner = learner._replace(layers=len(kept))
-        objective.meet(learner, stack(load_config(path, "--teacher_path")))
+        objective.bind(learner, stack(load_config(path, "--teacher_path")))
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
     student, family = student_and_teacher(task, args, args.student_path or path, path)

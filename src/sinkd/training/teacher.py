@@ -185,7 +185,7 @@ class Teacher:
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     view = self.observe(batch, missing)
                 for feature in missing:
-                    values = [value.detach().cpu() for value in feature.split(view[feature], batch)]
+                    values = [value.detach().cpu() for value in feature.split(view[feature], batch, view.counts)]
                     wrong = sum(not bool(value.isfinite().all()) for value in values)
                     if wrong:
                         raise SinkdError(
@@ -260,7 +260,7 @@ class TaughtRows(TorchDataset):
 
 def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
     """The teacher's side of a batch, as far as the batch carries it."""
-    return View(features={f: batch[TAUGHT + f.name] for f in features if TAUGHT + f.name in batch})
+    return View(None, {f: batch[TAUGHT + f.name] for f in features if TAUGHT + f.name in batch}, batch.get("counts"))
 
 
 def freeze(model: nn.Module) -> nn.Module:
