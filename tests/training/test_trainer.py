@@ -185,6 +185,29 @@ def test_the_curvatures_gradient_is_of_one_update_alone(trainer):
     assert all(watch.applied) and len(set(watch.applied)) == 4
 
 
+class Bounds(torch.nn.Module):
+    """Keeps a parameter within 0.001 of 0 when it is told to, and counts how often."""
+
+    def __init__(self, parameter):
+        super().__init__()
+        self.bounded, self.clamped = [parameter], 0
+
+    def clamp_(self):
+        self.clamped += 1
+        self.bounded[0].data.clamp_(-1e-3, 1e-3)
+
+
+def test_parameters_of_the_objective_are_clamped_after_each_step(trainer):
+    objective = Objective.parse("kd+sinkhorn", sinkhorn={"learnable_curvature": True, "weight": 1.0})
+    (parameter,) = objective.parameters()
+    objective.terms["sinkhorn"].bounds = bounds = Bounds(parameter)
+    made = trainer(objective, curvature_lr=1.0)
+    with torch.no_grad():
+        parameter.zero_()
+    made.train()
+    assert bounds.clamped == 3 and 0 < parameter.detach().abs() < 1.01e-3
+
+
 def test_a_learning_curvature_is_logged(run):
     log = run(*BOTH, *EVERY_STEP, "--learnable_curvature", "--curvature_lr", "0.1")
     assert log["sinkhorn/curvature"][0] == pytest.approx(1.0)
@@ -207,6 +230,14 @@ def test_the_log_averages_over_the_steps_since_the_last_line(run):
     five = run(*BOTH, *STILL, "--logging_steps", "5")
     for name in ("loss", "parts/kd", "parts/sinkhorn"):
         np.testing.assert_allclose(five[name], each[name].reshape(2, 5).mean(1), atol=1e-4)
+
+
+def test_training_by_hard_labels_logs_its_rows_per_second_too(world, tmp_path):
+    argv = world.flags(tmp_path / "run", "--model_path", world.student, *EVERY_STEP)
+    log = Log()
+    finetune(resolve_settings(FinetuneArguments, argv, "test"), load_task("cola", world.data), [log])
+    np.testing.assert_allclose(log["loss"], log["parts/ce"], atol=1e-4)
+    assert (log["rows_per_second"] > 0).all()
 
 
 def test_logging_once_an_epoch_brings_the_figures_too(run):
@@ -277,6 +308,7 @@ def test_answers_come_in_the_order_of_the_rows(trainer):
     made = trainer()
     rows = made.eval_dataset
     answers = made.answers(rows)
+    np.testing.assert_allclose(made.predict(rows).predictions, answers, atol=1e-5)
     made.model.eval()
     for i in (0, 31, 63):
         batch = made.data_collator([rows[i]])

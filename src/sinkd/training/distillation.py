@@ -1,20 +1,18 @@
 """The trainer of a student: an `Objective` over student and teacher, and the teacher's answers, cached or live."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
-from sinkd.losses.objective import Objective, Value
+from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.losses.top_k import TopIds, TopView, kept_for
 from sinkd.models import Encoder, Family
@@ -22,13 +20,10 @@ from sinkd.models.head import head_width
 from sinkd.tasks.cache import cache_dir
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.teacher import READ, TaughtRows, Teacher, stack_of, taught_view
 from sinkd.training.trainer import TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
-
-OBJECTIVE_FILE = "objective.safetensors"
 
 # What a student cannot be trained with where its own gradient is in the loss.
 ONCE_DIFFERENTIABLE = {
@@ -119,15 +114,10 @@ class DistillationTrainer(TaskTrainer):
             )
         super().__init__(args=args, objective=objective, family=family, **kwargs)
         self.on_teacher_rows = on_teacher_rows
-        self.add_callback(_FreshGradients(self.objective))
         family.refuse(args)
         kept_features(self.objective, args)  # which refuses what cannot be kept
         if args.on_policy and not self.objective.teacher_needs:
             raise SinkdError(f"--on_policy has the teacher score answers, and {self.objective} needs none")
-        self._parts: dict[str, torch.Tensor] = {}
-        self._parts_summed = 0
-        self._figures: dict[str, float] = {}
-        self._last_log = self.rows_trained, time.perf_counter()
         cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
         if cut and self.objective.batch_terms:
             logger.warning(
@@ -139,7 +129,6 @@ class DistillationTrainer(TaskTrainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._ask_teacher()
-        self._last_log, self.seconds_beside = (self.rows_trained, time.perf_counter()), 0.0
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _ask_teacher(self) -> None:
@@ -198,80 +187,6 @@ class DistillationTrainer(TaskTrainer):
         if coin.random() >= self.args.on_policy:
             return prepared
         return self.family.sample(self.model, prepared, int(coin.integers(2**62)))
-
-    def on_value(self, value: Value, student: View, teacher: View, cache: GradientCache) -> None:
-        """Keep the parts for the log, and at the steps that are logged each term's own figures."""
-        for name, part in value.parts.items():
-            self._parts[name] = self._parts.get(name, 0.0) + part.detach()
-        self._parts_summed += 1
-        if self._logs_this_step():
-            self._figures = cache.diagnostics(student, teacher)
-
-    def _logs_this_step(self) -> bool:
-        step = self.state.global_step + 1
-        if self.args.logging_strategy == "epoch":
-            return step % self._update_batches.updates == 0 or step >= self.state.max_steps
-        first = step == 1 and self.args.logging_first_step
-        return self.args.logging_strategy == "steps" and (first or step % self.state.logging_steps == 0)
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.args.world_size > 1 and self.accelerator.sync_gradients:
-            # The model's engine reduces the model's gradients; the objective is not inside the model.
-            for parameter in self.objective.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        return loss
-
-    def create_optimizer(self, model=None):
-        """The Trainer's optimiser, with a group for the objective's own parameters: no weight decay, their own rate."""
-        fresh = self.optimizer is None
-        super().create_optimizer(model)
-        own = [p for p in self.objective.parameters() if p.requires_grad]
-        if fresh and own:
-            rate = 10 * self.args.learning_rate if self.args.curvature_lr is None else self.args.curvature_lr
-            self.optimizer.add_param_group(  # type: ignore[union-attr]
-                {"params": own, "weight_decay": 0.0, "lr": rate}
-            )
-        return self.optimizer
-
-    def log(self, logs, start_time=None):
-        """Add each part of the loss, the terms' own figures and rows per second to the Trainer's log line.
-
-        Of the steps since the last such line; what a run's end finds unlogged goes with its closing line.
-        """
-        if "loss" in logs or ("train_loss" in logs and self._parts_summed):
-            # Each process holds its share of a part: their mean is the part of the whole update.
-            means = torch.stack(list(self._parts.values())) / self._parts_summed
-            means = self.accelerator.reduce(means, "mean").tolist()
-            logs |= {f"parts/{name}": mean for name, mean in zip(self._parts, means, strict=True)}
-            logs |= self._figures
-            (rows, then), now = self._last_log, time.perf_counter()
-            logs["rows_per_second"] = (self.rows_trained - rows) / max(now - then - self.seconds_beside, 1e-9)
-            self._parts, self._parts_summed = {}, 0
-            self._last_log, self.seconds_beside = (self.rows_trained, now), 0.0
-        super().log(logs, start_time)
-
-    def save_extras(self, folder: Path) -> None:
-        state = self.objective.state_dict()
-        if state:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / OBJECTIVE_FILE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint, OBJECTIVE_FILE)
-        if path.is_file():
-            self.objective.load_state_dict(load_file(path))
-
-
-class _FreshGradients(TrainerCallback):
-    """Zeroes the objective's gradients before an update: the Trainer zeroes those of its model alone."""
-
-    def __init__(self, objective: Objective):
-        self.objective = objective
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.objective.zero_grad()
 
 
 def _make_twice_differentiable(model: PreTrainedModel, args: DistillationArguments) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PrinterCallback
 from sinkd.models import Family, family_of
 from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
-from sinkd.training.trainer import TaskTrainer
+from sinkd.training.trainer import TaskTrainer, length_order
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def rows_per_second(model: Model, repeats: int = 5) -> float:
     """Median rows per second of the model alone over the dev set, in batches made beforehand, after one warm-up."""
     trainer, family = model.trainer, model.family
     batches = [
-        trainer._prepare_inputs(batch) for rows in family.dev.values() for batch in trainer.get_test_dataloader(rows)
+        trainer._prepare_inputs(batch)
+        for rows in family.dev.values()
+        for batch in trainer.get_test_dataloader(rows.select(length_order(rows)))
     ]
     network = trainer.model.to(trainer.args.device).eval()
     timings: list[float] = []

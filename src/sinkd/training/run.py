@@ -31,9 +31,10 @@ from sinkd.training.folder import claim, clear, keep_inputs, locked
 from sinkd.training.hub import push_run
 from sinkd.training.inference import trainer_keywords
 from sinkd.training.outcome import Outcome, Summary, write_results
+from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
 from sinkd.training.teacher import Teacher, fingerprint
-from sinkd.training.trainer import BEST, TaskTrainer
+from sinkd.training.trainer import TaskTrainer
 
 MakeTrainer = Callable[[Any, Family], TaskTrainer]
 

@@ -1,12 +1,10 @@
-"""The Trainer of transformers, with what exact resumption and a task's scores add.
+"""A trainer of classifiers, regressors and language models under an `Objective`.
 
-`TaskTrainer` trains and evaluates a classifier or a regressor: batches decided by seed and epoch, checkpoints that are
-whole or absent, the best model kept aside, evaluation that leaves the random state alone. Everything else (DDP, mixed
-precision, compilation, loggers) is the Trainer's own.
+Batches are decided by seed and epoch, an update has one loss however it is cut, and evaluation leaves the random state
+alone. Everything else (DDP, mixed precision, compilation, loggers) is the Trainer's own.
 """
 
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,35 +14,37 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sinkd.errors import SinkdError
 from sinkd.losses.labels import hard_label_loss
-from sinkd.losses.objective import Objective, Value
+from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import Encoder, Family
 from sinkd.training.arguments import TaskArguments
-from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
-from sinkd.training.cpu import CpuTrainer
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.hub import open_repository, push_checkpoint
+from sinkd.training.meter import Meter
+from sinkd.training.resumable import ResumableTrainer
 from sinkd.training.sampler import UpdateBatches
-from sinkd.training.schedule import Schedule
 from sinkd.training.teacher import TaughtRows
 
-BEST = "best"
+OBJECTIVE_FILE = "objective.safetensors"
 
 
-class TaskTrainer(CpuTrainer):
-    """Trains with hard labels; see the module.
+class TaskTrainer(ResumableTrainer):
+    """Trains under an objective without a teacher, and scores answers.
 
-    eval_dataset: tokenised rows, or {split: rows}. scores: (logits, labels) -> {metric: value} of one split; without it
-    the loss of hard labels, and what the Trainer's `compute_metrics` gives. combine: {split: its scores} -> what is
-    reported. best_metric: the reported metric that picks the best model. interval: see `Schedule`. objective: what is
-    minimised; hard labels alone where none is given. family: how models are run; as encoders where none is given. The
-    other keywords are the Trainer's.
+    Args:
+        args: What the run is told.
+        objective: What is minimised; hard labels by default.
+        scores: (answers, labels) -> {metric: value} for one dev split. By default the loss of hard labels, and what the
+            Trainer's `compute_metrics` gives.
+        combine: {split: its scores} -> the scores that are reported; by default those of the first split.
+        best_metric: The reported metric that picks the best model.
+        family: How the model is run; by default as an encoder.
+        interval: How often to evaluate, see `Schedule`.
+        kwargs: Those of `transformers.Trainer`; `eval_dataset` is tokenised rows, or {split: rows}.
     """
 
     # of the Trainer
@@ -55,11 +55,10 @@ class TaskTrainer(CpuTrainer):
         self,
         *,
         args: TaskArguments,
+        objective: Objective | None = None,
         scores: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
         combine: Callable[[dict[str, dict[str, float]]], dict[str, float]] | None = None,
         best_metric: str | None = None,
-        interval: Callable[[int], int | None] | None = None,
-        objective: Objective | None = None,
         family: Family | None = None,
         **kwargs: Any,
     ):
@@ -74,14 +73,14 @@ class TaskTrainer(CpuTrainer):
         self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
         # The values of an update are averaged over its micro-batches: let the Trainer divide by their number.
         self.loss_is_scaled_for_ga = False
-        self.schedule = Schedule(interval)
-        self.add_callback(self.schedule)
-        self._saving_to: Path | None = None
-        self.seconds_beside = 0.0  # spent on evaluating and saving since somebody set it to 0
+        self.meter = Meter()
         self._update_batches: Any = None  # the `UpdateBatches` of training, once it begins
-        self.rows_trained = 0  # by all processes, since this object was made
 
-    # What is trained on
+    # Training
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        self.meter.restart()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def tokenised_rows(self):
         rows = self.train_dataset
@@ -121,39 +120,18 @@ class TaskTrainer(CpuTrainer):
 
         The Trainer hands the second to `compute_loss` together with each micro-batch, as `num_items_in_batch`.
         """
+        self.objective.zero_grad()  # the Trainer zeroes the gradients of its model alone
         samples = enumerate(itertools.islice(epoch_iterator, num_batches))
         batches = [self.prepare_micro_batch(batch, place) for place, batch in samples]
-        sizes = np.array([[len(batch["input_ids"])] for batch in batches])
-        counts = None
-        if self._update_batches is not None:
-            sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
-            counts = sizes[:, self.args.process_index] > 0
-        self.rows_trained += int(sizes.sum())
-        return batches, self._gradient_cache(self.model_wrapped, batches, counts) if batches else None
+        if not batches:
+            return batches, None
+        sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
+        self.meter.rows += int(sizes.sum())
+        return batches, self._gradient_cache(self.model_wrapped, batches, sizes[:, self.args.process_index] > 0)
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
         """A micro-batch on the device; `place` counts those of an update."""
         return self._prepare_inputs(batch)
-
-    def get_test_dataloader(self, test_dataset):
-        # `--dataloader_drop_last` is about training: every row is answered.
-        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_test_dataloader(test_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop
-
-    def _get_eval_sampler(self, eval_dataset):
-        lengths = row_lengths(eval_dataset)
-        if lengths is None or self.args.world_size > 1:
-            return super()._get_eval_sampler(eval_dataset)
-        return np.argsort(lengths, kind="stable").tolist()
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        cache = self._gradient_cache(model, [inputs]) if num_items_in_batch is None else num_items_in_batch
-        value, student, teacher = cache.step()
-        self.on_value(value, student, teacher, cache)
-        return (value.total, {"logits": student.logits}) if return_outputs else value.total
 
     def _gradient_cache(self, model: Any, batches: list[dict[str, Any]], counts: Any = None) -> GradientCache:
         needing = ", ".join(term.name for term in self.objective if term.needs_labels)
@@ -170,12 +148,67 @@ class TaskTrainer(CpuTrainer):
             Progress(min(int(self.state.epoch or 0), epochs - 1), epochs),
         )
 
-    def teacher_view(self, inputs: Mapping[str, Any]) -> View:
+    def teacher_view(self, batch: Mapping[str, Any]) -> View:
         """The teacher's side of a batch: nothing, where hard labels teach."""
         return View()
 
-    def on_value(self, value: Value, student: View, teacher: View, cache: GradientCache) -> None:
-        """Called with every micro-batch's value, before it is propagated."""
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        trains = (
+            num_items_in_batch is not None
+        )  # and is the update's cache; else a program asks for the loss of a batch
+        cache = num_items_in_batch if trains else self._gradient_cache(model, [inputs])
+        value, student, teacher = cache.step()
+        if trains:
+            self.meter.add(value.parts)
+            if self._logs_this_step():
+                self.meter.figures = cache.diagnostics(student, teacher)
+        return (value.total, {"logits": student.logits}) if return_outputs else value.total
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.world_size > 1 and self.accelerator.sync_gradients:
+            # The model's engine reduces the model's gradients; the objective is not inside the model.
+            for parameter in self.objective.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return loss
+
+    def create_optimizer(self, model=None):
+        """The Trainer's optimiser, with a group for the objective's own parameters: no weight decay, their own rate."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        own = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        if fresh and own:
+            rate = getattr(self.args, "curvature_lr", None)
+            rate = 10 * self.args.learning_rate if rate is None else rate
+            optimizer.add_param_group({"params": own, "weight_decay": 0.0, "lr": rate})
+            optimizer.register_step_post_hook(lambda *_: self._clamp_parameters())
+        return optimizer
+
+    def _clamp_parameters(self) -> None:
+        """Keep the objective's parameters (a curvature, a scale) within the bounds of their modules."""
+        for module in self.objective.modules():
+            clamp: Any = getattr(module, "clamp_", None)
+            if clamp is not None:
+                clamp()
+
+    # The log
+
+    def log(self, logs, start_time=None):
+        """Add each part of the loss, the terms' own figures and rows per second to the Trainer's log line.
+
+        They cover the steps since the last line; the closing line covers those that were not logged.
+        """
+        if "loss" in logs or ("train_loss" in logs and self.meter.steps):
+            logs |= self.meter.read(lambda means: self.accelerator.reduce(means, "mean"))
+        super().log(logs, start_time)
+
+    def _logs_this_step(self) -> bool:
+        step = self.state.global_step + 1
+        if self.args.logging_strategy == "epoch":
+            return step % self._update_batches.updates == 0 or step >= self.state.max_steps
+        first = step == 1 and self.args.logging_first_step
+        return self.args.logging_strategy == "steps" and (first or step % self.state.logging_steps == 0)
 
     # Evaluation
 
@@ -185,14 +218,10 @@ class TaskTrainer(CpuTrainer):
         started = time.perf_counter()
         splits = self.eval_dataset if eval_dataset is None else eval_dataset
         splits = splits if isinstance(splits, Mapping) else {"dev": splits}
-        by_split = {}
-        for split, rows in splits.items():
-            by_split[split] = self.scores(
-                self.answers(rows), rows.select_columns(["labels"]).with_format("numpy")[:]["labels"]
-            )
-        metrics = self.combine(by_split)
+        with self.meter.paused():
+            labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in splits.items()}
+            metrics = self.combine({split: self.scores(self.answers(splits[split]), labels[split]) for split in splits})
         seconds = time.perf_counter() - started
-        self.seconds_beside += seconds
         metrics |= {"runtime": seconds, "samples_per_second": sum(map(len, splits.values())) / seconds}
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
         self.log(dict(metrics))  # which adds the epoch
@@ -201,22 +230,23 @@ class TaskTrainer(CpuTrainer):
 
     def answers(self, rows: Dataset) -> np.ndarray:
         """The model's logits for tokenised rows, (n, C) float32, in the order of the rows."""
+        order = length_order(rows)
         unlabelled = rows.remove_columns("labels") if "labels" in rows.column_names else rows
         # The loader draws a seed from the global random state, which belongs to training alone.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            loader = self.get_test_dataloader(unlabelled)
+            loader = self.get_test_dataloader(unlabelled.select(order))
             output = self.evaluation_loop(loader, description="Evaluation", prediction_loss_only=False)
-        logits = np.asarray(output.predictions, dtype=np.float32)
-        order = self._get_eval_sampler(unlabelled)
-        if not isinstance(order, list):
-            return logits
-        answers = np.empty_like(logits)
-        answers[order] = logits
+        answers = np.empty(output.predictions.shape, dtype=np.float32)
+        answers[order] = output.predictions
         return answers
 
-    def _default_scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        loss = hard_label_loss(torch.from_numpy(logits), torch.from_numpy(labels))
-        return {"loss": float(loss), **(self.compute_metrics((logits, labels)) if self.compute_metrics else {})}
+    def get_test_dataloader(self, test_dataset):
+        # `--dataloader_drop_last` is about training: every row is answered.
+        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -224,87 +254,38 @@ class TaskTrainer(CpuTrainer):
             logits = self.family.answer(model, inputs)
         return None, logits.float(), None
 
+    def _default_scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        loss = hard_label_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+        return {"loss": float(loss), **(self.compute_metrics((logits, labels)) if self.compute_metrics else {})}
+
     # Checkpoints
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        if self.args.should_save:
-            remove_partial(Path(self.args.output_dir))
-        with self.schedule.catching_sigterm():
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def _get_output_dir(self, trial):
-        return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
-
     def _save_checkpoint(self, model, trial):
-        started = time.perf_counter()
-        folder = Path(self.args.output_dir)
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with written_whole(folder / name, writer=self.args.should_save) as partial_folder:
-            # Trainer writes `<its output folder>/checkpoint-N`, and every rank its own files in it.
-            self._saving_to = folder / PARTIAL
-            try:
-                super()._save_checkpoint(model, trial)
-                if self.args.should_save:
-                    self.save_extras(partial_folder)
-            except (OSError, RuntimeError, SafetensorError) as error:
-                reason = str(error).splitlines()[0]
-                raise SinkdError(
-                    f"{name} could not be written in {folder} ({reason}); once it can, the same command goes on from "
-                    "the checkpoint before it"
-                ) from error
-            finally:
-                self._saving_to = None
-            self.accelerator.wait_for_everyone()
-        self.accelerator.wait_for_everyone()
-        push_checkpoint(self, folder / name)
-        if self.args.should_save:
-            rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
-        self.seconds_beside += time.perf_counter() - started
+        with self.meter.paused():
+            super()._save_checkpoint(model, trial)
 
-    def init_hf_repo(self, token=None, private=None):
-        if self.is_world_process_zero():
-            open_repository(self, token, private)
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        state = self.objective.state_dict()
+        if state and self.args.should_save:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(output_dir, OBJECTIVE_FILE))
 
-    def _push_from_checkpoint(self, checkpoint_folder):
-        """Not from the folder that is being written: `_save_checkpoint` pushes the whole one."""
-
-    def save_extras(self, folder: Path) -> None:
-        """Write what a resumed run needs beside the Trainer's own files."""
-
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        # A pickle of the arguments, which nothing here ever reads; the manifest holds them.
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
-
-    def _determine_best_metric(self, metrics, trial):
-        is_best = super()._determine_best_metric(metrics, trial)
-        # The best model lies in a folder of its own: the Trainer is not to look for it among the checkpoints.
-        self.state.best_global_step = None
-        if is_best:
-            with written_whole(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as partial_folder:
-                self.save_model(str(partial_folder), _internal_call=True)
-                self.accelerator.wait_for_everyone()
-            self.accelerator.wait_for_everyone()
-        return is_best
-
-    def adopt_best(self) -> None:
-        """Copy the best model into the output folder itself, and load it; without evaluation, the last model."""
-        folder = Path(self.args.output_dir)
-        best = folder / BEST
-        if not best.is_dir():
-            self.save_model(_internal_call=True)
-            return
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            for path in best.iterdir():
-                shutil.copy2(path, folder / path.name)
-        self._load_from_checkpoint(str(best))
-        self.accelerator.wait_for_everyone()
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        path = Path(resume_from_checkpoint, OBJECTIVE_FILE)
+        if path.is_file():
+            self.objective.load_state_dict(load_file(path))
 
 
 def row_lengths(rows: Any) -> np.ndarray | None:
-    """Tokens a row, (n,), where the data set tells; the rows themselves are not read."""
+    """Tokens of each row, (n,), or None for a data set without that column; the rows themselves are not read."""
     rows = rows.rows if isinstance(rows, TaughtRows) else rows
     if not isinstance(rows, Dataset) or "length" not in rows.column_names:
         return None
     return rows.select_columns(["length"]).with_format("numpy")[:]["length"]
+
+
+def length_order(rows: Any) -> np.ndarray:
+    """The places of rows, shortest first, (n,): batches in this order have little padding."""
+    lengths = row_lengths(rows)
+    return np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")

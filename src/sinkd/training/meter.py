@@ -1,0 +1,55 @@
+"""What the log reports of training beside the Trainer's own loss."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Meter:
+    """Averages each part of the loss, and counts rows per second, since the last log line.
+
+    Attributes:
+        rows: Rows of all processes that were trained on.
+        steps: Micro-batches that were added.
+        figures: The terms' own figures for the next line.
+    """
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new line."""
+        self.rows = self.steps = 0
+        self._sums: dict[str, Tensor] = {}
+        self._started = time.perf_counter()
+
+    def add(self, parts: Mapping[str, Tensor]) -> None:
+        """Add a micro-batch's parts of the loss, scalars by name."""
+        for name, part in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + part.detach()
+        self.steps += 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of rows per second."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._started += time.perf_counter() - began
+
+    def read(self, mean: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The figures for a log line, after which a new line begins.
+
+        Args:
+            mean: Averages a tensor over processes; each holds its share of every part.
+        """
+        means = mean(torch.stack(list(self._sums.values())) / self.steps).tolist()
+        figures = {f"parts/{name}": part for name, part in zip(self._sums, means, strict=True)} | self.figures
+        figures["rows_per_second"] = self.rows / max(time.perf_counter() - self._started, 1e-9)
+        self.restart()
+        return figures

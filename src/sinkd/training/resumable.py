@@ -1,0 +1,99 @@
+"""A Trainer whose runs can be killed at any point and continued to the same weights."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from sinkd.errors import SinkdError
+from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
+from sinkd.training.cpu import CpuTrainer
+from sinkd.training.hub import open_repository, push_checkpoint
+from sinkd.training.schedule import Schedule
+
+BEST = "best"
+
+
+class ResumableTrainer(CpuTrainer):
+    """The Trainer, with checkpoints that are whole or absent and the best model in a folder of its own.
+
+    Args:
+        interval: See `Schedule`, which decides when the run evaluates, saves and stops.
+        kwargs: Those of `transformers.Trainer`.
+    """
+
+    def __init__(self, *, interval: Callable[[int], int | None] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.schedule = Schedule(interval)
+        self.add_callback(self.schedule)
+        self._saving_to: Path | None = None
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        if self.args.should_save:
+            remove_partial(Path(self.args.output_dir))
+        with self.schedule.catching_sigterm():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _get_output_dir(self, trial):
+        return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self.args.output_dir)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with written_whole(folder / name, writer=self.args.should_save):
+            # The Trainer writes to `<its output folder>/checkpoint-N`, and every process its own files there.
+            self._saving_to = folder / PARTIAL
+            try:
+                super()._save_checkpoint(model, trial)
+            except (OSError, RuntimeError, SafetensorError) as error:
+                reason = str(error).splitlines()[0]
+                raise SinkdError(
+                    f"{name} could not be written in {folder} ({reason}); once it can, the same command goes on from "
+                    "the checkpoint before it"
+                ) from error
+            finally:
+                self._saving_to = None
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+        push_checkpoint(self, folder / name)
+        if self.args.should_save:
+            rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+
+    def init_hf_repo(self, token=None, private=None):
+        if self.is_world_process_zero():
+            open_repository(self, token, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        """Do nothing: `_save_checkpoint` pushes the folder when it is whole."""
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        # A pickle of the arguments that nothing here reads; the manifest holds them.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _determine_best_metric(self, metrics, trial):
+        is_best = super()._determine_best_metric(metrics, trial)
+        self.state.best_global_step = None  # or the Trainer would look for the best model among the checkpoints
+        if is_best:
+            with written_whole(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as partial:
+                self.save_model(str(partial), _internal_call=True)
+                self.accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
+        return is_best
+
+    def adopt_best(self) -> None:
+        """Copy the best model into the output folder itself and load it; the last model if none was evaluated."""
+        folder = Path(self.args.output_dir)
+        best = folder / BEST
+        if not best.is_dir():
+            self.save_model(_internal_call=True)
+            return
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            for path in best.iterdir():
+                shutil.copy2(path, folder / path.name)
+        self._load_from_checkpoint(str(best))
+        self.accelerator.wait_for_everyone()
