@@ -13,7 +13,7 @@ from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import PARTIAL, is_partial
 from sinkd.training.manifest import describe, read_manifest
 from sinkd.training.outcome import Outcome, read_outcome
-from sinkd.training.trainer import BEST
+from sinkd.training.resumable import BEST
 
 logger = logging.getLogger(__name__)
 
