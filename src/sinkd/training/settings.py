@@ -61,11 +61,13 @@ def resolve_settings(
     given = _over(typed, {} if config is None else parser.read(Path(config)))
     run = _of_run(given, trained)
     task = named_task({**run, **given})
-    published = recipe(task) if recipe is not None and task is not None else None
-    language = f"t0/{kind.role}" if task is not None and names_superglue(task) else None
     settings: dict[str, Any] = {"output_dir": ""}
-    for layer in (_recipe(language, parser), run, _recipe(published, parser), given):
-        settings = _over(layer, settings)
+    if task is not None and names_superglue(task):
+        settings |= parser.read(recipes.find(f"t0/{kind.role}"))
+    settings = _over(run, settings)
+    if task is not None and recipe is not None and recipe(task) in recipes.names():
+        settings = _over(parser.read(recipes.find(recipe(task))), settings)
+    settings = _over(given, settings)
     try:
         return kind(**settings)
     except SinkdError:
@@ -97,10 +99,6 @@ def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
     if both is not None and not upper.keys().isdisjoint(SIDES):
         lower = {**lower, "per_gpu_batch_size": None, **dict.fromkeys(SIDES, both)}
     return {**lower, **upper}
-
-
-def _recipe(name: str | None, parser: FlagParser) -> dict[str, Any]:
-    return parser.read(recipes.find(name)) if name is not None and name in recipes.names() else {}
 
 
 def _of_run(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
