@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 from sinkd.errors import SinkdError
+from sinkd.exchange.promptsource import fetch
 from sinkd.tasks import SUPERGLUE, examples, find_template, load_superglue, template_folders, templates
-from sinkd.tasks.promptsource import fetch, promptsource_dir
+from sinkd.tasks.template_folders import promptsource_dir
 from superglue_layouts import LINES, write_superglue
 
 # How many templates promptsource 0.2.3 has for each.

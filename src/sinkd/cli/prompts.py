@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from sinkd.errors import SinkdError
+from sinkd.exchange.promptsource import fetch
 from sinkd.report import Table, show
 from sinkd.tasks import Template, templates
-from sinkd.tasks.promptsource import fetch, promptsource_dir
-from sinkd.tasks.template_folders import OWN
+from sinkd.tasks.template_folders import OWN, promptsource_dir
 from sinkd.training.parser import ArgumentParser
 
 

@@ -4,7 +4,7 @@ They are looked up in three places, in this order; of two templates with the sam
 
 1. `templates_dir`: templates.yaml in it, or in super_glue/copa, copa, anli ... below it;
 2. the package's own;
-3. promptsource's, once `sh T0/ins.sh` has fetched them (see promptsource.py).
+3. promptsource's, once `sh T0/ins.sh` has fetched them (exchange/promptsource.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.promptsource import promptsource_dir
+from sinkd.tasks.cache import cache_dir
 from sinkd.tasks.superglue import superglue_name, wordings
 from sinkd.tasks.template import Rendered, Template, read_templates
 
@@ -20,6 +20,12 @@ __all__ = ["OWN", "Rendered", "Template", "find_template", "templates"]
 
 OWN = Path(__file__).resolve().parent / "wordings"
 FILE = "templates.yaml"
+PROMPTSOURCE = "promptsource==0.2.3"
+
+
+def promptsource_dir() -> Path:
+    """Return the folder of promptsource's templates, which exists once they were fetched."""
+    return cache_dir() / PROMPTSOURCE.replace("==", "-")
 
 
 def templates(task_name: str, templates_dir: str | Path | None = None) -> list[Template]:

@@ -1,0 +1,70 @@
+"""The templates of promptsource (Bach et al. 2022), fetched from the package index: `sinkd prompts --fetch`.
+
+Its package refuses every Python above 3.9 and depends on a web application, so it is downloaded but not installed. Only
+its YAML files are kept, in the cache folder; a folder that exists is complete.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from sinkd.errors import SinkdError
+from sinkd.exchange.archive import unpack
+from sinkd.exchange.transfer import scratch
+from sinkd.tasks.template_folders import PROMPTSOURCE, promptsource_dir
+
+LIMIT = 32 << 20  # the archive unpacks to 1.4 MB
+
+
+def fetch() -> Path:
+    """Download the archive with pip and unpack its templates, unless they are there already.
+
+    Returns:
+        The folder of the templates.
+
+    Raises:
+        SinkdError: pip cannot download the archive (with pip's reason), or as `unpack_templates` raises.
+    """
+    folder = promptsource_dir()
+    if folder.is_dir():
+        return folder
+    with tempfile.TemporaryDirectory() as download:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+        done = subprocess.run(
+            [*pip, "--ignore-requires-python", "--dest", download, PROMPTSOURCE], capture_output=True, text=True
+        )
+        archives = sorted(Path(download).glob("promptsource-*"))
+        if done.returncode != 0 or not archives:
+            reason = (done.stderr.strip().splitlines() or ["pip downloaded nothing"])[-1]
+            raise SinkdError(f"pip cannot download {PROMPTSOURCE} ({reason}); the package index must be in reach")
+        unpack_templates(archives[0], folder)
+    return folder
+
+
+def unpack_templates(archive: Path, folder: Path) -> None:
+    """Unpack the templates of promptsource's archive, a source distribution or a wheel, into `folder`, all or none.
+
+    Raises:
+        SinkdError: There are no templates in the archive, or as `unpack` raises.
+    """
+    with tempfile.TemporaryDirectory() as unpacked, scratch(folder) as staged:
+        unpack(archive, Path(unpacked), None, LIMIT)
+        # a source distribution has the package in a folder, a wheel has it at the root
+        packages = [Path(unpacked), *Path(unpacked).iterdir()]
+        found = [place for package in packages if (place := package / "promptsource" / "templates").is_dir()]
+        if not found or not any(found[0].rglob("*.yaml")):
+            raise SinkdError(f"{archive} holds no templates, expected promptsource/templates/.../templates.yaml")
+        shutil.copytree(found[0], staged, ignore=_no_template)
+        try:
+            os.rename(staged, folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
+
+
+def _no_template(folder: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".yaml") and not Path(folder, name).is_dir()]
