@@ -5,7 +5,7 @@ import pytest
 
 from sinkd import SinkdError
 from sinkd.models import LanguageModel
-from sinkd.models.reading import Reading
+from sinkd.models.family import Reading
 from sinkd.tasks import load_superglue
 from small_language_models import TEMPLATE, small_model, word_tokenizer, write_copa
 
@@ -21,7 +21,7 @@ def family(tmp_path):
         (tmp_path / "wording" / "templates.yaml").write_text(template)
         task, config = load_superglue("copa", tmp_path), small_model("gpt2", 334).config
         reading = Reading(templates_dir=str(tmp_path / "wording"), **reading)
-        return LanguageModel(word_tokenizer(), config, task, reading).for_seed(seed)
+        return LanguageModel(word_tokenizer(), task, reading, config).for_seed(seed)
 
     return family
 
@@ -30,7 +30,7 @@ def test_the_seed_words_training_rows_and_no_others(family):
     one, again, other = map(family, (1, 1, 2))
     assert one.train["input_ids"] == again.train["input_ids"] != other.train["input_ids"]
     assert one.dev["dev"]["input_ids"] == other.dev["dev"]["input_ids"]
-    assert one.test("test")["input_ids"] == other.test("test")["input_ids"]
+    assert one.rows("test")["input_ids"] == other.rows("test")["input_ids"]
 
 
 def test_the_seed_draws_the_shots(family):

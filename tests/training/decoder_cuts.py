@@ -56,7 +56,7 @@ def run(job: dict) -> None:
         use_cpu=True,
         **job["settings"],
     )
-    family = LanguageModel(word_tokenizer(), student.config)
+    family = LanguageModel(word_tokenizer(), config=student.config)
     DistillationTrainer(
         model=student,
         teacher=small_model(job["kind"], len(word_tokenizer()), seed=2),

@@ -184,7 +184,7 @@ def trained(pair, folder, name, **settings):
     defaults |= {"eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True, "sinkhorn_weight": 0.01}
     defaults |= {"distill_loss": "ce:1+kl:1+sinkhorn:1", "teacher_cache_dir": str(folder / "cache")}
     args = DistillationArguments(output_dir=str(folder / name), **defaults | settings)
-    family = LanguageModel(word_tokenizer(), student.config)
+    family = LanguageModel(word_tokenizer(), config=student.config)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,

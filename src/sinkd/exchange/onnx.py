@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from sinkd.errors import SinkdError
 from sinkd.exchange.transfer import writing
 from sinkd.models import Encoder, find_checkpoint, load_encoder, load_tokenizer
-from sinkd.models.reading import Reading
+from sinkd.models.family import Reading
 from sinkd.report import Table
 from sinkd.tasks import Collator, Task
 from sinkd.training.arguments import TaskArguments

@@ -2,7 +2,8 @@
 
 from sinkd.models.config import find_checkpoint
 from sinkd.models.encoder import Encoder, load_encoder
-from sinkd.models.family import Family, family_of, student_and_teacher
+from sinkd.models.families import family_of, student_and_teacher
+from sinkd.models.family import Family
 from sinkd.models.fresh import train_tokenizer, write_encoder
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary
 from sinkd.models.language_model import LanguageModel, load_language_model

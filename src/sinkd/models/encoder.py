@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
+from sinkd.models.family import Family, first
 from sinkd.models.observe import observe
-from sinkd.models.reading import Reading, first, refuse_flags, refuse_long_rows
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Collator, Task, encode, read_unlabeled
 from sinkd.tasks.cache import file_hash
-from sinkd.tasks.metrics import Scores
-
-FOR_LANGUAGE_MODELS = {"on_policy": 0.0, "teacher_cache_top_k": None}
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """The family of encoders, for one task; without a task it only runs models. See `Family`."""
+class Encoder(Family):
+    """The family of encoders."""
 
-    tokenizer: PreTrainedTokenizerBase = None
-    task: Task = None  # type: ignore[assignment]
-    reading: Reading = Reading()
-
-    head_width = 0  # the task decides it, and nothing is cut
     attributes = True
-
-    # A task's rows
-
-    def for_seed(self, seed: int) -> Encoder:
-        return self  # the seed changes no row
+    refused: ClassVar = {"on_policy": 0.0, "teacher_cache_top_k": None}
+    refusal = "for language models, and this task is not answered by one"
+    shorter = "--max_seq_length {}"
 
     @cached_property
     def train(self) -> Dataset:
@@ -57,40 +45,20 @@ class Encoder:
             return rows
         return concatenate_datasets([rows, self._encode(read_unlabeled(unlabelled, self.task))])
 
-    @cached_property
-    def dev(self) -> dict[str, Dataset]:
-        return {split: self._encode(self.task.read(split)) for split in self.task.dev_splits}
-
-    def test(self, split: str) -> Dataset:
+    def rows(self, split: str) -> Dataset:
         return self._encode(self.task.read(split))
 
     def _encode(self, rows: Dataset) -> Dataset:
         return encode(rows, self.tokenizer, self.reading.max_seq_length, self.task.regression)
 
     @property
-    def collator(self) -> Callable[[Any], dict[str, Tensor]]:
+    def collator(self) -> Collator:
         return Collator(self.tokenizer)
-
-    @property
-    def names(self) -> dict[str, str]:
-        return {}
-
-    @property
-    def template_name(self) -> str | None:
-        return self.reading.template_name
 
     @property
     def fingerprints(self) -> dict[str, str]:
         unlabelled = self.reading.unlabeled_file
         return {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
-
-    def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
-        return self.task.scores(answers, labels)
-
-    def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
-        return self.task.write_submission(split, answers, folder)
-
-    # Models
 
     def check(self, path: str, flag: str) -> None:
         _fitting_config(path, self.task, flag, must_have_head=True)
@@ -106,24 +74,6 @@ class Encoder:
 
     def answer(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         return observe(model, batch, {LOGITS}).logits
-
-    def sample(self, model: nn.Module, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-        raise SinkdError("an encoder gives no answers of its own to learn from; leave out --on_policy")
-
-    # Limits
-
-    def refuse(self, settings: Any) -> None:
-        why = "is for language models, and this task is not answered by one"
-        refuse_flags(settings, FOR_LANGUAGE_MODELS, why)
-
-    def refuse_long_rows(self, model: PreTrainedModel) -> None:
-        refuse_long_rows(model, [self.train, *self.dev.values()], "--max_seq_length {}")
-
-    def share_head(self, teacher: Encoder) -> tuple[Encoder, Encoder]:
-        return self, teacher
-
-    def answer_tokens(self, rows: Dataset) -> int:
-        return 0
 
 
 def load_encoder(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,47 +18,42 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
+from sinkd.models.family import Family, first, positions
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary, vocabulary
 from sinkd.models.likelihood import answer_keywords, answer_logits, choice_log_likelihoods
 from sinkd.models.observe import observe
 from sinkd.models.prompt import PromptReader, answer_rows, choice_rows
 from sinkd.models.prompt_collator import PromptCollator
-from sinkd.models.reading import Reading, first, positions, refuse_flags, refuse_long_rows
 from sinkd.models.sampling import sampled_batch
 from sinkd.models.weights import load_weights
-from sinkd.tasks import Task, Template, examples, find_template, templates
+from sinkd.tasks import Template, examples, find_template, templates
 from sinkd.tasks.metrics import Scores
 from sinkd.tasks.wording import meant, truth
 
 logger = logging.getLogger(__name__)
 
-FOR_ENCODERS = {"keep_layers": None, "copy_layers": None, "unlabeled_file": None, "student_init": "pretrained"}
-
 
 @dataclass(frozen=True)
-class LanguageModel:
-    """The family of language models with one config, for one task; without a task it only runs models. See `Family`.
+class LanguageModel(Family):
+    """The family of language models with one config.
 
     The seed draws a run's shots, and what the filter `choice` gives in the prompts of training rows; dev and test rows
     have the same prompts in every run, so that their scores compare. width: what heads are cut to.
     """
 
-    tokenizer: PreTrainedTokenizerBase
-    config: PretrainedConfig
-    task: Task = None  # type: ignore[assignment]
-    reading: Reading = Reading()
+    config: PretrainedConfig = None
     width: int | None = None
 
     attributes = False
-
-    # A task's rows
+    refused: ClassVar = {"keep_layers": None, "copy_layers": None, "unlabeled_file": None, "student_init": "pretrained"}
+    refusal = "for encoders, and this task is answered by a language model"
+    shorter = "a smaller --max_length"
 
     def for_seed(self, seed: int) -> LanguageModel:
         return replace(self, reading=replace(self.reading, seed=seed))
@@ -74,18 +69,13 @@ class LanguageModel:
             worded = worded.select(sorted(drawn.tolist()))
         return answer_rows(worded, self.reader)
 
-    @cached_property
-    def dev(self) -> dict[str, Dataset]:
+    def rows(self, split: str) -> Dataset:
         """Prompts with their choices."""
-        return {split: choice_rows(worded, self.reader) for split, worded in self._dev_examples.items()}
+        return choice_rows(self._worded(split), self.reader)
 
-    @cached_property
-    def _dev_examples(self) -> dict[str, Dataset]:
-        splits = {split: examples(self.task, split, self.template) for split in self.task.dev_splits}
-        return {split: first(worded, self.reading.max_dev_rows) for split, worded in splits.items()}
-
-    def test(self, split: str) -> Dataset:
-        return choice_rows(examples(self.task, split, self.template), self.reader)
+    def _worded(self, split: str) -> Dataset:
+        worded = examples(self.task, split, self.template)
+        return first(worded, self.reading.max_dev_rows) if split in self.task.dev_splits else worded
 
     @cached_property
     def template(self) -> Template:
@@ -109,27 +99,41 @@ class LanguageModel:
         return self.reading.max_length if self.reading.pad_to_max_length else 0
 
     @property
+    def template_name(self) -> str:
+        return self.template.name
+
+    @property
     def names(self) -> dict[str, str]:
         collection, _, name = self.task.name.partition("/")
         dataset = "super_glue" if collection == "superglue" else collection
         return {"dataset_name": dataset, "dataset_config_name": name, "template_name": self.template.name}
 
     @property
-    def template_name(self) -> str | None:
-        return self.template.name
-
-    @property
     def fingerprints(self) -> dict[str, str]:
         return {"template": self.template.fingerprint}
 
+    def answer_tokens(self, rows: Dataset) -> int:
+        tables = rows.select_columns(["answer_ids"]).with_format("arrow").iter(batch_size=10_000)
+        return sum(len(table["answer_ids"].combine_chunks().flatten()) for table in tables)
+
+    @property
+    def head_width(self) -> int:
+        return self.width or self.config.get_text_config().vocab_size
+
+    def share_head(self, teacher: LanguageModel) -> tuple[LanguageModel, LanguageModel]:
+        width, cut = shared_vocabulary(self.tokenizer, teacher.config, self.config)
+        if cut:
+            logger.info(cut)
+        return replace(self, width=width), replace(teacher, width=width)
+
     def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
         # These tasks have one dev split; official scores need its examples, not the numbers of the right choices.
-        (worded,) = self._dev_examples.values()
+        (worded,) = map(self._worded, self.task.dev_splits)
         said = meant(self.task, worded, answers.argmax(axis=-1))
         return self.task.scores(said, truth(self.task, worded), worded["index"])
 
     def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
-        task, worded = self.task, examples(self.task, split, self.template)
+        task, worded = self.task, self._worded(split)
         if missing := len(task.read(split)) - len(worded):
             raise SinkdError(
                 f"the template has no answer for {missing} rows of {task.name} {split}, and a submission answers all;"
@@ -137,8 +141,6 @@ class LanguageModel:
             )
         said = meant(task, worded, answers.argmax(axis=-1))
         return task.write_submission(split, said, folder, list(worded["index"]))
-
-    # Models
 
     def check(self, path: str, flag: str) -> None:
         load_config(path, flag)
@@ -168,31 +170,12 @@ class LanguageModel:
         ends = self.tokenizer.eos_token_id, vocabulary(self.tokenizer)
         return sampled_batch(model, batch, self.collator, *ends, seed)
 
-    # Limits
-
-    def refuse(self, settings: Any) -> None:
-        refuse_flags(settings, FOR_ENCODERS, "is for encoders, and this task is answered by a language model")
-
     def refuse_long_rows(self, model: PreTrainedModel) -> None:
         most = positions(model)
         if most is not None and self._pad_to > most:
             padded = f"rows that --pad_to_max_length pads to {self._pad_to} tokens do not fit the model"
-            raise SinkdError(f"{padded}, which reads {most}; give a smaller --max_length")
-        refuse_long_rows(model, [self.train, *self.dev.values()], "a smaller --max_length")
-
-    @property
-    def head_width(self) -> int:
-        return self.width or self.config.get_text_config().vocab_size
-
-    def share_head(self, teacher: LanguageModel) -> tuple[LanguageModel, LanguageModel]:
-        width, cut = shared_vocabulary(self.tokenizer, teacher.config, self.config)
-        if cut:
-            logger.info(cut)
-        return replace(self, width=width), replace(teacher, width=width)
-
-    def answer_tokens(self, rows: Dataset) -> int:
-        tables = rows.select_columns(["answer_ids"]).with_format("arrow").iter(batch_size=10_000)
-        return sum(len(table["answer_ids"].combine_chunks().flatten()) for table in tables)
+            raise SinkdError(f"{padded}, which reads {most}; give {self.shorter}")
+        super().refuse_long_rows(model)
 
 
 def load_language_model(

@@ -38,7 +38,7 @@ class Model:
         """Write the answers for every test split."""
         family = self.family
         return [
-            family.write_submission(split, self.trainer.answers(family.test(split)), folder)
+            family.write_submission(split, self.trainer.answers(family.rows(split)), folder)
             for split in family.task.test_splits
         ]
 
