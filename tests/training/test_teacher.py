@@ -17,9 +17,10 @@ from sinkd.models.observe import observe
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training import answers as answers_module
 from sinkd.training.answers import Answers
-from sinkd.training.teacher import TaughtRows, Teacher, fingerprint, freeze, taught_view
-
-CPU = torch.device("cpu")
+from sinkd.training.arguments import DistillationArguments
+from sinkd.training.fingerprint import fingerprint_model
+from sinkd.training.taught_rows import TaughtRows, taught_view
+from sinkd.training.teacher import Teacher, freeze
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,15 @@ def teacher(taught):
 
 @pytest.fixture
 def ask(rows, tokenizer, tmp_path):
-    def ask(teacher, rows=rows, **keywords):
-        store = tmp_path / "cache"
-        return Teacher(teacher).answers([LOGITS], rows, Collator(tokenizer), store, 16, CPU, **keywords)
+    def ask(teacher, features=(LOGITS,), dtype="float32", **keywords):
+        args = DistillationArguments(
+            output_dir=str(tmp_path / "out"),
+            teacher_cache_dir=str(tmp_path / "cache"),
+            teacher_cache_dtype=dtype,
+            use_cpu=True,
+            report_to=[],
+        )
+        return Teacher(teacher).answers(features, rows, Collator(tokenizer), args, **keywords)
 
     return ask
 
@@ -170,8 +177,7 @@ class Tokens(Feature):
 def test_a_new_feature_is_added_to_the_store_and_read_back(ask, teacher, rows, tokenizer, tmp_path):
     ask(teacher)
     counting = Counting(teacher)
-    arguments = (rows, Collator(tokenizer), tmp_path / "cache", 16, CPU)
-    answers = Teacher(teacher).answers([LOGITS, Tokens()], *arguments)
+    answers = ask(teacher, [LOGITS, Tokens()])
     assert len(list((tmp_path / "cache").glob("*/*/00000"))) == 2  # one store, two features
     taught = TaughtRows(rows, Collator(tokenizer), answers)
     batch = taught.collate([taught[3], taught[9], taught[4]])
@@ -179,9 +185,9 @@ def test_a_new_feature_is_added_to_the_store_and_read_back(ask, teacher, rows, t
     view = taught_view(batch, [LOGITS, Tokens()])
     assert torch.equal(view.logits, torch.stack([answers[row]["logits"] for row in (3, 9, 4)]))
     assert not taught_view(Collator(tokenizer)([rows[0]]), [LOGITS]).features
-    Teacher(counting).answers([LOGITS, Tokens()], *arguments)
+    ask(counting, [LOGITS, Tokens()])
     again = counting.asked
-    Teacher(counting).answers([LOGITS], *arguments)
+    ask(counting)
     assert (again, counting.asked) == (len(rows), len(rows))
 
 
@@ -236,10 +242,10 @@ def test_the_key_is_weights_config_data_length_and_precision(teacher, rows, toke
 def test_the_fingerprint_knows_a_buffer_and_a_shape():
     one, other = nn.Linear(2, 3), nn.Linear(3, 2)
     other.load_state_dict({"weight": one.weight.view(2, 3), "bias": one.bias[:2]})
-    assert fingerprint(one) != fingerprint(other)
-    before = fingerprint(one)
+    assert fingerprint_model(one) != fingerprint_model(other)
+    before = fingerprint_model(one)
     one.register_buffer("mean", torch.zeros(2))
-    assert fingerprint(one) != before
+    assert fingerprint_model(one) != before
 
 
 def test_a_teacher_that_gives_nan_stops_with_a_count(ask, teacher, tmp_path):

@@ -1,4 +1,4 @@
-"""Small BERT encoders from a random start, with a vocabulary of their own: for corpora nobody pretrained on."""
+"""Small BERT encoders with random weights and a vocabulary of their own, for corpora without a pretrained model."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,12 +8,12 @@ from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokeniz
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerBase:
-    """An uncased WordPiece tokenizer with at most `vocab_size` pieces learned from `texts`, the same for the same texts."""
+    """An uncased WordPiece tokenizer of at most `vocab_size` pieces, learned from `texts`; deterministic."""
     texts = list(texts)
     trainer = BertWordPieceTokenizer(lowercase=True)
     words = {word for text in texts for word, _ in trainer.pre_tokenizer.pre_tokenize_str(trainer.normalize(text))}
-    # Pieces inside words get their numbers in the order of a hash table, and numbers decide between equally frequent
-    # pairs; named beforehand, they have the same numbers every time.
+    # Pieces inside words are numbered in the order of a hash table, and numbers decide between equally frequent pairs:
+    # listed beforehand, they have the same numbers every time.
     inside = sorted({f"##{letter}" for word in words for letter in word[1:]})
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     options = {"min_frequency": 2, "special_tokens": special + inside, "show_progress": False}
@@ -24,9 +24,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> PreTrainedT
 def write_encoder(
     folder: Path, tokenizer: PreTrainedTokenizerBase, *, layers: int, width: int, heads: int, seed: int = 0
 ) -> Path:
-    """Write an untrained BERT without a head to `folder`, with its tokenizer: where finetune and distill can start.
+    """Write an untrained BERT without a head, and its tokenizer, to a folder from which finetune and distill can start.
 
-    width: of the hidden states, a multiple of `heads`; the feed-forward layers are four times as wide.
+    Args:
+        folder: Where to write; also what is returned.
+        tokenizer: The tokenizer.
+        layers: Number of layers.
+        width: Width of the hidden states, a multiple of `heads`; feed-forward layers are four times as wide.
+        heads: Number of attention heads.
+        seed: Decides the weights.
     """
     set_seed(seed)
     config = BertConfig(
@@ -37,7 +43,7 @@ def write_encoder(
         intermediate_size=4 * width,
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
-        # Models this small learn a few thousand sentences only without dropout, and from weights larger than BERT's.
+        # Models this small learn from a few thousand sentences only without dropout, and with weights larger than BERT's.
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.05,

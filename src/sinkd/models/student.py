@@ -1,4 +1,4 @@
-"""A student out of layers: some of its own, or some of its teacher's."""
+"""Students made of layers: some of their own, or some of their teacher's."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,16 @@ from sinkd.losses.feature import Stack
 
 
 def choose_layers(text: str, available: int, flag: str, wanted: int | None = None) -> list[int]:
-    """Layer numbers, from 0, that a flag asks for out of `available`.
+    """The layer numbers, from 0, that a flag asks for.
 
-    "3" is three evenly spaced layers; "0,2,4" these. With `wanted` layers to fill, "first" takes the first of them and
-    "spaced" spreads them. Raises SinkdError for numbers that are not there, or are not as many as wanted.
+    Args:
+        text: "3" is three evenly spaced layers; "0,2,4" is these layers. If `wanted` is given, also "first" or "spaced".
+        available: How many layers there are.
+        flag: The flag, for messages.
+        wanted: How many layers to fill.
+
+    Raises:
+        SinkdError: A layer does not exist, or there are not as many as wanted.
     """
     if text in ("first", "spaced") and wanted is not None:
         if wanted > available:
@@ -36,9 +42,9 @@ def choose_layers(text: str, available: int, flag: str, wanted: int | None = Non
 
 
 def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """Cut an encoder down to the given layers, in place; its config tells the new depth.
+    """Cut an encoder down to the given layers, in place, and set its config accordingly.
 
-    Raises SinkdError where the family builds its first layer unlike the others (ModernBERT) and it is not kept.
+    Raises SinkdError if the model's first layer differs from the others (ModernBERT) and is not kept.
     """
     stack_owner, name, stack = _stack(model)
     setattr(stack_owner, name, nn.ModuleList(stack[i] for i in layers))
@@ -60,9 +66,9 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
 
 
 def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """Fill the student's embeddings and layers with the teacher's embeddings and the given layers, in place.
+    """Copy the teacher's embeddings and the given layers into the student, in place; the student keeps its head.
 
-    The student's head stays its own. Raises SinkdError where shapes differ.
+    Raises SinkdError if shapes differ.
     """
     _, _, stack = _stack(student)
     _, _, source = _stack(teacher)
@@ -80,7 +86,7 @@ def depth(model: PreTrainedModel) -> int:
 
 
 def stack(config: PretrainedConfig) -> Stack:
-    """A model's depth and width, as terms that compare hidden states must know them.
+    """A model's depth and width, for terms that compare hidden states.
 
     Raises SinkdError for an encoder-decoder, which has two stacks.
     """

@@ -1,4 +1,4 @@
-"""Text to token ids, once: rows as they train, memory-mapped and cached."""
+"""Text as token ids, computed once: rows to train on, memory-mapped and cached."""
 
 from __future__ import annotations
 
@@ -22,22 +22,20 @@ UNLABELLED = -100  # the label that PyTorch's cross-entropy ignores
 def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, regression: bool = False) -> Dataset:
     """Token ids of a data set's texts, computed once for this text, tokenizer and length.
 
-    Pairs are cut at the longer text first. Segment ids follow the tokenizer's own rule; it may have none.
+    Pairs are cut at the longer text first. Segment ids follow the tokenizer's own rule, if it has any.
 
-    Parameters
-    ----------
-    dataset : columns text, text_pair (optional), label (optional), as `Task.read` and `read_unlabeled` give them.
-    max_length : tokens to keep, special tokens included.
-    regression : how to fill the labels of a data set without any: NaN in place of -100.
+    Args:
+        dataset: Columns text, text_pair (optional) and label (optional), as `Task.read` and `read_unlabeled` give them.
+        tokenizer: The tokenizer.
+        max_length: Tokens to keep, special tokens included.
+        regression: Fill the labels of a data set without any with NaN, not with -100.
 
-    Returns
-    -------
-    Dataset with columns input_ids (list of int32), token_type_ids (list of int8, where the tokenizer has them), length
-    (int32) and labels (int64; float32 for regression).
+    Returns:
+        Columns input_ids (list of int32), token_type_ids (list of int8, if the tokenizer has them), length (int32) and
+        labels (int64; float32 for regression).
 
-    Raises
-    ------
-    SinkdError : max_length leaves no room for text beside the special tokens; the cache folder cannot be written.
+    Raises:
+        SinkdError: max_length leaves no room for text beside the special tokens, or the cache folder cannot be written.
     """
     columns = dataset.column_names
     pair = "text_pair" in columns
@@ -75,10 +73,8 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of all that decides which ids a text gets: vocabulary, merges, normalisation, special tokens, segments.
-
-    Not of the folder that it came from, nor of the padding and truncation that its last call left behind.
-    """
+    """SHA-256 of everything that decides which ids a text gets: vocabulary, merges, normalisation, special tokens,
+    segments; not of the folder that it came from, nor of the padding and truncation that its last call set."""
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content["padding"] = content["truncation"] = None

@@ -1,11 +1,11 @@
 """A teacher's answers on disk: computed once, by any number of processes, and read memory-mapped.
 
-A store is a folder: one folder a feature in it, and in that one for every shard of `SHARD` rows, with `values.npy` (one
-row after the other), `offsets.npy` where rows differ in length, and `index.json` (type and checksums), which is
-written last. A shard with anything amiss (truncated, altered, another number of rows) counts as missing.
+The folder has a folder for each feature, with one for every shard of `SHARD` rows: `values.npy` (one row after the
+other), `offsets.npy` if rows differ in length, and `index.json` (type and checksums), which is written last. A shard
+that is truncated, altered or has another number of rows counts as missing.
 
-Processes share the work without knowing of each other: each takes the shards that nobody holds. A shard holds the same
-rows and the same batches whoever computes it, so that what a store holds does not depend on how many they were.
+Processes share the work without messages: each claims shards that are not locked. A shard has the same rows and the
+same batches whoever computes it, so the answers do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 class Answers:
-    """The kept features of the `n_rows` rows of a data set, in the order of the rows.
+    """The features of a data set's rows, in the order of the rows.
 
-    home: the store's folder, which must belong to this teacher and these rows alone. dtype: of DTYPES, what floating
-    point features are kept as; they are read as float32. shard: rows of a shard, if not SHARD.
+    Args:
+        home: The folder, for this teacher and these rows alone.
+        features: What is kept.
+        n_rows: How many rows there are.
+        dtype: How floating point features are kept, one of DTYPES; they are read as float32.
+        shard: Rows of a shard, if not SHARD.
     """
 
     def __init__(
@@ -49,25 +53,29 @@ class Answers:
         return self.n_rows
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        """What is kept of one row: {feature's name: tensor}."""
+        """The features of one row, by name."""
         shard, place = divmod(int(row), self.shard)
         return {feature.name: self._shard(feature, shard)[place] for feature in self.features}
 
     def fill(self, answer: Callable[[range, list[Feature]], Mapping[str, Sequence[Tensor]]]) -> None:
-        """Have every missing shard computed: `answer` gives each feature's rows for a range of rows.
+        """Compute every missing shard, and return when all shards are there, whichever process computed them.
 
-        Returns when all shards are there, whoever computed them. Raises SinkdError where one cannot be read back.
+        Args:
+            answer: From a range of rows and the missing features to each feature's rows.
+
+        Raises:
+            SinkdError: A shard cannot be read back.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         waiting = list(range(-(-self.n_rows // self.shard)))
-        patience = 0.0  # first what is free; then wait for the others
+        patience = 0.0  # first claim what is free, then wait for the others
         while waiting:
             held = [shard for shard in waiting if not self._fill_shard(shard, patience, answer)]
             patience = 0.0 if len(held) < len(waiting) else 1.0
             waiting = held
 
     def _fill_shard(self, shard: int, patience: float, answer: Callable[..., Mapping[str, Sequence[Tensor]]]) -> bool:
-        """Compute a shard where it is missing; False where another process is at it."""
+        """Compute a shard if it is missing; False if another process is computing it."""
         if all(self._present(feature, shard) for feature in self.features):
             return True
         try:
@@ -90,7 +98,7 @@ class Answers:
         return self.home / f"{feature.name}.{self.dtype}" / f"{shard:05d}"
 
     def _name(self, folder: Path) -> str:
-        """What a shard says of itself: whose it is does not change when its folder is copied elsewhere."""
+        """The name in a shard's index: relative, so that it stays valid if the folder is copied."""
         return folder.relative_to(self.home.parent).as_posix()
 
     def _write(self, feature: Feature, shard: int, rows: Sequence[Tensor]) -> None:
@@ -139,7 +147,7 @@ class _Shard:
 
 
 def _read(folder: Path, name: str, n_rows: int) -> _Shard | None:
-    """A shard as it was written, or None where it is absent, damaged or of something else."""
+    """A shard as it was written, or None if it is absent, damaged or of something else."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         files = index["sha256"]
@@ -157,12 +165,12 @@ def _read(folder: Path, name: str, n_rows: int) -> _Shard | None:
 
 
 def _as_numpy(values: Tensor) -> np.ndarray:
-    # NumPy has no bfloat16: its bits are kept.
+    # NumPy has no bfloat16, so keep its bits.
     return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def batches_of(rows: range, lengths: np.ndarray, batch_size: int) -> Iterator[list[int]]:
-    """The rows of a shard in batches of like length, so that a model reads little padding."""
+    """The rows of a shard in batches of similar length, so that a model reads little padding."""
     order = rows.start + np.argsort(lengths[rows.start : rows.stop], kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size].tolist()

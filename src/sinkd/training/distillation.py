@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,9 @@ from sinkd.losses.term import View
 from sinkd.losses.top_k import TopIds, TopView, kept_for
 from sinkd.models import Encoder, Family
 from sinkd.models.head import head_width
-from sinkd.tasks.cache import cache_dir
-from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.teacher import READ, TaughtRows, Teacher, stack_of, taught_view
+from sinkd.training.taught_rows import READ, TaughtRows, taught_view
+from sinkd.training.teacher import Teacher, stack_of
 from sinkd.training.trainer import TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
@@ -32,32 +30,6 @@ ONCE_DIFFERENTIABLE = {
     "fsdp": "and a sharded model gathers its weights for one backward pass alone",
     "deepspeed": "and DeepSpeed's engine takes one backward pass alone",
 }
-
-
-def ask_once(
-    teacher: Teacher,
-    objective: Objective,
-    rows: Any,
-    collator: Any,
-    args: DistillationArguments,
-    precision: str = "no",
-    on_rows: Callable[[int, int], None] | None = None,
-) -> Answers:
-    """What the objective needs of the teacher for all rows, from the cache that the arguments name, or computed.
-
-    precision: "no", "bf16" or "fp16", in which the teacher answers. Raises SinkdError as `Teacher.answers` does.
-    """
-    return teacher.answers(
-        kept_features(objective, args),
-        rows,
-        collator,
-        Path(args.teacher_cache_dir or cache_dir() / "teachers"),
-        args.per_device_eval_batch_size,
-        args.device,
-        {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision),
-        args.teacher_cache_dtype,
-        on_rows,
-    )
 
 
 def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
@@ -147,8 +119,8 @@ class DistillationTrainer(TaskTrainer):
             self._go_live()
             return
         rows, collator = read or (self.train_dataset, self.data_collator)
-        precision = self.accelerator.mixed_precision
-        answers = ask_once(self.teacher, self.objective, rows, collator, self.args, precision, self.on_teacher_rows)
+        kept, precision = kept_features(self.objective, self.args), self.accelerator.mixed_precision
+        answers = self.teacher.answers(kept, rows, collator, self.args, precision, self.on_teacher_rows)
         self.train_dataset = TaughtRows(self.train_dataset, self.data_collator, answers)
         if self.args.on_policy or not self.objective.cacheable:
             self._go_live()

@@ -26,14 +26,15 @@ from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.card import TeacherScores, teacher_scores, write_card
 from sinkd.training.checkpoint import last_checkpoint, write_text
-from sinkd.training.distillation import DistillationTrainer, ask_once
+from sinkd.training.distillation import DistillationTrainer, kept_features
+from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.folder import claim, clear, keep_inputs, locked
 from sinkd.training.hub import push_run
 from sinkd.training.inference import trainer_keywords
 from sinkd.training.outcome import Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
-from sinkd.training.teacher import Teacher, fingerprint
+from sinkd.training.teacher import Teacher
 from sinkd.training.trainer import TaskTrainer
 
 MakeTrainer = Callable[[Any, Family], TaskTrainer]
@@ -116,8 +117,8 @@ def cache_teacher(
         # The student's depth decides which of the teacher's layers are needed.
         learner = stack(load_config(_given(args.student_path, "--student_path"), "--student_path"))
         if args.keep_layers is not None:
-            kept = choose_layers(args.keep_layers, learner.layers, "--keep_layers")
-            learner = learner._replace(layers=len(kept))
+            layers = choose_layers(args.keep_layers, learner.layers, "--keep_layers")
+            learner = learner._replace(layers=len(layers))
         objective.bind(learner, stack(load_config(path, "--teacher_path")))
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
@@ -125,11 +126,12 @@ def cache_teacher(
     student, family = student.share_head(family)
     teacher = Teacher(path, family)
     teacher.check_tokens(objective, student)
+    kept = kept_features(objective, args)
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     stores: dict[Path, Answers] = {}
     for seed in args.seed_list:
         read = family.for_seed(seed)
-        answers = ask_once(teacher, objective, read.train, read.collator, args, precision, on_rows)
+        answers = teacher.answers(kept, read.train, read.collator, args, precision, on_rows)
         stores[answers.home] = answers
     return list(stores.values())
 
@@ -218,7 +220,7 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
 def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
     """Fingerprints of all that decides a run beside its settings."""
     read = {f"{split} file": family.task.fingerprint(split) for split in ("train", *family.task.dev_splits)}
-    read["starting model"] = fingerprint(trainer.model)
+    read["starting model"] = fingerprint_model(trainer.model)
     read["tokenizer"] = tokenizer_hash(family.tokenizer)
     if isinstance(trainer, DistillationTrainer) and trainer.teacher is not None:
         read["teacher"] = trainer.teacher.fingerprint

@@ -5,18 +5,15 @@ and length alike.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
@@ -26,24 +23,22 @@ from sinkd.losses.term import View
 from sinkd.models import Encoder, Family, find_checkpoint, stack
 from sinkd.models.config import load_config
 from sinkd.models.tokenizer import different_tokens, tokenizer_difference
-from sinkd.tasks.cache import file_hash
+from sinkd.tasks.cache import cache_dir, file_hash
 from sinkd.training.answers import DTYPES, SHARD, Answers, batches_of
+from sinkd.training.arguments import DistillationArguments
 from sinkd.training.cpu import fast_layers
+from sinkd.training.fingerprint import fingerprint_model, fingerprint_rows
+from sinkd.training.taught_rows import Collate
 
 FORMAT = 2
-# The columns of a row that decide what a model shows of it.
-ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids")
-# Prefix of the names under which a batch carries the teacher's kept answers.
-TAUGHT = "teacher/"
-# The name under which it carries the same rows as the teacher reads them.
-READ = "read by the teacher"
 # A shard is made in memory: smaller than this if rows are large.
 SHARD_BYTES = 2**28
 
 logger = logging.getLogger(__name__)
 
-Batch = dict[str, Any]
-Collate = Callable[[list[Batch]], Batch]
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+OnRows = Callable[[int, int], None]
 
 
 class Teacher:
@@ -87,7 +82,7 @@ class Teacher:
     def fingerprint(self) -> str:
         """A hash of the files that make the model; of the model itself if it has no folder."""
         if self.folder is None or not self.folder.is_dir():
-            return fingerprint(self.model)
+            return fingerprint_model(self.model)
         kinds = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
         files = sorted({path for kind in kinds for path in self.folder.glob(kind) if path.name != "training_args.bin"})
         content = "".join(f"{path.name} {file_hash(path)}" for path in files)
@@ -136,14 +131,11 @@ class Teacher:
         features: Iterable[Feature],
         rows: Dataset,
         collator: Collate,
-        folder: Path,
-        batch_size: int,
-        device: torch.device,
-        autocast: torch.dtype | None = None,
-        dtype: str = "float32",
-        on_rows: Callable[[int, int], None] | None = None,
+        args: DistillationArguments,
+        precision: str = "no",
+        on_rows: OnRows | None = None,
     ) -> Answers:
-        """The features of all rows, memory-mapped from `folder`; computed if they are missing or damaged.
+        """The features of all rows, memory-mapped from a folder; computed if they are missing or damaged.
 
         Processes that start together share the work.
 
@@ -151,11 +143,8 @@ class Teacher:
             features: What to answer.
             rows: Tokenised, with a `length` column.
             collator: Makes a batch of rows.
-            folder: Where answers of all teachers are kept.
-            batch_size: Rows of a batch.
-            device: Where the model runs.
-            autocast: The dtype of mixed precision, as the live teacher would run.
-            dtype: How answers are kept, one of `answers.DTYPES`.
+            args: Say where answers are kept and as what numbers, where the model runs, and on how many rows at once.
+            precision: "no", "bf16" or "fp16": the mixed precision in which the model runs.
             on_rows: Called with (rows done, rows in all) while the teacher answers.
 
         Raises:
@@ -163,11 +152,13 @@ class Teacher:
         """
         if len(rows) == 0:
             raise SinkdError("there is no row for the teacher to answer; the training set is empty")
-        features = list(features)
+        features, dtype = list(features), args.teacher_cache_dtype
         token_bytes = sum(feature.token_bytes(self.family.head_width, DTYPES[dtype].itemsize) for feature in features)
         size = self.family.answer_tokens(rows) * token_bytes
         shard = min(SHARD, max(1, SHARD_BYTES * len(rows) // max(size, 1)))
+        autocast = AUTOCAST[precision]
         name = self.key(rows, autocast) + (f"-{shard}" if shard < SHARD else "")
+        folder = Path(args.teacher_cache_dir or cache_dir() / "teachers")
         answers = Answers(folder / name, features, len(rows), dtype, shard if shard < SHARD else None)
         lengths = rows.select_columns(["length"]).with_format("numpy")[:]["length"]
 
@@ -176,91 +167,28 @@ class Teacher:
             if size:
                 logger.info("the teacher's answers for %d rows take %.1f MB in %s", len(rows), size / 1e6, answers.home)
                 size = 0
-            self.move(device)
+            self.move(args.device)
             answered: dict[str, list[Any]] = {feature.name: [None] * len(wanted) for feature in missing}
-            done = 0
-            for places in batches_of(wanted, lengths, batch_size):
+            done = wanted.start
+            for places in batches_of(wanted, lengths, args.per_device_eval_batch_size):
                 batch = collator([rows[place] for place in places])
-                batch = {name: value.to(device) for name, value in batch.items()}
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                batch = {name: value.to(args.device) for name, value in batch.items()}
+                with torch.autocast(args.device.type, dtype=autocast, enabled=autocast is not None):
                     view = self.observe(batch, missing)
                 for feature in missing:
                     values = [value.detach().cpu() for value in feature.split(view[feature], batch, view.counts)]
-                    wrong = sum(not bool(value.isfinite().all()) for value in values)
-                    if wrong:
-                        raise SinkdError(
-                            f"the teacher gave {feature.name} that are not finite in {wrong} of {len(places)} rows"
-                        )
+                    if wrong := sum(not bool(value.isfinite().all()) for value in values):
+                        found = f"{feature.name} that are not finite in {wrong} of {len(places)} rows"
+                        raise SinkdError(f"the teacher gave {found}")
                     for place, value in zip(places, values, strict=True):
                         answered[feature.name][place - wanted.start] = value
                 done += len(places)
                 if on_rows is not None:
-                    on_rows(min(wanted.start + done, len(rows)), len(rows))
+                    on_rows(min(done, len(rows)), len(rows))
             return answered
 
         answers.fill(answer)
         return answers
-
-
-class TaughtRows(TorchDataset):
-    """Training rows with what the teacher makes of them.
-
-    Kept answers are under `TAUGHT` + a feature's name; rows as the teacher reads them, if its tokens differ and it
-    answers live, are under `READ`.
-
-    Args:
-        rows: The student's rows.
-        collator: Makes a batch of them.
-        answers: The teacher's kept answers, in their order.
-        read: The rows as the teacher reads them, in their order, and what makes a batch of them.
-    """
-
-    def __init__(
-        self,
-        rows: Dataset,
-        collator: Collate,
-        answers: Answers | None = None,
-        read: tuple[Dataset, Collate] | None = None,
-    ):
-        for there in (answers, read and read[0]):
-            if there is not None and len(rows) != len(there):
-                raise SinkdError(f"the teacher has answers for {len(there)} rows, the data set {len(rows)} rows")
-        self.rows = rows
-        self.collator = collator
-        self.answers = answers
-        self.read = read
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Batch:
-        return {**self.rows[index], **self._taught(index)}
-
-    def __getitems__(self, indices: list[int]) -> list[Batch]:
-        columns = self.rows[indices]
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [{**row, **self._taught(index)} for row, index in zip(rows, indices, strict=True)]
-
-    def _taught(self, index: int) -> Batch:
-        answers = {} if self.answers is None else self.answers[index]
-        return {TAUGHT + name: value for name, value in answers.items()} | (
-            {} if self.read is None else {READ: self.read[0][index]}
-        )
-
-    def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """A batch of these rows, with the teacher's features as `Feature.join` puts them together."""
-        own = [{n: value for n, value in row.items() if n != READ and not n.startswith(TAUGHT)} for row in rows]
-        batch = self.collator(own)
-        features = {} if self.answers is None else {TAUGHT + feature.name: feature for feature in self.answers.features}
-        taught: Batch = {name: f.join([row[name] for row in rows], batch) for name, f in features.items()}
-        if self.read is not None:
-            taught[READ] = self.read[1]([row[READ] for row in rows])
-        return batch | taught
-
-
-def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
-    """The teacher's side of a batch, as far as the batch carries it."""
-    return View(None, {f: batch[TAUGHT + f.name] for f in features if TAUGHT + f.name in batch}, batch.get("counts"))
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -273,32 +201,3 @@ def stack_of(model: Any, side: str) -> Stack:
     if not isinstance(model, PreTrainedModel):
         raise SinkdError(f"hidden states can be compared of models of transformers, which the {side} is not")
     return stack(model.config)
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of a model's weights, buffers and config: equal exactly when the model answers the same."""
-    digest = hashlib.sha256()
-    config = getattr(model, "config", None)
-    if config is not None:
-        kept = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
-        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def fingerprint_rows(rows: Dataset) -> str:
-    """A hash of what a model is shown: the token columns of every row, in order, and its label."""
-    digest = hashlib.sha256()
-    columns = [name for name in ROW_INPUTS if name in rows.column_names]
-    labels = [name for name in ("labels",) if name in rows.column_names]
-    arrow = rows.select_columns(columns + labels).with_format("arrow")
-    for table in arrow.iter(batch_size=10_000):
-        for name in columns:
-            lists = table[name].combine_chunks()
-            for numbers in (lists.value_lengths(), lists.flatten()):
-                digest.update(numbers.to_numpy(zero_copy_only=False).tobytes())
-        if "labels" in table.column_names:
-            digest.update(np.ascontiguousarray(table["labels"].to_numpy()).tobytes())
-    return digest.hexdigest()

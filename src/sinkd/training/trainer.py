@@ -27,7 +27,7 @@ from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.meter import Meter
 from sinkd.training.resumable import ResumableTrainer
 from sinkd.training.sampler import UpdateBatches
-from sinkd.training.teacher import TaughtRows
+from sinkd.training.taught_rows import TaughtRows
 
 OBJECTIVE_FILE = "objective.safetensors"
 

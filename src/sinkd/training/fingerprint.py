@@ -1,0 +1,41 @@
+"""Hashes of what decides a teacher's answers: a model, and the rows that it reads."""
+
+import hashlib
+import json
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+
+# The columns of a row that decide what a model shows of it.
+ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids")
+
+
+def fingerprint_model(model: nn.Module) -> str:
+    """A hash of a model's weights, buffers and config: equal exactly when the model answers the same."""
+    digest = hashlib.sha256()
+    config = getattr(model, "config", None)
+    if config is not None:
+        kept = {k: v for k, v in config.to_dict().items() if not k.startswith("_") and k != "transformers_version"}
+        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def fingerprint_rows(rows: Dataset) -> str:
+    """A hash of what a model is shown: the token columns of every row, in order, and its label."""
+    digest = hashlib.sha256()
+    columns = [name for name in ROW_INPUTS if name in rows.column_names]
+    labels = [name for name in ("labels",) if name in rows.column_names]
+    arrow = rows.select_columns(columns + labels).with_format("arrow")
+    for table in arrow.iter(batch_size=10_000):
+        for name in columns:
+            lists = table[name].combine_chunks()
+            for numbers in (lists.value_lengths(), lists.flatten()):
+                digest.update(numbers.to_numpy(zero_copy_only=False).tobytes())
+        if "labels" in table.column_names:
+            digest.update(np.ascontiguousarray(table["labels"].to_numpy()).tobytes())
+    return digest.hexdigest()
