@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from sinkd import SinkdError
-from sinkd.models import load_encoder, load_tokenizer, shared_tokenizer
+from sinkd.models import load_encoder, load_tokenizer, tokenizers_of
 from sinkd.models.config import find_checkpoint
 from sinkd.tasks import load_task, table_task
 
@@ -258,14 +258,14 @@ def test_a_broken_tokenizer_is_one_sentence(vocabulary):
 
 def test_the_teachers_tokenizer_serves_a_student_without_one(vocabulary, model):
     teacher = vocabulary(UNCASED)
-    assert shared_tokenizer(teacher, model(None)).tokenize("Ab") == ["a", "##b"]
-    assert shared_tokenizer(teacher, vocabulary(UNCASED, name="student")).tokenize("Ab") == ["a", "##b"]
+    assert tokenizers_of(teacher, model(None))[0].tokenize("Ab") == ["a", "##b"]
+    assert tokenizers_of(teacher, vocabulary(UNCASED, name="student"))[0].tokenize("Ab") == ["a", "##b"]
 
 
 def test_one_vocabulary_in_two_spellings_is_one_tokenizer(vocabulary, tmp_path):
     teacher, student = vocabulary(UNCASED), vocabulary(UNCASED, {"do_lower_case": False}, "student")
     load_tokenizer(teacher, "--teacher_path").save_pretrained(teacher)
-    shared_tokenizer(teacher, student)
+    tokenizers_of(teacher, student)
 
 
 def test_two_tokenizers_are_refused_in_one_sentence(vocabulary, model):
@@ -275,14 +275,14 @@ def test_two_tokenizers_are_refused_in_one_sentence(vocabulary, model):
         (vocabulary(CASED, name="cased"), f"size ({len(UNCASED)} and {len(CASED)} tokens)"),
         (vocabulary(swapped, name="swapped"), 'their vocabulary (as at "a")'),
     ):
-        refused(lambda student=student: shared_tokenizer(teacher, student), "must read the same tokens", difference)
+        refused(lambda student=student: tokenizers_of(teacher, student), "must read the same tokens", difference)
     lowering, keeping = (
         vocabulary(CASED, {"do_lower_case": True}, "l"),
         vocabulary(CASED, {"do_lower_case": False}, "k"),
     )
-    refused(lambda: shared_tokenizer(lowering, keeping), "how they cut or lower-case text")
+    refused(lambda: tokenizers_of(lowering, keeping), "how they cut or lower-case text")
 
 
 def test_a_student_whose_embedding_is_too_small_is_refused(vocabulary, model):
     teacher = vocabulary(CASED)
-    refused(lambda: shared_tokenizer(teacher, model(None)), f"tokenizer has {len(CASED)} tokens", "embedding 60")
+    refused(lambda: tokenizers_of(teacher, model(None)), f"tokenizer has {len(CASED)} tokens", "embedding 60")

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from small_language_models import small_model, word_tokenizer, write_language_model
 
 from sinkd import SinkdError
-from sinkd.models import cut_head, decoder_start, load_language_model, shared_tokenizer, shared_vocabulary
+from sinkd.models import cut_head, decoder_start, load_language_model, tokenizers_of, shared_vocabulary
 from sinkd.models.head import head_width
 from sinkd.models.language_model import device_map, say_not_spread
 
@@ -95,7 +95,7 @@ def test_different_tokenizers_are_refused_naming_what_differs(tmp_path):
     teacher = write_language_model(tmp_path / "t", "gpt2")
     student = write_language_model(tmp_path / "s", "gpt2", other)
     with pytest.raises(SinkdError, match=r"their tokenizers differ in size \(\d+ and \d+ tokens\)"):
-        shared_tokenizer(str(teacher), str(student))
+        tokenizers_of(str(teacher), str(student))
 
 
 def edited(folder: Path, change) -> str:
@@ -111,7 +111,7 @@ def test_one_vocabulary_with_other_merges_is_another_tokenizer(tmp_path):
     teacher = write_language_model(tmp_path / "t", "gpt2")
     student = edited(write_language_model(tmp_path / "s", "gpt2"), lambda model: model["merges"].reverse())
     with pytest.raises(SinkdError, match="their tokenizers differ in their merges \\(as at \"Ġ t\"\\)"):
-        shared_tokenizer(str(teacher), student)
+        tokenizers_of(str(teacher), student)
 
 
 def test_one_vocabulary_with_other_scores_is_another_tokenizer(tmp_path):
@@ -120,13 +120,13 @@ def test_one_vocabulary_with_other_scores_is_another_tokenizer(tmp_path):
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     teacher, student = (write_language_model(tmp_path / name, "t5", tokenizer) for name in "ts")
-    shared_tokenizer(str(teacher), str(student))
+    tokenizers_of(str(teacher), str(student))
 
     def swap(model):
         model["vocab"][4][1], model["vocab"][5][1] = model["vocab"][5][1], model["vocab"][4][1]
 
     with pytest.raises(SinkdError, match='the scores of their pieces \\(as at "a"\\)'):
-        shared_tokenizer(str(teacher), edited(student, swap))
+        tokenizers_of(str(teacher), edited(student, swap))
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, None), (1, None), (2, "auto")])

@@ -8,7 +8,7 @@ from sinkd.models.fresh import train_tokenizer, write_encoder
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary
 from sinkd.models.language_model import LanguageModel, load_language_model
 from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers, stack
-from sinkd.models.tokenizer import load_tokenizer, shared_tokenizer
+from sinkd.models.tokenizer import load_tokenizer, tokenizers_of
 
 __all__ = [
     "Encoder",
@@ -25,10 +25,10 @@ __all__ = [
     "load_encoder",
     "load_language_model",
     "load_tokenizer",
-    "shared_tokenizer",
     "shared_vocabulary",
     "stack",
     "student_and_teacher",
+    "tokenizers_of",
     "train_tokenizer",
     "write_encoder",
 ]

@@ -59,17 +59,6 @@ def has_tokenizer(path: str) -> bool:
     return len(tokenizer) > len(tokenizer.all_special_tokens)
 
 
-def shared_tokenizer(
-    teacher: str,
-    student: str,
-    do_lower_case: bool = False,
-    named: str | None = None,
-    config_path: str | None = None,
-) -> PreTrainedTokenizerBase:
-    """The teacher's tokenizer, which the student must share; see `tokenizers_of`."""
-    return tokenizers_of(teacher, student, do_lower_case, named, config_path)[0]
-
-
 def tokenizers_of(
     teacher: str,
     student: str,

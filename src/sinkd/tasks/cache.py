@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,13 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
         else:
             notes.update(kept)
     return Dataset.from_file(str(path))
+
+
+def batched(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> Iterator[dict[str, list[Any]]]:
+    """Yield rows as {column: values}, BATCH rows at a time."""
+    rows, columns = iter(rows), list(columns)
+    while batch := list(itertools.islice(rows, BATCH)):
+        yield {name: [row[name] for row in batch] for name in columns}
 
 
 @contextlib.contextmanager

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from datasets import Dataset, Features, Value, load_dataset
 
@@ -19,30 +20,53 @@ from sinkd.tasks.records import Record, attempt, excerpt, records
 from sinkd.tasks.superglue_rows import LineParser
 
 
-class Source(Protocol):
-    """Splits and their rows; a bad row comes out as the error that describes it, one to be left out as None.
+class Source(ABC):
+    """Splits and their rows."""
 
-    `features` are the columns of rows, `fingerprint` is a hash of what the split holds, `key` is everything that
-    decides its rows, and `place` tells a reader where they are.
-    """
+    name: str  # the task's, for errors
+    files: Mapping[str, Path]  # split -> file; empty for the hub
 
     @property
-    def splits(self) -> tuple[str, ...]: ...
-    @property
-    def files(self) -> Mapping[str, Path]: ...
-    def features(self, split: str) -> Features: ...
-    def rows(self, split: str) -> Iterator[Record | SinkdError | None]: ...
-    def fingerprint(self, split: str) -> str: ...
-    def key(self, split: str) -> object: ...
-    def place(self, split: str) -> str: ...
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def place(self, split: str) -> str:
+        """Where the split's rows are, for messages."""
+        return str(self._file(split))
+
+    def fingerprint(self, split: str) -> str:
+        """A hash of what the split holds."""
+        return file_hash(self._file(split))
+
+    def key(self, split: str) -> object:
+        """Everything that decides the split's rows."""
+        return self.name, self.fingerprint(split), split == "test"
+
+    @abstractmethod
+    def features(self, split: str) -> Features:
+        """The columns of rows."""
+
+    @abstractmethod
+    def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
+        """The rows; for a bad row the error that describes it, and None for one to be left out."""
+
+    def _file(self, split: str, looked: Mapping[str, str] | None = None) -> Path:
+        """The file of a split. looked: split -> the files that were looked for, if these are more than one."""
+        if split not in (looked or self.files):
+            there = ", ".join(looked or self.files)
+            raise SinkdError(f"task {self.name} has no split {split!r}, expected one of {there}")
+        path = self.files.get(split)
+        if path is None or not path.is_file():
+            raise SinkdError(f"no {split} file for {self.name}: looked for {path or (looked or {})[split]}")
+        return path
 
 
 @dataclass(frozen=True)
-class TableSource:
+class TableSource(Source):
     """Tables on disk, with one or two columns of text and a label.
 
     Attributes:
-        name: The task's name, for errors.
+        name: The task's name.
         files: Split -> file; "unlabeled" is text alone.
         layout: The columns.
         words: What files may hold for a label -> its id; empty for regression.
@@ -55,19 +79,9 @@ class TableSource:
     words: Mapping[str, int]
     score_range: tuple[float, float] | None = None
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self.files)
-
-    def place(self, split: str) -> str:
-        return str(_file(self.name, split, self.files))
-
-    def fingerprint(self, split: str) -> str:
-        return file_hash(_file(self.name, split, self.files))
-
     def key(self, split: str) -> object:
         # The suffix matters: it says how a user's table is written.
-        settings = (self.layout, dict(self.words), self.score_range, Path(self.place(split)).suffix)
+        settings = (self.layout, dict(self.words), self.score_range, self._file(split).suffix)
         return self.fingerprint(split), settings, split == "unlabeled", self._labelled(split)
 
     def features(self, split: str) -> Features:
@@ -79,7 +93,7 @@ class TableSource:
         return Features({name: Value(kind) for name, kind in types.items()})
 
     def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
-        path = _file(self.name, split, self.files)
+        path = self._file(split)
         label = (self._label if self.words else self._score) if self._labelled(split) else None
         read = self.layout.texts(path) if split == "unlabeled" else self.layout.examples(path, label)
         for number, row in read:
@@ -108,11 +122,11 @@ class TableSource:
 
 
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(Source):
     """JSON lines on disk.
 
     Attributes:
-        name: The task's name, for errors.
+        name: The task's name.
         files: Split -> file.
         columns: The columns of rows.
         parse: Converts the fields of a line to its rows.
@@ -124,19 +138,6 @@ class FileSource:
     columns: Features
     parse: LineParser
     looked: Mapping[str, str]
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self.files)
-
-    def place(self, split: str) -> str:
-        return str(self._file(split))
-
-    def fingerprint(self, split: str) -> str:
-        return file_hash(self._file(split))
-
-    def key(self, split: str) -> object:
-        return self.name, self.fingerprint(split), split == "test"
 
     def features(self, split: str) -> Features:
         return self.columns
@@ -154,8 +155,8 @@ class FileSource:
     def _parse(self, record: Record, split: str) -> list[Record]:
         return list(self.parse(Fields(record), split != "test"))
 
-    def _file(self, split: str) -> Path:
-        return _file(self.name, split, self.files, self.looked)
+    def _file(self, split: str, looked: Mapping[str, str] | None = None) -> Path:
+        return super()._file(split, self.looked)
 
 
 # The hub's Parquet copy of a data set whose main branch is a script, which `datasets` refuses to run.
@@ -163,11 +164,11 @@ TABLES = "hf://datasets/{repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*
 
 
 @dataclass(frozen=True)
-class HubSource:
+class HubSource(Source):
     """A data set on the hub, or in any folder that `datasets` reads, that has the schema already.
 
     Attributes:
-        name: The task's name, for errors.
+        name: The task's name.
         repository: Name on the hub.
         config: Its configuration, if any.
         named: Split -> the hub's name for it.
@@ -181,23 +182,17 @@ class HubSource:
     named: Mapping[str, str]
     columns: Features
     advice: str
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.named)
-
-    @property
-    def files(self) -> Mapping[str, Path]:
-        return {}
 
     def place(self, split: str) -> str:
         return f"{self.repository} on the hub, {self.named.get(split, split)}"
 
     def fingerprint(self, split: str) -> str:
         return key_of("hub", self._load(split)._fingerprint)
-
-    def key(self, split: str) -> object:
-        return self.name, self.fingerprint(split), split == "test"
 
     def features(self, split: str) -> Features:
         return self.columns
@@ -227,13 +222,3 @@ def _load(repository: str, config: str | None, split: str, advice: str) -> Any:
         except Exception:
             reason = " ".join(str(error).split())
             raise SinkdError(f"cannot load {repository} from the hub ({reason}); {advice}") from error
-
-
-def _file(name: str, split: str, files: Mapping[str, Path], looked: Mapping[str, str] | None = None) -> Path:
-    """The file of a split. looked: split -> the files that were looked for, where these are more than one."""
-    if split not in (looked or files):
-        raise SinkdError(f"task {name} has no split {split!r}, expected one of {', '.join(looked or files)}")
-    path = files.get(split)
-    if path is None or not path.is_file():
-        raise SinkdError(f"no {split} file for {name}: looked for {path or (looked or {})[split]}")
-    return path

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import BATCH, cached, key_of
+from sinkd.tasks.cache import batched, cached, key_of
 from sinkd.tasks.metrics import Scorer, Scores
 from sinkd.tasks.records import Record
 from sinkd.tasks.source import Source
@@ -108,6 +108,7 @@ class Task:
         notes = {"bad": 0, "open": 0}
 
         def good_rows() -> Iterator[Record]:
+            empty = True
             for row in self.source.rows(split):
                 if isinstance(row, SinkdError):
                     if self.bad_rows == "error":
@@ -116,23 +117,13 @@ class Task:
                 elif row is None:
                     notes["open"] += 1
                 else:
+                    empty = False
                     yield row
-
-        def batches() -> Iterator[dict[str, list[Any]]]:
-            batch: list[Record] = []
-            empty = True
-            for row in good_rows():
-                batch.append(row)
-                if len(batch) == BATCH:
-                    yield {name: [row[name] for row in batch] for name in features}
-                    batch, empty = [], False
-            if batch:
-                yield {name: [row[name] for row in batch] for name in features}
-            elif empty:
+            if empty:
                 raise SinkdError(f"found no row to learn from in {place}, expected at least one")
 
         key = key_of("rows", READER_VERSION, self.source.key(split), self.bad_rows)
-        dataset = cached(key, features, batches, notes, f"reading {place}")
+        dataset = cached(key, features, lambda: batched(good_rows(), features), notes, f"reading {place}")
         self.skipped[split] = sum(notes.values())
         if notes["bad"]:
             logger.warning("%s: left out %d bad rows", place, notes["bad"])

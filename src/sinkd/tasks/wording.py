@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import BATCH, cached, key_of
+from sinkd.tasks.cache import batched, cached, key_of
 from sinkd.tasks.records import Record
 from sinkd.tasks.superglue_rows import UNKNOWN, row_index
 from sinkd.tasks.task import Task
@@ -59,22 +59,20 @@ def examples(task: Task, split: str, template: Template, seed: int = 0) -> Datas
     wording = Wording(task.labels, template, seed)
     notes = {"empty": 0}
 
-    def batches() -> Iterator[dict[str, list[Any]]]:
-        kept = 0
-        for start in range(0, len(rows), BATCH):
-            made = list(map(wording.example, rows.select(range(start, min(start + BATCH, len(rows))))))
-            batch = [example for example in made if example is not None]
-            notes["empty"] += len(made) - len(batch)
-            kept += len(batch)
-            if batch:
-                yield {name: [example[name] for example in batch] for name in EXAMPLE}
-        if not kept:
+    def found() -> Iterator[Record]:
+        for row in rows:
+            example = wording.example(row)
+            if example is None:
+                notes["empty"] += 1
+            else:
+                yield example
+        if notes["empty"] == len(rows):
             raise SinkdError(
                 f"template {template.name!r} has no answer for any of the {len(rows)} rows of {task.name} {split}"
             )
 
     key = key_of("choice examples", VERSION, rows._fingerprint, template.fingerprint, seed)
-    worded = cached(key, EXAMPLE, batches, notes, f"wording {task.name} {split}")
+    worded = cached(key, EXAMPLE, lambda: batched(found(), EXAMPLE), notes, f"wording {task.name} {split}")
     task.skipped[split] += notes["empty"]
     if notes["empty"]:
         left = f"template {template.name!r} has no answer for"
