@@ -79,7 +79,7 @@ def test_a_hub_that_takes_nothing_costs_no_training(world, tmp_path, here, capsy
     here.refuse_commits = True
     assert main(flags) == 2
     assert "checkpoint-10 was not pushed to the hub" in caplog.text
-    assert f"the run is finished in {tmp_path / 'run'}, and was not pushed" in capsys.readouterr().err
+    assert f"the run is finished in {tmp_path / 'run'}, but was not pushed" in capsys.readouterr().err
     assert (tmp_path / "run" / "metrics.json").is_file()
     here.refuse_commits = False
     assert main(flags) == 0
@@ -94,7 +94,7 @@ def test_a_token_that_the_hub_does_not_know_is_one_sentence_before_any_training(
     flags = ["finetune", *map(str, world.flags(tmp_path / "run", "--model_path", world.student, "--push_to_hub"))]
     assert main(flags) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "--push_to_hub: the hub does not give the repository run" in error
+    assert error.count("\n") == 1 and "--push_to_hub: the hub refuses the repository run" in error
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_trainer_in_a_program_of_ones_own_takes_token_and_privacy_from_the_cal
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     args = TaskArguments(output_dir=str(tmp_path / "run"), eval_strategy="no", hub_model_id="user/own")
     trainer = TaskTrainer(model=load_encoder(str(world.student), load_task("cola", world.data), "student"), args=args)
-    with pytest.raises(SinkdError, match="--push_to_hub: the hub does not give the repository user/own"):
+    with pytest.raises(SinkdError, match="--push_to_hub: the hub refuses the repository user/own"):
         trainer.init_hf_repo()
     trainer.init_hf_repo(token=TOKEN, private=True)
     assert trainer.hub_model_id == "user/own" and here.private == {"user/own"}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sinkd.cli.command import load_named_task, settle_output, show_plan, show_summary
 from sinkd.cli.predict import predict_after
+from sinkd.exchange.card import publish
 from sinkd.report import RunProgress
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.run import distill
@@ -24,5 +25,6 @@ def run(args: DistillationArguments) -> None:
     task = load_named_task(args)
     progress = RunProgress(args.distill_loss, task.metric)
     summary = distill(args, task, [progress], progress.teacher_rows)
+    publish(args, task, summary)
     show_summary(f"{args.student_path} on {task.name}, {objective}", summary)
     predict_after(args, task, summary.outcomes)

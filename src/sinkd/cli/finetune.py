@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sinkd.cli.command import load_named_task, settle_output, show_plan, show_summary
 from sinkd.cli.predict import predict_after
+from sinkd.exchange.card import publish
 from sinkd.report import RunProgress
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.run import finetune
@@ -22,5 +23,6 @@ def run(args: FinetuneArguments) -> None:
     """Train, show the result, and predict the test set if asked to."""
     task = load_named_task(args)
     summary = finetune(args, task, [RunProgress("finetune", task.metric)])
+    publish(args, task, summary)
     show_summary(f"{args.model_path} on {task.name}", summary)
     predict_after(args, task, summary.outcomes)

@@ -1,1 +1,1 @@
-"""What comes in and goes out: official data, pretrained and published models, TensorFlow checkpoints, ONNX."""
+"""What comes in and goes out: official data, pretrained models, TensorFlow checkpoints; ONNX and model cards."""

@@ -1,7 +1,7 @@
-"""`--push_to_hub`: checkpoints as they are written, and the finished run's folder.
+"""`--push_to_hub`: upload checkpoints as they are written, and the finished run's folder.
 
 The Trainer's own pushing copies half-trained weights and a pickle of its arguments into the output folder, and reads
-folders in the background while they are renamed. Here whole folders are uploaded, before training goes on.
+folders in the background while they are renamed. Here whole folders are uploaded before training goes on.
 """
 
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 import sinkd
@@ -16,38 +17,28 @@ from sinkd.errors import SinkdError, first_sentence
 
 logger = logging.getLogger(__name__)
 
-# What a checkpoint holds for going on, beside the model; and what lies in a run's folder beside its result.
+# Files that a checkpoint needs only to resume, and what lies in a run's folder beside its result.
 TRAINING_STATE = ["optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state.json", "objective.safetensors"]
 UNFINISHED = ["checkpoint-*", "best/*", ".*", "_*"]
 
 
-def api() -> HfApi:
-    """The hub's client."""
-    return HfApi(library_name="sinkd", library_version=sinkd.__version__)
-
-
 def open_repository(trainer: Any, token: str | None = None, private: bool | None = None) -> None:
-    """Make, or find, the repository that `--hub_model_id` names, or one called as the output folder.
+    """Create, or find, the repository that `--hub_model_id` names; by default it is named like the output folder.
 
-    token, private: in place of `--hub_token` and `--hub_private_repo`. Raises SinkdError where the hub refuses or
-    cannot be reached.
+    Args:
+        trainer: Its `hub_model_id` is set.
+        token, private: In place of `--hub_token` and `--hub_private_repo`.
+
+    Raises:
+        SinkdError: The hub refuses, or cannot be reached.
     """
-    args = trainer.args
-    name = args.hub_model_id or Path(args.output_dir).absolute().name
-    token = args.hub_token if token is None else token
-    private = args.hub_private_repo if private is None else private
-    try:
-        made = api().create_repo(name, token=token, private=private, exist_ok=True)
-    except Exception as error:  # the hub's own classes, its client's and the system's
-        reason = first_sentence(error)
-        raise SinkdError(f"--push_to_hub: the hub does not give the repository {name}: {reason}") from error
-    trainer.hub_model_id, trainer.push_in_progress = made.repo_id, None
+    trainer.hub_model_id, trainer.push_in_progress = _repository(trainer.args, token, private), None
 
 
 def push_checkpoint(trainer: Any, folder: Path) -> None:
-    """Upload what `--hub_strategy` wants of a checkpoint: its model, all of it to last-checkpoint, or to its own name.
+    """Upload what `--hub_strategy` wants of a checkpoint: its model, and all of it to last-checkpoint or its own name.
 
-    A failure is told and training goes on: the end of the run pushes again.
+    A failure is logged, and training goes on: the end of the run pushes again.
     """
     args = trainer.args
     strategy = args.hub_strategy
@@ -55,38 +46,49 @@ def push_checkpoint(trainer: Any, folder: Path) -> None:
         return
     message = f"Training in progress, step {trainer.state.global_step}"
     try:
-        _upload(trainer, folder, message, ignore=TRAINING_STATE)
+        _upload(args, trainer.hub_model_id, folder, message, ignore_patterns=TRAINING_STATE)
         if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             place = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else folder.name
-            _upload(trainer, folder, f"{message}, checkpoint", place=place)
+            _upload(args, trainer.hub_model_id, folder, f"{message}, checkpoint", path_in_repo=place)
     except Exception as error:
         logger.warning("%s was not pushed to the hub: %s", folder, first_sentence(error))
 
 
-def push_run(trainer: Any) -> None:
-    """Upload a finished run's folder: best model, card, metrics and manifest. Raises SinkdError where that fails."""
-    args = trainer.args
-    if not args.push_to_hub or not trainer.is_world_process_zero():
+def push_run(args: TrainingArguments) -> None:
+    """Upload a finished run's folder: the best model, card, metrics and manifest. Raises SinkdError if that fails."""
+    if args.process_index != 0:
         return
     folder = Path(args.output_dir)
     try:
-        _upload(trainer, folder, "End of training", ignore=UNFINISHED)
+        _upload(args, _repository(args), folder, "End of training", ignore_patterns=UNFINISHED)
     except Exception as error:
         raise SinkdError(
-            f"the run is finished in {folder}, and was not pushed to the hub ({first_sentence(error)}); "
+            f"the run is finished in {folder}, but was not pushed to the hub ({first_sentence(error)}); "
             "the same command pushes it"
         ) from error
 
 
-def _upload(
-    trainer: Any, folder: Path, message: str, ignore: list[str] | None = None, place: str | None = None
-) -> None:
-    api().upload_folder(
-        repo_id=trainer.hub_model_id,
+def _api() -> HfApi:
+    return HfApi(library_name="sinkd", library_version=sinkd.__version__)
+
+
+def _repository(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    token = args.hub_token if token is None else token
+    private = args.hub_private_repo if private is None else private
+    try:
+        return _api().create_repo(name, token=token, private=private, exist_ok=True).repo_id
+    except Exception as error:  # of the hub, its HTTP client, or the system
+        reason = first_sentence(error)
+        raise SinkdError(f"--push_to_hub: the hub refuses the repository {name}: {reason}") from error
+
+
+def _upload(args: TrainingArguments, repository: str, folder: Path, message: str, **options: Any) -> None:
+    _api().upload_folder(
+        repo_id=repository,
         folder_path=folder,
-        path_in_repo=place,
         commit_message=message,
-        token=trainer.args.hub_token,
-        revision=trainer.args.hub_revision,
-        ignore_patterns=ignore,
+        token=args.hub_token,
+        revision=args.hub_revision,
+        **options,
     )

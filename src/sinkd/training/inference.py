@@ -1,5 +1,6 @@
 """A trained model at work: its scores on dev sets, its answers for test sets, its size and its speed."""
 
+import copy
 import statistics
 import tempfile
 import time
@@ -13,6 +14,9 @@ from transformers import PreTrainedModel, PrinterCallback
 from sinkd.models import Family, family_of
 from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
+from sinkd.training.manifest import read_manifest
+from sinkd.training.outcome import read_outcome
+from sinkd.training.teacher import Teacher
 from sinkd.training.trainer import TaskTrainer, length_order
 
 
@@ -62,6 +66,27 @@ def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) 
     trainer = TaskTrainer(model=model, args=args, **trainer_keywords(family))
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def teacher_scores(args: TaskArguments, task: Task, teacher: Teacher | None) -> tuple[dict[str, float], str]:
+    """The dev scores of a run's teacher, and where they come from; nothing without a teacher.
+
+    They are those that its own run reported on this very file, or else are measured; only a teacher that this run has
+    loaded is measured, since any other may not fit beside the student.
+    """
+    path = getattr(args, "teacher_path", None)
+    if path is None:
+        return {}, ""
+    outcome, manifest = read_outcome(Path(path)), read_manifest(Path(path))
+    if outcome is not None and manifest is not None and outcome.task == task.name:
+        fingerprints = {f"{split} file": task.fingerprint(split) for split in task.dev_splits}
+        if fingerprints.items() <= manifest.inputs.items():
+            return outcome.scores, "as its own run reports"
+    if teacher is None or not teacher.loaded or args.world_size > 1:
+        return {}, "not known, since no report on this dev set lies beside it; `sinkd evaluate` measures it"
+    scores = Model(make_evaluator(teacher.model, teacher.family, copy.copy(args)), teacher.family).scores()
+    timing = {"runtime", "samples_per_second", "epoch"}
+    return {name: value for name, value in scores.items() if name not in timing}, "measured by this run"
 
 
 def parameters(model: PreTrainedModel) -> int:

@@ -15,7 +15,8 @@ class Outcome:
     """What a run came to: metrics.json.
 
     metric: the name of the score that picks the best model; best and final: its value for the kept model and after the
-    last step; scores: all scores of the kept model; history: one entry an evaluation; seconds: of training.
+    last step; scores: all scores of the kept model; history: one entry an evaluation; seconds: of training;
+    teacher_scores and teacher_source: the dev scores of the teacher, and where they come from.
     """
 
     task: str
@@ -28,6 +29,8 @@ class Outcome:
     samples_per_second: float
     seed: int
     folder: str = ""
+    teacher_scores: dict[str, float] = field(default_factory=dict)
+    teacher_source: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,11 @@ from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
-from sinkd.training.card import TeacherScores, teacher_scores, write_card
 from sinkd.training.checkpoint import last_checkpoint, write_text
 from sinkd.training.distillation import DistillationTrainer, kept_features
 from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.folder import claim, clear, keep_inputs, locked
-from sinkd.training.hub import push_run
-from sinkd.training.inference import trainer_keywords
+from sinkd.training.inference import teacher_scores, trainer_keywords
 from sinkd.training.outcome import Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
@@ -38,6 +36,7 @@ from sinkd.training.teacher import Teacher
 from sinkd.training.trainer import TaskTrainer
 
 MakeTrainer = Callable[[Any, Family], TaskTrainer]
+TeacherScores = tuple[dict[str, float], str]  # and where they come from
 
 
 def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
@@ -182,7 +181,7 @@ def _each_seed(args: Any, family: Family, trainer: MakeTrainer, teacher: Teacher
     return summary
 
 
-def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[[], TeacherScores | None]) -> Outcome:
+def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[[], TeacherScores]) -> Outcome:
     folder = Path(args.output_dir)
     family = family.for_seed(args.seed)
     args.template_name = family.template_name  # for the manifest, and so for evaluation
@@ -193,7 +192,6 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
         with args.main_process_first():
             finished = claim(folder, args, _inputs(trainer, family))
         if finished is not None:
-            push_run(trainer)
             return finished
         started = time.perf_counter()
         resume = last_checkpoint(folder)
@@ -202,16 +200,15 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
             raise Terminated(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
         outcome = _outcome(trainer, family.task, args, time.perf_counter() - started, result.metrics)
         trainer.adopt_best()
-        scores = taught()
+        scores, source = taught()
+        outcome = replace(outcome, teacher_scores=scores, teacher_source=source)
         if args.should_save:
-            write_card(trainer, args, family.task, outcome, scores)
             content = {name: value for name, value in asdict(outcome).items() if name != "folder"}
             write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
             if family.names:
                 write_results(folder / "results.csv", family.names, outcome)
             # Last, so that a run which is killed before this line still has its best model.
             shutil.rmtree(folder / BEST, ignore_errors=True)
-        push_run(trainer)
         if trainer.schedule.terminated:  # too late to stop this run, but not those that would follow
             raise Terminated(f"{folder} is finished; the same command goes on with what was to follow")
         return outcome

@@ -9,10 +9,11 @@ from huggingface_hub import ModelCard
 
 from sinkd import DistillationArguments
 from sinkd.cli.main import main
+from sinkd.exchange.card import licence_of, shown_command
 from sinkd.models import family_of
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
-from sinkd.training.card import licence_of, shown_command, teacher_scores
+from sinkd.training.inference import teacher_scores
 from sinkd.training.manifest import describe
 from sinkd.training.settings import resolve_settings
 from sinkd.training.teacher import Teacher
@@ -128,16 +129,28 @@ def test_a_teacher_without_a_run_on_this_dev_file_is_measured_where_it_is_loaded
     shutil.copytree(taught, alone)
     (alone / "metrics.json").unlink()
     measured = scores(alone)
-    assert (reported.source, measured.source) == ("as its own run reports", "measured by this run")
-    assert measured.scores == pytest.approx(reported.scores)
+    assert (reported[1], measured[1]) == ("as its own run reports", "measured by this run")
+    assert measured[0] == pytest.approx(reported[0])
     unknown = scores(alone, load=False)
-    assert unknown.scores == {} and "not known" in unknown.source
+    assert unknown[0] == {} and "not known" in unknown[1]
     # A report on other rows is no report on these.
     shutil.copy2(taught / "metrics.json", alone)
     manifest = json.loads((alone / "manifest.json").read_text())
     manifest["inputs"]["dev file"] = "0"
     (alone / "manifest.json").write_text(json.dumps(manifest))
-    assert scores(alone).source == "measured by this run"
+    assert scores(alone)[1] == "measured by this run"
+
+
+def test_the_same_command_writes_a_missing_card_and_keeps_one_that_was_edited(world, taught, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(taught, folder)
+    command = ["finetune", "--model_path", str(world.teacher), *world.flags(folder)]
+    (folder / "README.md").write_text("mine")
+    assert main(command) == 0
+    assert (folder / "README.md").read_text() == "mine"
+    (folder / "README.md").unlink()
+    assert main(command) == 0
+    assert "A teacher for glue/cola" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["no card at all", "---\n: : :\n---\n", "---\ntags: [a]\n---\n"])
