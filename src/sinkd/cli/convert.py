@@ -4,27 +4,22 @@ import os
 from collections.abc import Sequence
 
 from sinkd.exchange.tensorflow import convert
-from sinkd.training.inference import parameters
 from sinkd.training.parser import ArgumentParser
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
-    parser = ArgumentParser(
-        prog="sinkd convert",
-        description="Write a BERT checkpoint of TensorFlow as config.json, model.safetensors and a tokenizer.",
-    )
+    parser = ArgumentParser(prog="sinkd convert", description=__doc__)
     parser.add_argument(
         "checkpoint", help="bert_model.ckpt, or the folder that holds it beside bert_config.json and vocab.txt"
     )
     parser.add_argument("output", help="a new folder for the model")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     given = parser.parse_args(argv)
-    # TensorFlow tells about its build at every start, and what it is asked for here is reading a file.
+    # TensorFlow would report its build each time, and only reads a file here.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     model = convert(given.checkpoint, given.output)
-    config = model.config
     print(
-        f"{given.output}: {type(model).__name__}, {config.num_hidden_layers} layers of width {config.hidden_size}, "
-        f"{parameters(model):,} parameters"
+        f"{given.output}: {type(model).__name__}, {model.config.num_hidden_layers} layers of width "
+        f"{model.config.hidden_size}, {model.num_parameters():,} parameters"
     )

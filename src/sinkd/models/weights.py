@@ -1,7 +1,7 @@
-"""A checkpoint's weights, as transformers reads them; what is wrong with a file is told in one sentence.
+"""Load a checkpoint's weights with transformers, and report what is wrong with a file in one sentence.
 
-A `pytorch_model.bin` is a pickle, of which torch takes tensors alone. What torch says about any other advises to load it
-all the same, and that is not passed on.
+A `pytorch_model.bin` is a pickle, from which torch reads tensors only. For any other content torch's error advises to
+load it all the same, so that error is not passed on.
 """
 
 import pickle
@@ -16,13 +16,21 @@ from sinkd.errors import SinkdError, first_sentence
 
 
 def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[PreTrainedModel, list[str]]:
-    """The model in a folder or on the hub, float32, and the names of the weights that it has and the files lack.
+    """Load a float32 model from a folder or the hub.
 
-    kind: an auto class of transformers. named: how the user named the model, as in "--model_path models/bert". The other
-    keywords are `from_pretrained`'s. Raises SinkdError for files that cannot be read, hold more than tensors, or tensors
-    of other shapes than the config asks for.
+    Args:
+        kind: An auto class of transformers.
+        named: How the user named the model, as in "--model_path models/bert".
+        keywords: Those of `from_pretrained`.
+
+    Returns:
+        The model, and the names of its weights that the files lack.
+
+    Raises:
+        SinkdError: The files cannot be read, hold more than tensors, or tensors of shapes that the config does not
+            ask for.
     """
-    # What does not fit is named below; transformers would print a report of it, and name nothing in its error.
+    # For mismatched shapes transformers would print a report, and name no weight in its error.
     keywords |= {"dtype": "float32", "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         model, found = kind.from_pretrained(folder, **keywords)
@@ -43,7 +51,7 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """Why; torch's readers and the system name no file, where it is one that is cut."""
+    """The error's first sentence, with the file if it is cut: neither torch's readers nor the system name it."""
     file = folder / "pytorch_model.bin"
     nameless = not isinstance(error, OSError) or error.errno is not None
     if nameless and file.is_file() and not (folder / "model.safetensors").is_file():
