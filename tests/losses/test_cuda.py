@@ -12,7 +12,7 @@ from losses.test_vocabulary import KEYWORDS, WIDTH, value_and_gradient
 from memory import peak_bytes
 from sinkd import Objective, SinkhornLoss
 from sinkd.losses.term import View
-from sinkd.transport import COSTS, pairwise
+from sinkd.transport import COSTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -86,7 +86,6 @@ def test_a_vocabulary_is_compared_as_on_a_cpu_in_float64(keywords, apart, dtype)
 def test_products_of_a_vocabulary_are_right_for_near_rows_and_far_ones(cost):
     torch.manual_seed(0)
     teacher = torch.randn(48, 60_000, dtype=torch.float64)
-    assert len(teacher) * teacher.numel() > pairwise.CHEAP
     student = teacher + torch.logspace(-9, 0, 48, dtype=torch.float64).unsqueeze(-1) * torch.randn_like(teacher)
     found, gradient = value_and_gradient(student.cuda(), teacher.cuda(), {"cost": cost})
     expected, wanted = value_and_gradient(student, teacher, {"cost": cost})

@@ -11,6 +11,7 @@ from sinkd.losses.vocabulary import fold, fold_logits, top_k
 WIDTH = slices.WIDE + 3
 KEYWORDS = [
     {"cost": "lorentz"},
+    {"cost": "l1"},
     {"cost": "poincare", "curvature": 2.5, "pairing": 1.0},
     {"cost": "lorentz", "value": "matching", "epsilon": 0.5},
     {"cost": "l1", "top_k": 20},
@@ -62,6 +63,22 @@ def test_a_learned_curvature_has_its_gradient(monkeypatch):
         loss(student, teacher).backward()
         gradients.append([parameter.grad for parameter in loss.parameters()])
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("apart", [0.3, 1e-3])
+def test_l1_is_right_where_all_rows_are_near_each_other(apart, monkeypatch):
+    torch.manual_seed(0)
+    student, teacher = (apart * torch.randn(2, 6, WIDTH) + torch.randn(WIDTH)).unbind()
+    found, gradient = value_and_gradient(student, teacher, {"cost": "l1"})
+    monkeypatch.setattr(slices, "WIDE", 10 * WIDTH)
+    expected, reference = value_and_gradient(student.double(), teacher.double(), {"cost": "l1"})
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert float((gradient - reference).norm() / reference.norm()) < 3e-3
+
+
+def test_l1_holds_a_tenth_of_the_differences_of_all_pairs():
+    student, teacher = torch.randn(64, 40_000, requires_grad=True), torch.randn(64, 40_000) * 3
+    assert peak_bytes(lambda: SinkhornLoss(cost="l1")(student, teacher).backward()) < 64 * student.nbytes / 10
 
 
 def test_equal_rows_have_no_gradient_towards_each_other():

@@ -7,7 +7,7 @@ import torch
 
 import reference
 from sinkd.errors import SinkdError
-from sinkd.transport import COSTS, cost, lorentz, pairwise
+from sinkd.transport import COSTS, cost, pairwise
 
 
 def rows(n: int, d: int, seed: int, *batch: int) -> torch.Tensor:
@@ -19,8 +19,7 @@ def rows(n: int, d: int, seed: int, *batch: int) -> torch.Tensor:
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of taking differences, on rows of the same few classes."""
     if request.param == "products":
-        for module in (pairwise, lorentz):
-            monkeypatch.setattr(module, "FEW", 0)
+        monkeypatch.setattr(pairwise, "FEW", 0)
     return request.param
 
 
@@ -93,40 +92,39 @@ def test_products_and_differences_agree_however_near_the_rows(gap: float, monkey
     for name in ("l2", "sqeuclidean", "lorentz"):
         results = []
         for few in (64, 0):
-            for module in (pairwise, lorentz):
-                monkeypatch.setattr(module, "FEW", few)
+            monkeypatch.setattr(pairwise, "FEW", few)
             w = COSTS[name].function(x, y)
             results.append((w.detach(), torch.autograd.grad(w.diagonal().sum(), x)[0]))
         torch.testing.assert_close(*results, rtol=1e-6, atol=0)
 
 
-def test_slices_for_accelerators_agree_with_the_kernels_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs where looking at values is not free, run here on the meta of a CPU: the slices themselves."""
+def test_the_slices_of_l1_for_accelerators_agree_with_the_kernel_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a GPU, run here on a tensor that claims not to be on a CPU."""
 
     class Elsewhere(torch.Tensor):
         device = torch.device("meta")
 
-    monkeypatch.setattr(pairwise, "SLICE_LIMIT", 60)
+    monkeypatch.setattr(cost, "DEVICE_LIMIT", 60)
     x, y = rows(5, 9, 0).detach(), rows(4, 9, 1).detach()
     weights = torch.randn(5, 4, dtype=torch.float64)
-    there = [t.as_subclass(Elsewhere) for t in (x, y)]
-    rx, ry = x.norm(dim=-1), y.norm(dim=-1)
-    here_rho, here_square = pairwise._wide_polar(x, y, rx, ry)
-    there_rho, there_square = pairwise._wide_polar(*there, rx, ry)
-    polar = here_rho, 1 / rx, 1 / ry
-    pairs = [
-        (cost._l1(x, y), cost._l1(*there)),
-        (cost._l1_pull(weights, x, y), cost._l1_pull(weights, *there)),
-        (pairwise._wide_squares(x, y), pairwise._wide_squares(*there)),
-        (here_rho, there_rho),
-        (here_square, there_square),
-        (
-            pairwise._wide_pull(weights, here_square, x, y, *polar),
-            pairwise._wide_pull(weights, here_square, *there, *polar),
-        ),
-    ]
-    for here, elsewhere in pairs:
-        torch.testing.assert_close(here, elsewhere.as_subclass(torch.Tensor))
+    there = cost.l1_pull(weights, *(t.as_subclass(Elsewhere) for t in (x, y)))
+    torch.testing.assert_close(cost.l1_pull(weights, x, y), there.as_subclass(torch.Tensor))
+
+
+@pytest.mark.parametrize("name", ["l2", "sqeuclidean", "lorentz", "fisher_rao"])
+def test_products_alone_are_right_unless_rows_are_nearer_than_a_millionth(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = rows(6, 80, 0)
+    y = (x + 1e-5 * rows(6, 80, 1)).detach()
+    y[0] = x.detach()[0]
+    expected = COSTS[name].function(x, y)
+    monkeypatch.setattr(pairwise, "may_wait", lambda tensor: False)
+    found = COSTS[name].function(x, y)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-12)
+    gradients = [torch.autograd.grad(w.diagonal().sum(), x)[0] for w in (found, expected)]
+    assert reference.relative_error(*gradients) < 1e-4
+    assert found[0, 0] == 0
 
 
 def test_l1_never_holds_a_number_per_pair_and_class() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import reference
 from sinkd.errors import SinkdError
-from sinkd.transport import Curvature, lorentz, pairwise
+from sinkd.transport import lorentz, pairwise
 
 NEAR = [([0.3, 0.7], [0.3 + gap, 0.7]) for gap in (1e-1, 1e-3, 1e-5, 6e-8)]
 PAIRS = [
@@ -21,6 +21,8 @@ PAIRS = [
     ([1.0, 2.0, -3.0], [-2.0, 0.5, 0.25]),
     ([3.0, 4.0], [6.0, 8.0]),  # one ray
     ([5.0, 0.0], [9.0, 0.0]),
+    ([3.0, 4.0], [9.0, 12.0]),  # one ray, where directions round differently
+    ([6.0, 8.0], [6.0 * (1 + 2**-20), 8.0 * (1 + 2**-20)]),
     ([40.0, 3.0], [-50.0, 8.0]),  # cosh overflows float32
     ([100.0, 3.0], [90.0, 8.0]),
     ([20.0, 30.0], [20.000002, 30.000002]),
@@ -31,8 +33,7 @@ PAIRS = [
 @pytest.fixture(params=["written out", "products"], autouse=True)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "products":
-        for module in (pairwise, lorentz):
-            monkeypatch.setattr(module, "FEW", 0)
+        monkeypatch.setattr(pairwise, "FEW", 0)
     return request.param
 
 
@@ -64,6 +65,22 @@ def test_float32_is_right_to_1e5_for_random_pairs_at_any_distance(
     y = x * (1 + 10**log_gap * torch.randn(d, generator=generator))
     assume(not torch.equal(x, y))
     check_pair(x.tolist(), y.tolist(), c)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 5), st.floats(-3, 0.7), st.integers(2, 17), st.booleans())
+def test_float32_is_right_to_1e5_for_rows_on_one_ray_and_for_rows_a_rounding_apart(
+    seed: int, d: int, log_length: float, bits: int, on_a_ray: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    if on_a_ray:
+        x = torch.randint(1, 64, (d,), generator=generator) * 2.0**-5
+        y = x * (1 + 2.0**-bits)
+    else:
+        x = torch.randn(d, generator=generator) * 10**log_length
+        y = x.clone()
+        y[seed % d] = torch.nextafter(y[seed % d], torch.tensor(torch.inf))
+    check_pair(x.tolist(), y.tolist(), 1.0)
 
 
 @pytest.mark.parametrize("row", [[0.0, 0.0], [0.3, 0.7], [1e-30, 0.0], [50.0, 80.0], [1e4, -1e4]])
@@ -123,40 +140,7 @@ def test_half_precision_rows_are_compared_in_more_digits() -> None:
     assert w.item() == pytest.approx(reference.exact_lorentz([0.5, 0.25], [0.25, 0.5], 1.0)[0], rel=1e-6)
 
 
-def test_curvature_is_clamped_within_a_factor_of_ten_at_every_use() -> None:
-    curvature = Curvature(2.0, learnable=True)
-    assert float(curvature().detach()) == pytest.approx(2.0)
-    with torch.no_grad():
-        curvature.log_value.fill_(100.0)
-    assert float(curvature().detach()) == pytest.approx(20.0)
-    with torch.no_grad():
-        curvature.log_value.fill_(-100.0)
-    assert float(curvature().detach()) == pytest.approx(0.2)
-
-
-def test_fixed_curvature_has_no_parameter() -> None:
-    assert not list(Curvature(2.0).parameters()) and Curvature(2.0)() == 2.0
-
-
 @pytest.mark.parametrize("c", [0.0, -1.0, float("nan")])
 def test_curvature_must_be_positive(c: float) -> None:
     with pytest.raises(SinkdError, match="greater than 0"):
-        Curvature(c)
-    with pytest.raises(SinkdError, match="greater than 0"):
         lorentz.distance(torch.zeros(1, 2), torch.zeros(1, 2), c)
-
-
-@pytest.mark.parametrize("c", [0.25, 1.0, 30.0])
-@pytest.mark.parametrize("gap", [1.0, 1e-2, 1e-6, 1e-10])
-def test_a_known_reach_changes_digits_below_the_bound_only(c: float, gap: float) -> None:
-    x = torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(-1).requires_grad_()
-    y = x.detach() + gap * torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).softmax(
-        -1
-    )
-    slow, fast = lorentz.distance(x, y, c), lorentz.distance(x, y, c, reach=4 * c**0.5)
-    assert slow.dtype == torch.float64 and (fast.dtype == torch.float32 or c == 30.0)
-    torch.testing.assert_close(fast.double(), slow, rtol=1e-5, atol=0)
-    for side in (slow.diagonal(), slow):
-        other = fast.diagonal() if side.dim() == 1 else fast
-        gradients = [torch.autograd.grad(w.double().sum(), x, retain_graph=True)[0] for w in (other, side)]
-        assert reference.relative_error(*gradients) < 1e-5

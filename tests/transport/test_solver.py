@@ -186,6 +186,40 @@ def test_finite_down_to_epsilon_of_a_thousandth(epsilon: float) -> None:
     assert transport.plan.isfinite().all() and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-4, 1e-5, 1e-6])
+def test_float32_gradients_are_right_however_small_epsilon_is(epsilon: float) -> None:
+    cost = random_cost(16, 16).detach().float()
+    gradients = []
+    for typed in (cost, cost.double()):
+        typed.requires_grad_()
+        gradients.append(torch.autograd.grad(sinkhorn(typed, epsilon).distance, typed)[0])
+    assert gradients[0].dtype == torch.float32
+    assert reference.relative_error(*gradients) < 1e-5
+
+
+@pytest.mark.parametrize("bound", [None, 4.0])
+@pytest.mark.parametrize("mass", [1e4, 1e-4, 1e30])
+def test_masses_of_any_size_scale_plan_and_gradient(mass: float, bound: float | None) -> None:
+    cost = torch.full((5, 5), 4.0, requires_grad=True)
+    transport = sinkhorn(cost, row_weights=torch.full((5,), mass), cost_bound=bound)
+    (gradient,) = torch.autograd.grad(transport.distance / mass, cost)
+    expected = sinkhorn(cost)
+    torch.testing.assert_close(transport.plan / mass, expected.plan)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.distance, cost)[0])
+    rebuilt = torch.exp(transport.f.double().unsqueeze(1) + transport.g.double() - cost.detach().double() / 0.1)
+    torch.testing.assert_close(rebuilt / mass, transport.plan.detach().double() / mass, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("bound", [PRODUCTS, LOGS])
+@pytest.mark.parametrize(("n", "m"), [(0, 3), (3, 0), (0, 0)])
+def test_a_side_without_rows_is_transported_at_no_cost(bound: float, n: int, m: int) -> None:
+    cost = torch.zeros(2, n, m, requires_grad=True)
+    transport = sinkhorn(cost, cost_bound=bound)
+    (gradient,) = torch.autograd.grad(transport.distance.sum(), cost)
+    assert gradient.shape == transport.plan.shape == (2, n, m) and transport.n_iters == 0
+    assert transport.f.shape == (2, n) and transport.g.shape == (2, m) and not transport.distance.any()
+
+
 def test_autocast_does_not_reach_the_solver() -> None:
     cost = random_cost(8, 8).detach().float().requires_grad_()
     plain = torch.autograd.grad(sinkhorn(cost).distance, cost)[0]
@@ -208,6 +242,7 @@ def test_half_precision_costs_are_solved_in_float32() -> None:
     [
         ({"cost": torch.zeros(3)}, r"shape \(3,\)"),
         ({"epsilon": 0.0}, "epsilon is 0.0"),
+        ({"epsilon": float("inf")}, "epsilon is inf"),
         ({"n_iters": 0}, "n_iters is 0"),
         ({"tolerance": -1.0}, "tolerance is -1.0"),
         ({"gradient": "adjoint"}, "'adjoint'.*unroll, implicit, envelope"),

@@ -1,8 +1,8 @@
-"""What it costs to turn one batch of predictions into another: tensors in, tensors out."""
+"""Optimal transport of one batch of rows onto another: tensors in, tensors out."""
 
 from . import lorentz
 from .cost import COSTS
-from .lorentz import Curvature
+from .curvature import Curvature
 from .solver import Transport, sinkhorn
 
 __all__ = ["COSTS", "Curvature", "Transport", "lorentz", "sinkhorn"]

@@ -1,8 +1,8 @@
-"""Ground costs: what it costs to turn one row into another. One function each, and `COSTS`, their names.
+"""Ground costs: the cost of turning one row into another. One function each; `COSTS` names them.
 
-Every cost takes rows x (..., n, d) and y (..., m, d) and gives all pairs, (..., n, m), float32 (float64 if
-a side is). They compute in float64, from differences: on softmax rows of nearly equal logits float32 differences
-are mostly rounding. A new cost is one function and one line in `COSTS`.
+Every cost takes rows x (..., n, d) and y (..., m, d) and returns all pairs, (..., n, m), in float32 (float64 if a side
+is). Costs compute in float64 and from differences: between softmax rows of nearly equal logits a float32 difference is
+mostly rounding. To add a cost, write one function and add one line to `COSTS`.
 """
 
 from __future__ import annotations
@@ -16,38 +16,37 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..errors import SinkdError
-from . import lorentz as hyperboloid
-from .pairwise import pull, slices, squares
+from . import lorentz
+from .pairwise import DEVICE_LIMIT, check_rows, squares
 from .precision import full_precision, result_type
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
-    """Sum of absolute differences, sum_c |x_ic - y_jc| (the cost of SinKD); never holds n m d numbers.
+    """Sum of absolute differences, sum_c |x_ic - y_jc| (the cost of SinKD), without n m d numbers in memory.
 
-    x (..., n, d), y (..., m, d) -> (..., n, m) in [0, 2] for probabilities. The gradient of |t| at 0 is 0.
+    x (..., n, d), y (..., m, d) -> (..., n, m), in [0, 2] for probabilities. The gradient of |t| at 0 is 0.
     """
     return _pairs(_L1.apply, x, y)
 
 
 def l2(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distance; exact for near rows, gradient 0 for equal ones.
+    """Euclidean distance, with gradient 0 between equal rows.
 
-    x (..., n, d), y (..., m, d) -> (..., n, m) in [0, sqrt 2] for probabilities.
+    x (..., n, d), y (..., m, d) -> (..., n, m), in [0, sqrt 2] for probabilities.
     """
-    return _pairs(_Euclidean.apply, x, y)
+    return _pairs(lambda x, y: _root(squares(x, y)), x, y)
 
 
 def sqeuclidean(x: Tensor, y: Tensor) -> Tensor:
-    """Squared Euclidean distance, from differences rather than expanded.
+    """Squared Euclidean distance.
 
-    x (..., n, d), y (..., m, d) -> (..., n, m) in [0, 2] for probabilities.
+    x (..., n, d), y (..., m, d) -> (..., n, m), in [0, 2] for probabilities.
     """
-    return _pairs(_SquaredEuclidean.apply, x, y)
+    return _pairs(squares, x, y)
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
-    """1 - cosine of the angle between rows; a row of length 0 is at 1 from every row.
+    """1 - cosine of the angle between rows; a row of length 0 has cost 1 to every row.
 
     x (..., n, d), y (..., m, d) -> (..., n, m) in [0, 2], in [0, 1] for probabilities.
     """
@@ -59,42 +58,24 @@ def hellinger(x: Tensor, y: Tensor) -> Tensor:
 
     x (..., n, d), y (..., m, d), entries >= 0 -> (..., n, m) in [0, 1].
     """
-    return _pairs(lambda x, y: _Euclidean.apply(_root(x), _root(y)) / math.sqrt(2), x, y)
+    return _pairs(lambda x, y: _root(squares(_root(x), _root(y)) / 2), x, y)
 
 
 def fisher_rao(x: Tensor, y: Tensor) -> Tensor:
-    """Fisher-Rao distance 2 arccos(sum_c sqrt(x_ic y_jc)) of probability rows: the geodesic of the simplex.
+    """Fisher-Rao distance 2 arccos(sum_c sqrt(x_ic y_jc)) of probability rows, the geodesic distance of the simplex.
 
-    Computed as 4 arcsin(norm(sqrt x - sqrt y) / 2), which is exact near 0 where arccos is not.
+    Computed as 4 arcsin(norm(sqrt x - sqrt y) / 2), which stays exact near 0, where arccos does not.
     x (..., n, d), y (..., m, d), entries >= 0, rows summing to 1 -> (..., n, m) in [0, pi].
     """
-    return _pairs(lambda x, y: 4 * torch.asin((_Euclidean.apply(_root(x), _root(y)) / 2).clamp_max(1.0)), x, y)
-
-
-def lorentz(x: Tensor, y: Tensor, c: float | Tensor = 1.0, reach: float | None = None) -> Tensor:
-    """Distance of the rows lifted to the hyperboloid of curvature -c: `lorentz.distance`, which explains `reach`.
-
-    x (..., n, d), y (..., m, d) -> (..., n, m), at most norm(x_i) + norm(y_j), so in [0, 2] for probabilities.
-    """
-    return hyperboloid.distance(x, y, c, reach)
-
-
-def poincare(x: Tensor, y: Tensor, c: float | Tensor = 1.0, reach: float | None = None) -> Tensor:
-    """Distance in the Poincare ball of curvature -c between the points tanh(sqrt(c) r / 2) v / (sqrt(c) r).
-
-    The ball is the hyperboloid seen from (time = -1 / sqrt c, space = 0), and its points are where the same tangent
-    rows lead: the distance is `lorentz` itself, in the form that loses nothing at the ball's rim.
-    x (..., n, d), y (..., m, d) -> (..., n, m), at most norm(x_i) + norm(y_j).
-    """
-    return hyperboloid.distance(x, y, c, reach)
+    return _pairs(lambda x, y: 4 * torch.asin((_root(squares(_root(x), _root(y))) / 2).clamp_max(1.0)), x, y)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A ground cost and what its users must know of it.
+    """A ground cost and its properties.
 
     Attributes:
-        function: (x, y) -> (..., n, m), or (x, y, c, reach) where `curved`.
+        function: (x, y) -> (..., n, m), or (x, y, c, simplex) if `curved`.
         bound: the largest cost of two probability rows, whatever the curvature.
         curved: whether it takes a curvature.
         simplex: whether it is for probability rows only (no log-odds, no plain vectors).
@@ -113,17 +94,13 @@ COSTS: dict[str, Cost] = {
     "cosine": Cost(cosine, 1.0),
     "fisher_rao": Cost(fisher_rao, math.pi, simplex=True),
     "hellinger": Cost(hellinger, 1.0, simplex=True),
-    "lorentz": Cost(lorentz, 2.0, curved=True),
-    "poincare": Cost(poincare, 2.0, curved=True),
+    "lorentz": Cost(lorentz.distance, 2.0, curved=True),
 }
+COSTS["poincare"] = COSTS["lorentz"]  # the same geometry in other coordinates
 
 
 def _pairs(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-    if x.dim() < 2 or x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
-        raise SinkdError(
-            f"cost: rows of shapes {tuple(x.shape)} and {tuple(y.shape)} do not pair; "
-            "expected (..., n, d) and (..., m, d)"
-        )
+    check_rows(x, y, "cost")
     with full_precision(x.device):
         return function(x.double(), y.double()).to(result_type(x, y))
 
@@ -133,80 +110,41 @@ def _unit(x: Tensor) -> Tensor:
     return x * torch.where(square == 0, 1.0, square).rsqrt()
 
 
-def _root(p: Tensor) -> Tensor:
-    # an impossible class (p = 0) gets gradient 0, as softmax makes of any finite one; the plain root gives 0 * inf
-    positive = p > 0
-    return torch.where(positive, torch.where(positive, p, 1.0).sqrt(), 0.0)
-
-
-class _SquaredEuclidean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        square = squares(x, y)
-        ctx.save_for_backward(x, y, square)
-        return square
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_square: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, y, square = ctx.saved_tensors
-        return _pull_both(ctx, 2 * d_square, square, x, y)
-
-
-class _Euclidean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        square = squares(x, y)
-        ctx.save_for_backward(x, y, square)
-        return square.sqrt()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_norm: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, y, square = ctx.saved_tensors
-        return _pull_both(ctx, torch.where(square == 0, 0.0, d_norm / square.sqrt()), square, x, y)
-
-
-def _pull_both(ctx: Any, weights: Tensor, square: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """sum_j w_ij (x_i - y_j) for x and sum_i w_ij (y_j - x_i) for y, where they are asked for."""
-    to_x, to_y = (weights if asked else None for asked in ctx.needs_input_grad)
-    return pull(to_x, to_y, square, x, y)
+def _root(x: Tensor) -> Tensor:
+    """sqrt x with gradient 0 at 0: for equal rows, and for impossible classes, where softmax would make NaN of inf."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
 
 class _L1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         ctx.save_for_backward(x, y)
-        return (_l1_op if torch.compiler.is_compiling() else _l1)(x, y)
+        return torch.cdist(x, y, p=1.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_cost: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, y = ctx.saved_tensors
-        pull_l1 = _l1_pull_op if torch.compiler.is_compiling() else _l1_pull
-        dx = pull_l1(d_cost, x, y) if ctx.needs_input_grad[0] else None
-        dy = pull_l1(d_cost.mT, y, x) if ctx.needs_input_grad[1] else None
+        pull = _l1_pull_op if torch.compiler.is_compiling() else l1_pull
+        dx = pull(d_cost, x, y) if ctx.needs_input_grad[0] else None
+        dy = pull(d_cost.mT, y, x) if ctx.needs_input_grad[1] else None
         return dx, dy
 
 
-def _l1(x: Tensor, y: Tensor) -> Tensor:
-    return torch.cdist(x, y, p=1.0)  # PyTorch's own kernel holds no n m d numbers
-
-
-def _l1_pull(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """sum_j weights_ij sign(x_i - y_j), (..., n, d)."""
-    if x.device.type == "cpu":  # elsewhere PyTorch's reverse pass holds n m d numbers
+def l1_pull(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """sum_j weights_ij sign(x_i - y_j), (..., n, d), for weights (..., n, m)."""
+    if x.device.type == "cpu":
         weights = weights.contiguous()
         return torch.ops.aten._cdist_backward(weights, x, y, 1.0, weights)
-    result = torch.empty_like(x)
-    for k in slices(x, y):
-        signs = (x[..., k].unsqueeze(-2) - y[..., k].unsqueeze(-3)).sign_()
-        result[..., k] = signs.mul_(weights.unsqueeze(-1)).sum(-2)
+    result = torch.empty_like(x)  # on an accelerator PyTorch's reverse pass would hold n m d numbers
+    step = max(1, DEVICE_LIMIT // max(1, weights.numel()))
+    for k in range(0, x.shape[-1], step):
+        signs = (x[..., k : k + step].unsqueeze(-2) - y[..., k : k + step].unsqueeze(-3)).sign_()
+        result[..., k : k + step] = signs.mul_(weights.unsqueeze(-1)).sum(-2)
     return result
 
 
-# Opaque to torch.compile, so that slices of a vocabulary do not unroll.
-_l1_op = torch.library.custom_op("sinkd::l1", _l1, mutates_args=())
-_l1_op.register_fake(lambda x, y: x.new_empty(*x.shape[:-1], y.shape[-2]))
-_l1_pull_op = torch.library.custom_op("sinkd::l1_pull", _l1_pull, mutates_args=())
+# Opaque to torch.compile, which would unroll the slices.
+_l1_pull_op = torch.library.custom_op("sinkd::l1_pull", l1_pull, mutates_args=())
 _l1_pull_op.register_fake(lambda weights, x, y: torch.empty_like(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import SinkdError
 from . import iteration
+from .iteration import Weights
 from .precision import full_precision, is_static, result_type
 
 Gradient = Literal["unroll", "implicit", "envelope"]
@@ -22,10 +24,10 @@ class Transport:
     """A solved transport problem.
 
     Attributes:
-        plan: (..., n, m), mass moved from row i to column j; columns sum to their weights exactly, rows nearly.
-        distance: (...), sum of plan times cost (the transport cost alone, without the entropy).
+        plan: (..., n, m), mass moved from row i to column j. Columns sum to their weights exactly, rows nearly.
+        distance: (...), sum of plan times cost (without the entropy).
         f, g: (..., n) and (..., m), log-scalings: plan = exp(f_i + g_j - cost_ij / epsilon).
-        n_iters: iterations done.
+        n_iters: number of iterations done.
         row_weights: (..., n) or a number, the mass that each row should have.
     """
 
@@ -34,13 +36,12 @@ class Transport:
     f: Tensor
     g: Tensor
     n_iters: int
-    row_weights: Tensor | float
+    row_weights: Weights = 1.0
 
     def marginal_error(self) -> Tensor:
-        """How far the rows are from their weights: sum of |row sum - weight| over the sum of weights, (...).
+        """How far row sums are from their weights: sum of |row sum - weight| over the sum of weights, (...).
 
-        For uniform weights the mean relative row error (0.03: rows are 3 % off on average); the columns are
-        exact. Computed when asked, without a gradient.
+        For uniform weights this is the mean relative row error (0.03: rows are 3 % off on average). It has no gradient.
         """
         return iteration.row_error(self.plan.detach().sum(-1), self.row_weights)
 
@@ -63,27 +64,27 @@ def sinkhorn(
     by dividing K = exp(-cost / epsilon) by its row sums, then by its column sums, `n_iters` times.
 
     Args:
-        cost: (..., n, m), any floating type; solved in float32 (float64 stays float64), never in TF32, whatever
-            autocast says.
+        cost: (..., n, m), any floating type. Results are float32 (float64 if the cost is); small costs are solved in
+            that type, never in TF32 whatever autocast says, larger ones by logarithms in float64.
         epsilon: weight of the entropy, in units of the cost, > 0.
-        n_iters: iterations, >= 1; with a tolerance the most that are done.
-        tolerance: stop once `marginal_error()` of every batch entry is at most this (give enough `n_iters`).
-            It looks at values, so it is for eager mode alone, and on a GPU it synchronises.
+        n_iters: iterations, >= 1; with a tolerance the maximum.
+        tolerance: stop once `marginal_error()` of every batch entry is at most this (give enough `n_iters`). Reads
+            values, so it works in eager mode only and synchronises a GPU.
         row_weights: (..., n), masses >= 0, default 1 each. A row of weight 0 takes no part.
-        col_weights: (..., m), masses >= 0 of the same total, default (sum of row masses) / m each.
-        gradient: "unroll" differentiates the iterations as done, storing their potentials only; "implicit" the
-            fixed point that they approach; "envelope" holds the plan fixed (d distance / d cost = plan), a
-            cheap approximation.
-        cost_bound: a known bound of |cost|, if any. It lets the solver multiply where exponents cannot
-            underflow (cost_bound / epsilon <= 40) rather than add logarithms, without looking at the values.
-            On a CPU in eager mode the solver looks for itself.
+        col_weights: (..., m), masses >= 0 with the same total, default (sum of row masses) / m each.
+        gradient: "unroll" differentiates the iterations as done, storing only their potentials; "implicit" the fixed
+            point that they approach; "envelope" holds the plan fixed (d distance / d cost = plan), a cheap
+            approximation.
+        cost_bound: a known bound of |cost|, if any. It tells the solver, without reading values, whether it may
+            multiply (up to cost_bound / epsilon = 40) rather than add logarithms. On a CPU in eager mode the solver
+            finds the bound itself.
 
     Returns:
         Transport with plan, distance, f, g, all differentiable with respect to `cost` (not to the weights).
 
     Raises:
-        SinkdError: for a cost that is no matrix, numbers out of range, weights that do not fit the cost, or a
-            tolerance under torch.compile; in eager mode on a CPU for masses below 0 or of different totals.
+        SinkdError: for a cost that is not a matrix, numbers out of range, weights that do not fit the cost, or a
+            tolerance under torch.compile; in eager mode on a CPU for negative masses or different totals.
 
     >>> cost = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> sinkhorn(cost, epsilon=0.5).plan.sum(0)
@@ -94,10 +95,26 @@ def sinkhorn(
     a, b = _weights(cost, row_weights, col_weights, dtype)
     with full_precision(cost.device):
         cost = cost.to(dtype)
+        if 0 in cost.shape:
+            plan = cost.clone()
+            return Transport(plan, plan.sum((-2, -1)), plan.sum(-1), plan.sum(-2), 0, a)
         if cost_bound is None and not is_static(cost):
-            cost_bound = float(cost.detach().abs().max()) if cost.numel() else 0.0
-        use_products = cost_bound is not None and cost_bound <= iteration.PRODUCT_LIMIT * epsilon
-        plan, distance, f, g, done = _Solve.apply(cost, epsilon, n_iters, tolerance, a, b, gradient, use_products)
+            cost_bound = float(cost.detach().abs().max())
+        limit, scale = iteration.PRODUCT_LIMIT, None
+        if any(w is not None and w.dtype != torch.bool for w in (row_weights, col_weights)):
+            limit -= 10  # squares of scalings must not overflow: room for masses that differ, and none above 1
+            if isinstance(a, Tensor):
+                most = a.amax(-1, keepdim=True)
+                scale = torch.where(most > 0, most, 1.0)
+        use_products = cost_bound is not None and cost_bound <= limit * epsilon
+        # float32 holds cost / epsilon to 1e-7 of itself, which is too little where it is large
+        solved = cost if use_products else cost.double()
+        plan, distance, f, g, done = _Solve.apply(
+            solved, epsilon, n_iters, tolerance, *(_scaled(w, scale, solved) for w in (a, b)), gradient, use_products
+        )
+        if scale is not None:
+            plan, distance, f = plan * scale.unsqueeze(-1), distance * scale.squeeze(-1), f + scale.log()
+        plan, distance, f, g = (result.to(dtype) for result in (plan, distance, f, g))
     return Transport(plan, distance, f, g, int(done), a)
 
 
@@ -111,8 +128,8 @@ class _Solve(torch.autograd.Function):
         epsilon: float,
         n_iters: int,
         tolerance: float | None,
-        a: Tensor | float,
-        b: Tensor | float,
+        a: Weights,
+        b: Weights,
         gradient: str,
         use_products: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
@@ -128,23 +145,16 @@ class _Solve(torch.autograd.Function):
         paid = plan * cost
         distance = paid.sum((-2, -1))
         ctx.set_materialize_grads(False)  # most uses ask for the distance alone
-        weights = [w for w in (a, b) if isinstance(w, Tensor)]
         unrolled = gradient == "unroll"
-        # what is kept is what memory goes into; the plan can be had again from its scalings
+        # store the scalings rather than the plan, which can be recomputed from them
         ctx.save_for_backward(
             None if unrolled and use_products else plan,
             paid if gradient != "envelope" else None,
-            *(steps if unrolled else ()),
-            *weights,
+            *(steps if unrolled else (None, None, None)),
+            *(w if isinstance(w, Tensor) else None for w in (a, b)),
         )
-        ctx.batch = cost.shape[:-2]
-        ctx.scalars = (
-            epsilon,
-            gradient,
-            use_products,
-            a if isinstance(a, float) else None,
-            b if isinstance(b, float) else None,
-        )
+        ctx.batch, ctx.epsilon, ctx.gradient, ctx.use_products = cost.shape[:-2], epsilon, gradient, use_products
+        ctx.numbers = [None if isinstance(w, Tensor) else w for w in (a, b)]
         return plan, distance, f, g, steps.rows.shape[0]
 
     @staticmethod
@@ -152,34 +162,30 @@ class _Solve(torch.autograd.Function):
     def backward(
         ctx: Any, d_plan: Tensor | None, d_distance: Tensor | None, df: Tensor | None, dg: Tensor | None, _: None
     ) -> tuple:
-        epsilon, gradient, use_products, a, b = ctx.scalars
-        plan, paid, *saved = ctx.saved_tensors
+        plan, paid, kernel, us, vs, *weights = ctx.saved_tensors
         if d_distance is None:
             d_distance = (paid if plan is None else plan).new_zeros(()).expand(ctx.batch)
         each = d_distance.unsqueeze(-1).unsqueeze(-1)
-        if gradient == "envelope":
+        if ctx.gradient == "envelope":
             return plan * each, *(None,) * 7
+        steps = iteration.Steps(kernel, us, vs)
+        a, b = (number if weight is None else weight for number, weight in zip(ctx.numbers, weights, strict=True))
         with full_precision(paid.device):
-            steps = iteration.Steps(*saved[:3]) if gradient == "unroll" else None
-            if plan is None and steps is not None and d_plan is not None:
-                plan = _plan(steps)
             d_log_plan = paid * each
             if d_plan is not None:
-                d_log_plan.addcmul_(d_plan, plan)
+                d_log_plan.addcmul_(d_plan, _plan(steps) if plan is None else plan)
             rows, cols = d_log_plan.sum(-1), d_log_plan.sum(-2)
             rows = rows if df is None else rows.add_(df)
             cols = cols if dg is None else cols.add_(dg)
-            if steps is None:
-                d_kernel = iteration.fixed_point_reverse(plan, rows, cols).addcmul_(plan, each, value=-epsilon)
+            if plan is None:
+                d_kernel = iteration.products_reverse(steps, a, b, rows, cols, -ctx.epsilon * d_distance)
             else:
-                weights = saved[3:]
-                a = weights[0] if a is None else a
-                b = weights[-1] if b is None else b
-                if use_products:
-                    d_kernel = iteration.products_reverse(steps, a, b, rows, cols, -epsilon * d_distance)
+                if ctx.gradient == "unroll":
+                    d_kernel = iteration.logs_reverse(steps, a, b, rows, cols)
                 else:
-                    d_kernel = iteration.logs_reverse(steps, a, b, rows, cols).addcmul_(plan, each, value=-epsilon)
-        return d_kernel.add_(d_log_plan).mul_(-1 / epsilon), *(None,) * 7
+                    d_kernel = iteration.fixed_point_reverse(plan, rows, cols)
+                d_kernel.addcmul_(plan, each, value=-ctx.epsilon)
+        return d_kernel.add_(d_log_plan).mul_(-1 / ctx.epsilon), *(None,) * 7
 
 
 def _plan(steps: iteration.Steps) -> Tensor:
@@ -187,11 +193,17 @@ def _plan(steps: iteration.Steps) -> Tensor:
     return (steps.kernel * steps.rows[-1].unsqueeze(-1)).mul_(steps.cols[-1].unsqueeze(-2))
 
 
+def _scaled(weights: Weights, scale: Tensor | None, like: Tensor) -> Weights:
+    if not isinstance(weights, Tensor):
+        return weights
+    return weights.to(like.dtype) if scale is None else weights.to(like.dtype) / scale
+
+
 def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, gradient: str) -> None:
     if cost.dim() < 2:
         raise SinkdError(f"sinkhorn: cost has shape {tuple(cost.shape)}; it must be (..., n, m)")
-    if not epsilon > 0:
-        raise SinkdError(f"sinkhorn: epsilon is {epsilon}; it must be greater than 0")
+    if not 0 < epsilon < math.inf:
+        raise SinkdError(f"sinkhorn: epsilon is {epsilon}; it must be a number greater than 0")
     if n_iters < 1:
         raise SinkdError(f"sinkhorn: n_iters is {n_iters}; it must be at least 1")
     if gradient not in GRADIENTS:
@@ -203,9 +215,7 @@ def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, 
             raise SinkdError(f"sinkhorn: tolerance is {tolerance}; it must be greater than 0, or None")
 
 
-def _weights(
-    cost: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor | float, Tensor | float]:
+def _weights(cost: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: torch.dtype) -> tuple[Weights, Weights]:
     """Row and column masses: numbers where all are equal, else tensors of the cost's batch shape."""
     n, m = cost.shape[-2:]
     for name, weights, size in (("row_weights", rows, n), ("col_weights", cols, m)):
@@ -220,20 +230,19 @@ def _weights(
             raise SinkdError(f"sinkhorn: {name} hold a mass of {float(weights.min())}; masses must be 0 or more")
     if rows is None and cols is None:
         return 1.0, n / m if m else 1.0
-    a: Tensor | float = 1.0
+    a: Weights = 1.0
     if rows is not None:
         a = rows.detach().to(dtype).expand(*cost.shape[:-2], n)
     if cols is not None:
         b = cols.detach().to(dtype).expand(*cost.shape[:-2], m)
-        _need_equal_totals(a, b, n)
+        if not is_static(cost):
+            _need_equal_totals(a, b, n)
         return a, b
     assert isinstance(a, Tensor)
     return a, (a.sum(-1, keepdim=True) / m).expand(*cost.shape[:-2], m)
 
 
-def _need_equal_totals(a: Tensor | float, b: Tensor, n: int) -> None:
-    if is_static(b):
-        return
+def _need_equal_totals(a: Weights, b: Tensor, n: int) -> None:
     rows = a.double().sum(-1) if isinstance(a, Tensor) else torch.tensor(a * n, dtype=torch.float64)
     cols = b.double().sum(-1)
     apart = (rows - cols).abs() > 1e-3 * cols
