@@ -13,8 +13,8 @@ from torch.nn import functional as F
 import reference
 from sinkd import SinkdError
 from sinkd.losses.attribution import Attribution, margins, mean_gradients
-from sinkd.losses.embedding import embedding_module, replaced, watched
 from sinkd.losses.feature import Forward
+from sinkd.losses.input_embedding import embedding_module, replaced, watched
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models.observe import observe
@@ -269,7 +269,7 @@ def test_the_embedding_of_any_encoder_is_found(name):
 
 
 def test_a_model_that_hides_its_embedding_is_refused():
-    with pytest.raises(SinkdError, match="Linear does not tell its input embedding"):
+    with pytest.raises(SinkdError, match="Linear has no get_input_embeddings"):
         embedding_module(nn.Linear(2, 2))
 
 

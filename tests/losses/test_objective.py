@@ -16,7 +16,7 @@ from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Forward, Stack
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import TERMS
 from sinkd.losses.options import Options, option
-from sinkd.losses.term import BatchTerm, Progress, RowTerm, View
+from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
 
 NAMES = sorted(TERMS)
 OF_LOGITS = [name for name in NAMES if Objective.parse(f"{name}:1").student_needs == {LOGITS}]
@@ -295,3 +295,5 @@ def test_a_term_that_cannot_compute_says_which():
         BatchTerm("mine")(torch.zeros(1), torch.zeros(1), Progress())
     with pytest.raises(TypeError, match="BatchTerm does not say which points"):
         BatchTerm("mine").points(View(), {})
+    with pytest.raises(TypeError, match="Term must be a RowTerm or a BatchTerm"):
+        Objective([Term("mine")], [1.0])

@@ -1,16 +1,16 @@
-"""AD-KD: which tokens a model's answer hangs on, and a student that should hang on its teacher's (Wu et al., ACL 2023).
+"""AD-KD: which tokens a model's answer depends on, for a student to depend on the same (Wu et al., ACL 2023).
 
 The attribution of a token is the length of (gradient of a scalar s with respect to its embedding) * (its embedding);
 each row of tokens is divided by its norm. s is the task's loss for two classes and for scores, and for more classes
 -log p_c for each class c in turn. `integrated_saliency` averages the gradient along the line from no embedding to the
 whole one (Sundararajan et al., ICML 2017).
 
-A map does not change when s is multiplied by a positive number, row by row. So with one step s is not the loss but the
-logit margin within it, whose gradient points the same way: it does not vanish where a model is sure, and for one and
-two outputs it needs no label. Along the line the loss itself is needed, as its slope weighs the steps: still the margin
-is what is differentiated, and the slope, which may be below what float16 holds, multiplies the gradient in float32.
+A map does not change if s is multiplied by a positive number, row by row. So with one step s is not the loss but the
+logit margin inside it, whose gradient has the same direction: it does not vanish where a model is certain, and for one
+or two outputs it needs no label. With several steps the loss is needed, since its slope weights them. The margin is
+still what is differentiated; the slope, which may underflow in float16, multiplies the gradient in float32.
 
-The student is trained through its own gradient, so its pass must be twice differentiable.
+The student is trained through its own gradient, so its forward pass must be twice differentiable.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from ..errors import SinkdError
 from ..transport.precision import full_precision, result_type
-from .embedding import replaced
 from .feature import Feature, Forward
+from .input_embedding import replaced
 from .layers import attention_mask
 from .options import Options, option
 from .term import Progress, RowTerm, View
@@ -37,10 +37,10 @@ COMPARISONS = {"L1": F.l1_loss, "L2": F.mse_loss, "smoothL1": F.smooth_l1_loss}
 
 
 def token_lengths(embeddings: Tensor, gradient: Tensor, topk: int | None = None) -> Tensor:
-    """norm over D of embeddings * gradient, of its `topk` largest magnitudes alone where given: (B, L, D) -> (B, L).
+    """norm over D of embeddings * gradient, or of its `topk` largest magnitudes: (B, L, D) -> (B, L).
 
-    A row is first divided by its largest entry, since gradients may be of any size: lengths are right up to a factor a
-    row. Padding, whose gradient is 0, has length 0.
+    Each row is first divided by its largest entry, since gradients may be of any size: lengths are right up to a factor
+    for each row. Padding, whose gradient is 0, has length 0.
     """
     product = embeddings.to(result_type(embeddings)) * gradient.to(result_type(gradient))
     largest = product.detach().abs().amax((-2, -1), keepdim=True)
@@ -51,16 +51,18 @@ def token_lengths(embeddings: Tensor, gradient: Tensor, topk: int | None = None)
 
 
 def normalise(lengths: Tensor, norm: int) -> Tensor:
-    """Rows (..., L) divided by their norm 1 or 2; rows of 0 stay."""
+    """Rows (..., L) divided by their norm 1 or 2; rows of zeros stay."""
     size = torch.linalg.vector_norm(lengths, ord=norm, dim=-1, keepdim=True)
     return lengths / torch.where(size == 0, 1.0, size)
 
 
 def margins(logits: Tensor, labels: Tensor | None) -> Tensor:
-    """What an answer hangs on, one number a row and scalar, (B, S): the loss is softplus(margin) for class logits.
+    """The scalars that are differentiated, (B, S): for class logits the loss is softplus(margin).
 
-    logits (B, C). C > 2: S = C, and for class c it is log sum exp of the other logits less that of c. C = 2: S = 1,
-    for the label's class; for class 0 without labels. C = 1: the score itself.
+    Args:
+        logits: (B, C). C > 2: S = C, and the margin of class c is the log-sum-exp of the other logits minus that of c.
+            C = 2: S = 1, the margin of the label's class. C = 1: the score itself.
+        labels: (B,) class ids; without them the margin of class 0 is taken for C = 2.
     """
     logits = logits.to(result_type(logits))
     if logits.shape[-1] == 1:
@@ -76,9 +78,9 @@ def margins(logits: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def slopes(margin: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The derivative by `margins` (B, S) of the loss of hard labels, or of -log p_c of every class: (B, S).
+    """The derivative by `margins` (B, S) of the loss of hard labels, or of -log p_c of every class c: (B, S).
 
-    A row without a label (-100, NaN) has no loss of the former kind: 0.
+    For a row without a label (-100, NaN) the former is 0.
     """
     if classes == 1:
         known = ~labels.isnan()
@@ -88,11 +90,12 @@ def slopes(margin: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def mean_gradients(seen: Forward, labels: Tensor | None, steps: int) -> Tensor:
-    """The gradient of each scalar with respect to the embeddings, averaged over the embeddings times k / steps for
-    k = 1..steps: (S, B, L, D), float32 or wider.
+    """The gradient of each scalar by the embeddings, averaged over embeddings times k / steps for k = 1..steps.
 
-    Has a graph where gradients are on. steps - 1 further passes of the model beside the one that was seen, with its
-    dropout: the line is one of one function.
+    Runs the model steps - 1 times more, with the dropout of the pass that was seen.
+
+    Returns:
+        (S, B, L, D), float32 or wider, with a graph if gradients are on.
     """
     create_graph = torch.is_grad_enabled()
     assert seen.embeddings is not None
@@ -113,7 +116,7 @@ def _gradients(logits: Tensor, labels: Tensor | None, steps: int, embeddings: Te
             f"attributions in {steps} steps need the loss of hard labels, and the batch has none; give rows with labels"
         )
     margin = margins(logits, labels if steps > 1 else None)
-    # rows do not depend on each other, so the gradient of their sum is that of each
+    # rows do not depend on one another, so the gradient of the sum is that of each
     found = [
         torch.autograd.grad(scalar.sum(), embeddings, retain_graph=True, create_graph=create_graph)[0]
         for scalar in margin.unbind(1)
@@ -126,7 +129,13 @@ def _gradients(logits: Tensor, labels: Tensor | None, steps: int, embeddings: Te
 
 @dataclass(frozen=True)
 class Attribution(Feature):
-    """Maps (B, S, L), S = 1 or one a class: what the answer owes to each token of a row. Settings as on the flags."""
+    """Maps (B, S, L), S = 1 or one for each class: how much the answer depends on each token of a row.
+
+    Attributes:
+        steps: Passes along the line.
+        norm: The norm, 1 or 2, that a row is divided by.
+        topk: Entries of a token's D that count; None for all.
+    """
 
     steps: int
     norm: int
@@ -143,8 +152,8 @@ class Attribution(Feature):
         fits = seen.embeddings is not None and seen.embeddings.shape[:2] == tokens
         if not fits or seen.embeddings is None or seen.counts is not None or seen.logits.shape[:-1] != tokens[:1]:
             raise SinkdError(
-                f"{type(seen.model).__name__} has no attribution: saliency compares models that answer "
-                "a row of tokens with one row of logits, and embed it as (rows, tokens, width)"
+                f"{type(seen.model).__name__} has no attribution: saliency compares models that give one row of logits "
+                "for a row of tokens, and embed it as (rows, tokens, width)"
             )
         gradients = mean_gradients(seen, batch.get("labels"), self.steps)
         mask = attention_mask(seen.inputs).bool().unsqueeze(1)
@@ -196,10 +205,10 @@ class IntegratedOptions(AttributionOptions):
 
 
 class AttributionLoss(RowTerm):
-    """The student's map of each row against its teacher's.
+    """The student's map of each row compared with its teacher's.
 
-    Summed over tokens and classes, divided by how many entries of the teacher's map are not 0, times the number of
-    classes where there are more than two: the sum of one loss a class.
+    The loss is summed over tokens and maps, and divided by the mean number of entries of a teacher's map that are not
+    0: for more than two classes, the sum of one loss for each.
     """
 
     Options = AttributionOptions
@@ -229,6 +238,6 @@ class AttributionLoss(RowTerm):
 
 
 class IntegratedAttributionLoss(AttributionLoss):
-    """The same for gradients averaged over `ig_steps` embeddings."""
+    """The same, with gradients averaged over `ig_steps` embeddings."""
 
     Options = IntegratedOptions

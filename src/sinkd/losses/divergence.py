@@ -1,11 +1,13 @@
 """Divergences between student and teacher, row by row: `kd`, `kl`, `reverse_kl`, `js`, `tvd`.
 
-All take logits (..., C) of one shape and a temperature T > 0, compare p = softmax(student / T) with
-q = softmax(teacher / T), and give the mean over all rows: a scalar, float32 (float64 if a side is), without a
-factor T^2 (as published). One class (C = 1) is regression: each is then the mean squared difference of the
-scores divided by T. -inf logits are impossible classes: where both sides have them they change nothing. An empty
-batch gives 0. All raise SinkdError for shapes that differ and for NaN or +inf. Rows as wide as a vocabulary are read
-a slice at a time, forward and backward, unless the teacher's gradient is wanted too.
+All take logits (..., C) of one shape and a temperature T > 0, and compare p = softmax(student / T) with
+q = softmax(teacher / T). They return the mean over all rows, a scalar in float32 (float64 if a side is), without a
+factor T^2, as published. C = 1 is regression: the mean squared difference of the scores divided by T. A logit of -inf
+is an impossible class, which changes nothing where both sides have it. An empty batch gives 0. All raise SinkdError for
+shapes that differ and for NaN or +inf. Rows as wide as a vocabulary are read a slice at a time, forward and backward,
+unless the teacher requires a gradient too.
+
+Their terms are `Divergence`, and `AnnealedKD` for `kd_anneal`.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def tvd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
 
 
 def annealed_temperature(temperature: float, epoch: int, epochs: int) -> float:
-    """T + (1 - T) epoch / (epochs - 1): from T in the first epoch (0) to 1 in the last; T where there is only one.
+    """T + (1 - T) epoch / (epochs - 1): from T in the first epoch (0) to 1 in the last; T if there is only one.
 
     Raises:
         SinkdError: unless 0 <= epoch < epochs.
@@ -81,9 +83,13 @@ def annealed_temperature(temperature: float, epoch: int, epochs: int) -> float:
 def _rows(
     row: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, temperature: float, towards: bool = False
 ) -> Tensor:
-    """The mean of row(log p, log q) over all rows; the squared difference where there is one class.
+    """The mean of row(log p, log q) over all rows, or of the squared difference for one class.
 
-    towards: the derivative of `row` by the student's logits is (p - q) / T.
+    Args:
+        row: (n, C), (n, C) -> (n,).
+        student, teacher: Logits (..., C).
+        temperature: T > 0.
+        towards: Whether the derivative of `row` by the student's logits is (p - q) / T.
     """
     check_shapes(student, teacher)
     if not temperature > 0:
@@ -114,7 +120,7 @@ def _rows(
 
 
 def _expect(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """sum_c q_c log p_c, where a class of probability 0 counts 0 though log p be -inf."""
+    """sum_c q_c log p_c, in which q_c = 0 gives 0 even if log p_c is -inf."""
     q = log_q.exp()
     return (q * log_p.masked_fill(q == 0, 0.0)).sum(-1)
 
@@ -135,7 +141,7 @@ class TemperatureOptions(Options):
 
 
 class Divergence(RowTerm):
-    """A row-by-row comparison of the two predictions at a temperature: the function of this file that it is named."""
+    """A row-by-row comparison of both predictions at a temperature, by the function of the term's name."""
 
     Options = TemperatureOptions
     weighted_by = "alpha"
@@ -147,7 +153,7 @@ class Divergence(RowTerm):
 
     @property
     def softens_at(self) -> float | None:
-        # reverse_kl is an expectation of the teacher's logarithms under the student, wherever that has mass
+        # reverse_kl is an expectation under the student, which may have mass where the teacher has next to none
         return None if self.function is reverse_kl else self.temperature
 
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:

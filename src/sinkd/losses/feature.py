@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .draws import RandomState
+from .random_state import RandomState
 
 
 class Stack(NamedTuple):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..transport.cost import COSTS
+from ..transport.solver import Gradient
 from .feature import HIDDEN_STATES, Stack
 from .layers import Pooling, check_strategy, pair_layers, sentence_needs, sentences_of
 from .options import option
-from .sinkhorn import Representation, SinkhornLoss
+from .sinkhorn import Reduction, Representation, SinkhornLoss
 from .sinkhorn_term import CurvatureOptions
 from .term import BatchTerm, Progress, View
 
@@ -22,31 +23,21 @@ from .term import BatchTerm, Progress, View
 class HiddenOptions(CurvatureOptions):
     """How sentences are made of hidden states, and keywords of `SinkhornLoss`."""
 
-    pooling: Pooling = option(
-        "mean", "A sentence is the mean of its tokens, or its first token.", flag="hidden_pooling"
-    )
-    layers: str = option(
-        "uniform", "Which layers are transported, a strategy as of --matching_strategy.", flag="hidden_layers"
-    )
-    value: Literal["matching", "distance"] = option(
-        "matching", "The plan as the answer, or its cost.", flag="hidden_value"
-    )
-    weight: float = option(0.3, "Inner weight of the sinkhorn_hidden loss, beside beta.", flag="hidden_weight")
-    cost: str = option("cosine", "Ground cost between hidden states.", flag="hidden_cost")
-    temperature: float = option(1.0, "What hidden states are divided by.", flag="hidden_temperature")
-    epsilon: float = option(0.1, "Entropic regularisation, in units of that cost.", flag="hidden_epsilon")
-    n_iters: int = option(20, "Sinkhorn iterations.", flag="hidden_n_iters")
-    tolerance: float | None = option(
-        None, "Stop iterating when rows are this right (mean error).", flag="hidden_tolerance"
-    )
-    gradient: Literal["unroll", "implicit", "envelope"] = option(
-        "unroll", "How the gradient is taken.", flag="hidden_gradient"
-    )
-    reduction: Literal["mean", "sum"] = option("mean", "Cost per sentence, or of all.", flag="hidden_reduction")
-    debias: bool = option(False, "Subtract the cost of each side against itself.", flag="hidden_debias")
-    pairing: float = option(
-        0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.", flag="hidden_pairing"
-    )
+    prefix: ClassVar[str] = "hidden"
+
+    pooling: Pooling = option("mean", "A sentence is the mean of its tokens, or its first token.")
+    layers: str = option("uniform", "Which layers are transported, a strategy as of --matching_strategy.")
+    value: Literal["matching", "distance"] = option("matching", "The plan as the answer, or its cost.")
+    weight: float = option(0.3, "Inner weight of the sinkhorn_hidden loss, beside beta.")
+    cost: str = option("cosine", "Ground cost between hidden states.")
+    temperature: float = option(1.0, "What hidden states are divided by.")
+    epsilon: float = option(0.1, "Entropic regularisation, in units of that cost.")
+    n_iters: int = option(20, "Sinkhorn iterations.")
+    tolerance: float | None = option(None, "Stop iterating when rows are this right (mean error).")
+    gradient: Gradient = option("unroll", "How the gradient is taken.")
+    reduction: Reduction = option("mean", "Cost per sentence, or of all.")
+    debias: bool = option(False, "Subtract the cost of each side against itself.")
+    pairing: float = option(0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.")
 
     def __post_init__(self) -> None:
         check_strategy(self.layers)

@@ -1,4 +1,4 @@
-"""`ce`: a model's predictions beside the task's hard labels."""
+"""`ce`: cross-entropy with the task's hard labels."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ class HardLabels(RowTerm):
 
 
 def labelled(labels: Tensor) -> Tensor:
-    """Which rows have a label, bool: class ids other than -100, scores other than NaN."""
+    """Which rows have a label: class ids other than -100, scores other than NaN."""
     return ~labels.isnan() if labels.is_floating_point() else labels != -100
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss over the labelled rows, 0 when there are none.
+    """Mean loss over the labelled rows, 0 if there are none.
 
-    logits (..., C) with labels (...): class ids, -100 where unlabelled; or (..., 1) with scores, NaN where unlabelled.
     Rows as wide as a vocabulary are read a slice at a time, forward and backward.
+
+    Args:
+        logits: (..., C); C = 1 means scores.
+        labels: (...), class ids, -100 where unlabelled; or scores, NaN where unlabelled.
     """
     known, dtype = labelled(labels), result_type(logits)
     if logits.shape[-1] == 1:

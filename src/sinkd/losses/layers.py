@@ -1,4 +1,4 @@
-"""Which layers of teacher and student are compared, and their sentences: one vector a layer."""
+"""Pairs of layers of teacher and student, and sentences: one vector of an example for each layer."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def check_strategy(strategy: str) -> None:
 
 
 def pool(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the tokens that the mask (B, L) keeps: (B, L, D) -> (B, D); 0 where it keeps none."""
+    """The mean of the tokens that the mask (B, L) keeps, 0 if it keeps none: (B, L, D) -> (B, D)."""
     weights = mask.to(result_type(states)).unsqueeze(-1)
     return (states * weights).sum(-2) / weights.sum(-2).clamp_min(1.0)
 
 
 @dataclass(frozen=True)
 class Sentences(Feature):
-    """One vector of an example a layer, (B, layers, D): the mean of its tokens, or its first token."""
+    """One vector of an example for each layer, (B, layers, D): the mean of its tokens, or its first token."""
 
     side: Literal["student", "teacher"]
     pooling: Pooling
@@ -97,7 +97,7 @@ class Sentences(Feature):
         states, mask = seen.hidden_states, attention_mask(seen.inputs)
         if self.pooling == "mean":
             return torch.stack([pool(states[layer], mask) for layer in self.layers], 1)
-        first = mask.long().argmax(-1)  # which is 0 unless rows are padded on the left
+        first = mask.long().argmax(-1)  # 0 unless rows are padded on the left
         rows = torch.arange(len(first), device=first.device)
         return torch.stack([states[layer][rows, first] for layer in self.layers], 1)
 
@@ -125,6 +125,6 @@ def not_bound(term: Term) -> SinkdError:
 
 
 def attention_mask(inputs: Mapping[str, Any]) -> Tensor:
-    """Which tokens of the inputs are no padding, (B, L)."""
+    """Which tokens of the inputs are not padding, (B, L)."""
     mask = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"]) if mask is None else mask

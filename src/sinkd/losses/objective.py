@@ -41,7 +41,7 @@ TERMS: dict[str, type[Term]] = {
 
 
 @dataclass(frozen=True)
-class Value:
+class ObjectiveValue:
     """What an objective gives for a batch.
 
     Attributes:
@@ -61,8 +61,8 @@ class Objective(nn.Module):
     'ce:0.1+kd:0.9+sinkhorn:0.8'
 
     Called with the `View` of student and teacher, the batch (its `labels` where a term needs them) and the `Progress`,
-    it gives a `Value`. It is an `nn.Module` with the parameters of its terms, and iterates over the terms that apply to
-    the models that it is bound to.
+    it gives an `ObjectiveValue`. It is an `nn.Module` with the parameters of its terms, and iterates over the terms
+    that apply to the models that it is bound to.
     """
 
     def __init__(self, terms: Iterable[Term], weights: Iterable[float]):
@@ -176,7 +176,7 @@ class Objective(nn.Module):
 
     def forward(
         self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress | None = None
-    ) -> Value:
+    ) -> ObjectiveValue:
         progress = progress or Progress()
         parts = {term.name: term(student, teacher, batch, progress) for term in self.row_terms}
         for batch_term in self.batch_terms:
@@ -184,11 +184,11 @@ class Objective(nn.Module):
             parts[batch_term.name] = batch_term(*points, progress)
         return self.weigh(parts)
 
-    def weigh(self, parts: Mapping[str, Tensor]) -> Value:
+    def weigh(self, parts: Mapping[str, Tensor]) -> ObjectiveValue:
         """The weighted sum of the terms' values, given by name."""
         ordered = {term.name: parts[term.name] for term in self}
         total: Any = sum(self.weights[name] * value for name, value in ordered.items())
-        return Value(total, ordered)
+        return ObjectiveValue(total, ordered)
 
     def __str__(self) -> str:
         # Terms that share a name before the slash are one in the text, and have one weight.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import SinkdError
 
@@ -13,7 +13,13 @@ OptionsT = TypeVar("OptionsT", bound="Options")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a term; subclass it with one `option` a field. Its `__post_init__` may refuse values (SinkdError)."""
+    """Options of a term; subclass it with one `option` a field. Its `__post_init__` may refuse values (SinkdError).
+
+    Attributes:
+        prefix: Begins the names of the flags; by default the term's name.
+    """
+
+    prefix: ClassVar[str] = ""
 
 
 def option(default: Any, text: str, *, flag: str | None = None) -> Any:
@@ -23,7 +29,7 @@ def option(default: Any, text: str, *, flag: str | None = None) -> Any:
         default: What the term does unless told otherwise.
         text: The flag's line of help.
         flag: The flag's name. Several terms may share one, with the same type, default and help. By default
-            `term_field`, as in `sinkhorn_cost`.
+            `prefix_field`, as in `sinkhorn_cost`.
     """
     return field(default=default, metadata={"help": text, "flag": flag})
 
@@ -44,7 +50,9 @@ def flags_of(term: str, options: type[Options]) -> dict[str, Flag]:
     for f in fields(options):
         if f.default is MISSING or "help" not in f.metadata:
             raise TypeError(f"{options.__name__}.{f.name} needs a default and a help text; declare it with option()")
-        found[f.metadata["flag"] or f"{term}_{f.name}"] = Flag(f.name, types[f.name], f.default, f.metadata["help"])
+        found[f.metadata["flag"] or f"{options.prefix or term}_{f.name}"] = Flag(
+            f.name, types[f.name], f.default, f.metadata["help"]
+        )
     return found
 
 

@@ -3,10 +3,10 @@
     mgskd = 4 * sum of sentence_angles (the later pairs of layers)
           + 1 * sum of pair_scores + triplet_angles (the first two pairs of layers)
 
-Relations are numbers between the rows of one model, so teacher and student may differ in width. None of the tensors
-that the formulas range over is ever whole: sentence triples (heads, B, B, B) and token pairs (B, heads, L, L) go
-slice by slice (`slices`), and the pair scores need only products of width by width. Beyond the inputs a loss holds
-one gradient of the student's size and some megabytes.
+Relations are numbers between the rows of one model, so teacher and student may differ in width. Sentence triples
+(heads, B, B, B) and token pairs (B, heads, L, L) are computed slice by slice (`slices`) and never stored whole, and the
+pair scores need only products of width by width. Beside the inputs a loss needs one gradient of the student's size and
+some megabytes.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .layers import pool
 from .slices import piecewise, spans
 
 TOKEN_LAYERS = 2
-"""How many pairs of layers, from the first, are compared by tokens; the others by sentences."""
+"""The number of pairs of layers, from the first, that are compared by tokens; the others are by sentences."""
 SAMPLE_WEIGHT, TOKEN_WEIGHT = 4.0, 1.0
 
 
 def mgskd(student: Tensor, teacher: Tensor, mask: Tensor, heads: int = 64, k1: int = 20, k2: int = 20) -> Tensor:
-    """The whole loss for layers that are paired already.
+    """The whole loss, for layers that are paired already.
 
     Args:
         student, teacher: (B, layers, L, D), layer i of one with layer i of the other; the widths may differ.
-        mask: (B, L), tokens that are not padding.
-        heads: relation heads; both widths must be multiples of it.
-        k1, k2: triplets join each of k1 tokens that the teacher attends to with its k2 neighbours, at most L.
+        mask: (B, L), the tokens that are not padding.
+        heads: Relation heads; both widths must be multiples of it.
+        k1, k2: Triplets join each of the k1 tokens that the teacher attends to most with its k2 neighbours, at most L.
 
     Returns:
-        A scalar >= 0, float32 (float64 if a side is); 0 for a student that is its teacher.
+        A scalar >= 0, float32 (float64 if a side is); 0 for a student that equals its teacher.
 
     Raises:
-        SinkdError: for shapes that do not pair, and widths that do not divide.
+        SinkdError: for shapes that do not pair, and widths that are not multiples of `heads`.
 
     >>> x = torch.arange(48.0).reshape(2, 3, 4, 2).sin()
     >>> mgskd(x, x, torch.ones(2, 4), heads=2)
@@ -66,8 +66,11 @@ def mgskd(student: Tensor, teacher: Tensor, mask: Tensor, heads: int = 64, k1: i
 def sentence_angles(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
     """Smooth L1 between the angles of all triples of sentences, mean over (heads, B, B, B).
 
-    Of sentences i, j, k the angle at i is e_ij . e_ik, with e_ij the unit vector of x_i - x_j (0 for equal ones).
-    student (B, D), teacher (B, another D): the sentences of a whole update -> a scalar.
+    The angle of sentences i, j, k at i is e_ij . e_ik, with e_ij the unit vector of x_i - x_j (0 if they are equal).
+
+    Args:
+        student, teacher: (B, D) and (B, another D), the sentences of a whole update.
+        heads: Relation heads.
     """
     dtype, rows = result_type(student, teacher), student.shape[0]
     if rows == 0:
@@ -87,12 +90,16 @@ def sentence_angles(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
 
 
 def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Squared difference of all scores x_i . x_j / sqrt(D / heads) of real tokens of one row, a mean over heads too.
+    """Squared difference of the scores x_i . x_j / sqrt(D / heads), the mean over heads and pairs of one row's tokens.
 
-    With X the (L, d) tokens of a head, divided by the fourth root of d, that is norm(S S^T - T T^T)^2, which equals
-    norm(S^T S)^2 + norm(T^T T)^2 - 2 norm(S^T T)^2: d x d products in place of L x L ones. They cancel as student
-    nears teacher, so they are taken in float64.
-    student (B, L, D), teacher (B, L, another D), mask (B, L) -> a scalar, the mean of `count_pairs` numbers a head.
+    With S and T the (L, d) tokens of a head, divided by the fourth root of d, that is norm(S S^T - T T^T)^2, which is
+    norm(S^T S)^2 + norm(T^T T)^2 - 2 norm(S^T T)^2: d x d products in place of L x L ones. They cancel as the student
+    approaches its teacher, so they are computed in float64.
+
+    Args:
+        student, teacher: (B, L, D) and (B, L, another D).
+        mask: (B, L); the mean is over `count_pairs(mask)` pairs for each head.
+        heads: Relation heads.
     """
     dtype = result_type(student, teacher)
     mask = mask.to(torch.bool).unsqueeze(-1)
@@ -116,19 +123,27 @@ def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> T
 
 
 def count_pairs(mask: Tensor) -> Tensor:
-    """How many pairs of real tokens the rows of a mask (B, L) have, a token with itself included."""
+    """The number of pairs of real tokens in the rows of a mask (B, L), each token with itself included."""
     return mask.bool().sum(-1).square().sum()
 
 
 def triplet_angles(
     student: Tensor, teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int
 ) -> tuple[Tensor, Tensor]:
-    """Smooth L1 between the angles of the triplets that the teacher attends to, and how many triplets there are.
+    """Smooth L1 between the angles of the triplets that the teacher attends to, and the number of triplets.
 
-    The k1 tokens of a row that its teacher's attention (softmax of its pair scores, over all heads and queries) names
-    are anchors; each with two of its own k2 makes a triplet, whose angle is as in `sentence_angles`, one head. It
-    counts where its three tokens are real, the two differ, and the teacher's angle is not 0.
-    student (B, L, D), teacher (B, L, another D), mask (B, L) -> two scalars: the mean over the triplets, their number.
+    The k1 tokens of a row with the most attention (softmax of the teacher's pair scores, summed over heads and queries)
+    are anchors. Each makes a triplet with two of its own k2 neighbours, with an angle as in `sentence_angles`, one
+    head. A triplet counts if its three tokens are real, the two differ, and the teacher's angle is not 0.
+
+    Args:
+        student, teacher: (B, L, D) and (B, L, another D).
+        mask: (B, L).
+        heads: Relation heads of the attention.
+        k1, k2: As in `mgskd`.
+
+    Returns:
+        Two scalars: the mean over the triplets, and their number.
     """
     dtype = result_type(student, teacher)
     mask = mask.to(torch.bool)
@@ -163,7 +178,7 @@ def _attended(teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> tu
     pairs = mask.unsqueeze(-1) & mask.unsqueeze(-2)  # (B, L, L)
     scores = (x @ x.mT * x.shape[-1] ** -0.5).masked_fill_(~pairs.unsqueeze(1), -10000.0)
     attention = torch.softmax(scores, -1).sum(1).masked_fill_(~pairs, 0.0)
-    # ties at 0 (few tokens, or an attention that underflows) go to real tokens first, so that padding changes nothing
+    # real tokens win ties at 0 (few tokens, or attention that underflows), so that padding changes nothing
     anchors = attention.sum(1).masked_fill_(~mask, -1.0).topk(k1, -1).indices
     local = attention.masked_fill_(~mask.unsqueeze(1), -2.0)
     local.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
@@ -179,7 +194,7 @@ def _triplets(x: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
 
 
 def _real(mask: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
-    """Triplets (B, k1, k2, k2) whose tokens are no padding, and whose neighbours are two."""
+    """Triplets (B, k1, k2, k2) without padding, whose two neighbours differ."""
     rows = torch.arange(len(mask), device=mask.device)
     near = mask[rows[:, None, None], neighbours] & mask[rows[:, None], anchors].unsqueeze(-1)
     two = ~torch.eye(neighbours.shape[-1], dtype=torch.bool, device=mask.device)
@@ -187,13 +202,13 @@ def _real(mask: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
 
 
 def _angles(anchors: Tensor, others: Tensor) -> Tensor:
-    """(heads, n, d) and (heads, m, d) -> (heads, n, m, m): what angle each two others make at each anchor."""
+    """(heads, n, d) and (heads, m, d) -> (heads, n, m, m): the angle of every two others at each anchor."""
     e = _unit(anchors.unsqueeze(2) - others.unsqueeze(1))
     return e @ e.mT
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows of length 1; a row of length 0 stays, with no gradient."""
+    """Rows divided by their length; a row of length 0 stays, without gradient."""
     square = x.square().sum(-1, keepdim=True)
     return x * torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).rsqrt())
 

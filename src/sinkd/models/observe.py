@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sinkd.losses.draws import RandomState
-from sinkd.losses.embedding import watched
+from sinkd.losses.random_state import RandomState
+from sinkd.losses.input_embedding import watched
 from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.term import View
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from sinkd.losses.draws import RandomState
+from sinkd.losses.random_state import RandomState
 from sinkd.models.prompt_collator import UNLABELLED, PromptCollator
 
 

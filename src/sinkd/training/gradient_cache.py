@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from sinkd.errors import SharedError
-from sinkd.losses.draws import RandomState
 from sinkd.losses.feature import Feature
 from sinkd.losses.logits import check_finite
-from sinkd.losses.objective import Objective, Value
+from sinkd.losses.objective import Objective, ObjectiveValue
+from sinkd.losses.random_state import RandomState
 from sinkd.losses.term import BatchTerm, Progress, View
 from sinkd.training.gather import gather_rows, summed, world_size
 
@@ -85,7 +85,7 @@ class GradientCache:
         self._solved: dict[str, _Solved] = {}
         self._compared: dict[str, tuple[Tensor, Tensor]] = {}  # the points of batch terms, for `diagnostics`
 
-    def step(self) -> tuple[Value, View, View]:
+    def step(self) -> tuple[ObjectiveValue, View, View]:
         """The next micro-batch's value, and the views of student and teacher.
 
         Returns:

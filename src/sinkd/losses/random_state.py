@@ -1,4 +1,4 @@
-"""The random state that a forward pass draws from, so that another pass can draw the same dropout."""
+"""The state of the random generators, so that another pass of a model draws the same dropout."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 class RandomState:
-    """The state of the random generators that a forward pass on `device` may draw from.
+    """The state of the generators that a forward pass on `device` may draw from.
 
-    On a CUDA device those of all of the machine's: a model may be spread over several, and each draws on its own.
+    On CUDA that includes every device's: a model may be spread over several, and each draws from its own.
     """
 
     def __init__(self, device: torch.device):
@@ -20,14 +20,14 @@ class RandomState:
         self.cuda = torch.cuda.get_rng_state_all() if device.type == "cuda" else []
 
     def restore(self) -> None:
-        """Have the generators go on from here."""
+        """Set the generators to this state."""
         torch.set_rng_state(self.cpu)
         for number, state in enumerate(self.cuda):
             torch.cuda.set_rng_state(state, number)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Within it the generators go on from here; after it, from where they were."""
+        """Draw from this state inside the block, and go on from the present one after it."""
         now = RandomState(self.device)
         self.restore()
         try:

@@ -1,4 +1,4 @@
-"""The embedding module of any model: what its layers read of a text, seen by a hook and not by a model's name."""
+"""The embedding module of any model, found by its place among the modules, and hooks on its output."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ def embedding_module(model: nn.Module) -> nn.Module:
     """The largest part of a model that holds its input embedding and none of its layers.
 
     Its output (B, L, D) is what the first layer reads: for BERT the sum of three embeddings, normalised.
-    Raises SinkdError where the model does not tell its input embedding.
+
+    Raises:
+        SinkdError: for a model without `get_input_embeddings`.
     """
     body = _unwrapped(model)
     if not hasattr(body, "get_input_embeddings"):
-        raise SinkdError(f"{type(body).__name__} does not tell its input embedding, so it has no attribution")
+        raise SinkdError(f"{type(body).__name__} has no get_input_embeddings(), so it has no attribution")
     embedding: nn.Module = body.get_input_embeddings()  # type: ignore[operator]
     stacks = [module for module in body.modules() if isinstance(module, nn.ModuleList)]
     layers = set() if not stacks else set(max(stacks, key=len).modules())
@@ -32,11 +34,11 @@ def embedding_module(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Within it, forward passes append the output of the embedding module, from which they can be differentiated."""
+    """Inside the block, forward passes append the embedding module's output, by which they can be differentiated."""
     seen: list[Tensor] = []
 
     def watch(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        # a frozen embedding gives no graph: it begins here
+        # the output of a frozen embedding has no graph, so one starts here
         output = output if output.requires_grad else output.detach().requires_grad_()
         seen.append(output)
         return output
@@ -47,7 +49,7 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def replaced(model: nn.Module, embeddings: Tensor) -> Iterator[None]:
-    """Within it, the model's layers read these embeddings (B, L, D), whatever the text."""
+    """Inside the block, the model's layers read these embeddings (B, L, D) in place of the text's."""
     with _hooked(model, lambda module, args, output: embeddings.to(output.dtype)):
         yield
 
@@ -63,7 +65,7 @@ def _hooked(model: nn.Module, hook) -> Iterator[None]:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside engines' wrappers (DDP's)."""
+    """The model inside an engine's wrapper, as DDP's."""
     while not hasattr(model, "get_input_embeddings") and isinstance(getattr(model, "module", None), nn.Module):
         model = model.module  # type: ignore[assignment]
     return model
