@@ -1,4 +1,4 @@
-"""A sweep's file says which runs there are, and is refused as a whole before the first; results are paired by seed."""
+"""A sweep's file becomes trials, or is refused before the first one starts; results are paired by seed."""
 
 import csv
 import re
@@ -12,10 +12,12 @@ import yaml
 
 from sinkd import DistillationArguments, SinkdError
 from sinkd.cli.main import main
+from sinkd.cli.sweep import run
 from sinkd.tasks import load_task
 from sinkd.training.comparison import Result, compare, mixed_inputs, write_csv
 from sinkd.training.outcome import Outcome
-from sinkd.training.sweep import Trial, finished, read_sweep
+from sinkd.training.sweep import Combination, make_sweep, read_sweep
+from small_language_models import write_copa, write_language_model, write_templates
 
 SMALL = {"tasks": ["cola"], "objectives": ["kd"], "seeds": [0]}
 
@@ -32,7 +34,7 @@ def read(tmp_path):
     return read
 
 
-# Which trials there are
+# Reading a sweep
 
 
 def test_every_combination_is_a_trial_with_a_folder_and_a_command_of_its_own(read):
@@ -50,54 +52,54 @@ def test_every_combination_is_a_trial_with_a_folder_and_a_command_of_its_own(rea
         """
     )
     assert len(sweep.trials) == len({trial.folder for trial in sweep.trials}) == 16
-    assert [str(trial) for trial in sweep.trials[:3]] == [
+    assert [trial.name for trial in sweep.trials[:3]] == [
         "cola kd slow seed 0",
         "cola kd slow seed 3",
         "cola kd fast seed 0",
     ]
     last = sweep.trials[-1]
     assert last.folder == Path("O/rte/ce-1+sinkhorn-0.5/fast/seed-3")
-    args = last.parse()
+    args = last.settings()
     assert isinstance(args, DistillationArguments)
     told = (args.task_name, args.teacher_path, args.student_path, args.distill_loss, args.learning_rate, args.seed)
     assert told == ("rte", "U", "S", "ce:1+sinkhorn:0.5", 1e-4, 3)
     assert args.output_dir == "O/rte/ce-1+sinkhorn-0.5/fast/seed-3"
     # a setting's flag is over a task's, and a task's over that of all
-    assert [trial.parse().num_train_epochs for trial in sweep.trials[4 * 2 :: 2]] == [7, 2, 7, 2]
-    assert {trial.parse().num_train_epochs for trial in sweep.trials[:8]} == {5, 2}
+    assert [trial.settings().num_train_epochs for trial in sweep.trials[4 * 2 :: 2]] == [7, 2, 7, 2]
+    assert {trial.settings().num_train_epochs for trial in sweep.trials[:8]} == {5, 2}
 
 
 def test_an_objective_may_have_flags_and_a_name_of_its_own(read):
     objectives = {"kd": None, "flat": {"distill_loss": "kd+sinkhorn", "sinkhorn_cost": "l1"}}
     _, flat = read({**SMALL, "objectives": objectives}).trials
-    args = flat.parse()
+    args = flat.settings()
     assert (args.distill_loss, args.sinkhorn_cost, flat.folder) == ("kd+sinkhorn", "l1", Path("O/cola/flat/seed-0"))
 
 
-def test_a_table_of_ones_own_is_a_task(read):
+def test_a_table_of_your_own_is_a_task(read):
     own = {"train_file": "a.csv", "dev_file": "b.csv", "text_columns": "text", "label_column": "label"}
     (trial,) = read({**SMALL, "tasks": {"reviews": own}}).trials
-    assert (trial.parse().task_name, trial.parse().train_file) == (None, "a.csv")
+    assert (trial.settings().task_name, trial.settings().train_file) == (None, "a.csv")
 
 
 def test_a_recipe_may_lie_under_a_task(read):
     recipe = Path(__file__).resolve().parents[2] / "recipes" / "glue" / "rte-student.yaml"
     (trial,) = read({**SMALL, "tasks": {"rte": {"config": str(recipe)}}, "seeds": [4]}).trials
-    args = trial.parse()
+    args = trial.settings()
     assert (args.num_train_epochs, args.temperature, args.distill_loss, args.seed) == (5, 3.5, "kd", 4)
 
 
 def test_finetune_is_swept_without_objectives(read):
     (trial,) = read({"command": "finetune", "tasks": ["cola"], "seeds": [1], "flags": {"model_path": "M"}}).trials
-    assert (trial.folder, str(trial)) == (Path("O/cola/seed-1"), "cola seed 1")
-    assert trial.parse().model_path == "M"
+    assert (trial.folder, trial.name) == (Path("O/cola/seed-1"), "cola seed 1")
+    assert trial.settings().model_path == "M"
 
 
-def test_flags_of_every_kind_survive_the_way_to_a_command_line(read):
+def test_flags_of_every_kind_become_words_of_a_command_line(read):
     flags = {"keep_layers": [0, 2, 4], "group_by_length": False, "report_to": ["none"], "lr_scheduler_kwargs": {"a": 1}}
     flags |= {"representation_scale": None, "config_overrides": "hidden_dropout_prob=0", "max_steps": -1}
     (trial,) = read({**SMALL, "flags": flags}).trials
-    args = trial.parse()
+    args = trial.settings()
     assert (args.keep_layers, args.group_by_length, args.report_to) == ("0,2,4", False, [])
     assert (args.lr_scheduler_kwargs, args.representation_scale, args.max_steps) == ({"a": 1}, None, -1)
 
@@ -108,10 +110,10 @@ def test_the_file_that_the_documentation_shows_is_a_sweep(read, monkeypatch):
     (shown,) = re.findall(r"^```yaml\n(.*?)^```", (root / "docs" / "sweep.md").read_text(), re.MULTILINE | re.DOTALL)
     sweep = read(shown)
     assert len(sweep.trials) == 2 * 2 * 2 * 3 and sweep.baseline == "kd"
-    assert sweep.trials[0].parse().alpha == 0.9  # of the recipe
+    assert sweep.trials[0].settings().alpha == 0.9  # of the recipe
 
 
-def test_seeds_of_the_command_line_take_the_place_of_the_files(read):
+def test_seeds_of_the_command_line_replace_the_files(read):
     assert [trial.seed for trial in read(SMALL, seeds="5,6").trials] == [5, 6]
     assert [trial.seed for trial in read({key: SMALL[key] for key in ("tasks", "objectives")}).trials] == [0, 1, 2]
 
@@ -138,7 +140,7 @@ def test_the_baseline_is_the_first_objective_unless_it_is_named(read):
         ({**SMALL, "tasks": "cola"}, ["tasks to 'cola'", "list of names"]),
         ({**SMALL, "tasks": ["cola", "cola"]}, ["one of its tasks twice"]),
         ({**SMALL, "objectives": [1]}, ["1 among its objectives"]),
-        ({**SMALL, "objectives": {"kd": 3}}, ["objectives: kd to 3"]),
+        ({**SMALL, "objectives": {"kd": 3}}, ["(objectives: kd) holds 3"]),
         ({**SMALL, "objectives": ["kd", "kd+snkhorn"]}, ["cola kd+snkhorn seed 0", '"snkhorn"']),
         ({**SMALL, "objectives": ["a/b", "a b"]}, ["would share O/cola/a-b/seed-0"]),
         ({**SMALL, "settings": ["a"]}, ["settings to ['a']", "names with flags"]),
@@ -168,11 +170,11 @@ def test_what_is_wrong_in_the_file_is_named_with_the_file(read, content, fragmen
     assert "\n" not in str(error.value)
 
 
-# Which of them are done
+# Which trials are finished
 
 
 @pytest.fixture(scope="module")
-def done(world, taught, tmp_path_factory) -> Trial:
+def done(world, taught, tmp_path_factory) -> Combination:
     """A trial that was run, by its own command."""
     folder = tmp_path_factory.mktemp("sweep")
     flags = {"teacher_path": str(taught), "student_path": str(world.student), "data_dir": str(world.data)}
@@ -190,26 +192,39 @@ def files(world) -> dict[str, str]:
 
 
 def test_a_trial_that_its_own_command_ran_is_finished(done, files):
-    outcome = finished(done, done.parse(), files)
+    outcome = done.outcome(files)
     assert (outcome.task, outcome.seed, outcome.folder) == ("glue/cola", 0, str(done.folder))
 
 
-def test_a_trial_without_metrics_is_to_be_gone_on_with(done, files, tmp_path):
+def test_a_trial_without_metrics_is_to_be_resumed(done, files, tmp_path):
     shutil.copytree(done.folder, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
-    assert finished(replace(done, folder=tmp_path / "run"), done.parse(), files) is None
-    assert finished(replace(done, folder=tmp_path / "none"), done.parse(), files) is None
+    assert replace(done, folder=tmp_path / "run").outcome(files) is None
+    assert replace(done, folder=tmp_path / "none").outcome(files) is None
 
 
 def test_a_folder_with_other_settings_or_data_is_refused(done, files):
     other = replace(done, argv=(*done.argv, "--learning_rate", "3e-4"))
     with pytest.raises(SinkdError, match=r"another run \(learning_rate was 5e-05 and is 0.0003\)"):
-        finished(other, other.parse(), files)
+        other.outcome(files)
     with pytest.raises(SinkdError, match=r"another run \(train file was"):
-        finished(done, done.parse(), {**files, "train file": "other"})
+        done.outcome({**files, "train file": "other"})
 
 
-def test_a_dry_run_prints_the_commands_and_needs_no_ray(done, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize("flags", [{}, {"template_name": "plain"}])
+def test_a_trial_of_a_language_model_has_the_settings_of_its_command(tmp_path, flags):
+    """The published settings of T0, and the template that the run chose."""
+    shared = {"data_dir": str(write_copa(tmp_path / "superglue")), "num_train_epochs": 1, "max_length": 64}
+    shared["model_path"] = str(write_language_model(tmp_path / "M", "t5"))
+    shared["templates_dir"] = str(write_templates(tmp_path / "templates"))
+    content = {"command": "finetune", "tasks": ["superglue/copa"], "seeds": [0], "flags": shared | flags}
+    sweep = make_sweep(content, "a sweep", tmp_path / "O")
+    (trial,) = sweep.trials
+    assert main([trial.command, *trial.argv]) == 0
+    assert [result.outcome.task for result in run(sweep, tmp_path / "O")] == ["superglue/copa"]
+
+
+def test_a_dry_run_prints_the_commands(done, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = done.folder.parents[3] / "sweep.yaml"
     assert main(["sweep", "--config", str(config), "--output_dir", "P", "--seeds", "1,2", "--dry_run"]) == 0
@@ -222,18 +237,18 @@ def test_a_dry_run_prints_the_commands_and_needs_no_ray(done, capsys, tmp_path, 
 def test_without_ray_one_sentence_says_how_to_install_it(done, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     config = done.folder.parents[3]
-    assert main(["sweep", "--config", str(config / "sweep.yaml"), "--output_dir", str(config / "P")]) == 2
+    command = ["sweep", "--config", str(config / "sweep.yaml"), "--output_dir", str(config / "P")]
+    assert main([*command, "--address", "auto"]) == 2
     shown = capsys.readouterr()
-    assert shown.err == "sinkd: sinkd sweep runs its trials on Ray, which is not installed; pip install ray==2.60.0\n"
+    assert shown.err == "sinkd: --address needs Ray, which is not installed; pip install ray==2.60.0\n"
 
 
-def test_a_finished_sweep_ends_in_its_table_without_ray(done, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
+def test_a_finished_sweep_ends_in_its_table(done, capsys):
     config = done.folder.parents[3]
     assert main(["sweep", "--config", str(config / "sweep.yaml"), "--output_dir", str(config / "O")]) == 0
-    told, _, title, head, row, note = capsys.readouterr().out.splitlines()
-    assert told == f"1 trials, 1 finished earlier, 0 to run; in {config / 'O'}"
-    assert (title, head.split()) == ("What the trials came to", ["metric", "runs", "mean", "spread"])
+    counts, _, title, head, row, note = capsys.readouterr().out.splitlines()
+    assert counts == f"1 trials, 1 finished earlier, 0 to run; in {config / 'O'}"
+    assert (title, head.split()) == ("Results of the trials", ["metric", "runs", "mean", "spread", "rows/s"])
     assert row.split()[:4] == ["cola", "kd", "mcc", "1"]
     assert note == f"each trial in {config / 'O' / 'sweep.csv'}"
     assert "cola kd" in (config / "O" / "README.md").read_text()
@@ -246,8 +261,7 @@ def test_a_finished_sweep_ends_in_its_table_without_ray(done, capsys, monkeypatc
         ({"teacher_path": "./nowhere"}, ["--teacher_path", "./nowhere"]),
     ],
 )
-def test_what_is_missing_is_told_before_anything_starts(done, flags, fragments, capsys, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
+def test_what_is_missing_is_named_before_anything_starts(done, flags, fragments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = yaml.safe_load((done.folder.parents[3] / "sweep.yaml").read_text())
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**content, "flags": content["flags"] | flags}))
@@ -257,11 +271,11 @@ def test_what_is_missing_is_told_before_anything_starts(done, flags, fragments, 
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
-# What they came to
+# Comparing results
 
 
 def result(objective: str, seed: int, best: float | None, task: str = "cola", folder: Path = Path("O")) -> Result:
-    trial = Trial(task, objective, "", seed, "distill", (), folder)
+    trial = Combination(f"{task} {objective}", "distill", (), folder, task, objective, "", seed)
     if best is None:
         return Result(trial, None, "it rained")
     return Result(trial, Outcome(task, "mcc", best, best, {"mcc": best}, [], 2.0, 50.0, seed))
@@ -277,7 +291,7 @@ def test_differences_are_paired_by_seed_and_task():
     # seeds 0 and 1 have both: +0.1 and 0
     assert (sinkhorn.finished, sinkhorn.mean) == (3, pytest.approx(0.5))
     assert (sinkhorn.difference, sinkhorn.difference_spread) == pytest.approx((0.05, 0.0707107), abs=1e-6)
-    assert (alone.task, alone.mean, alone.spread, alone.difference) == ("rte", 0.7, None, None)
+    assert (alone.name, alone.mean, alone.spread, alone.difference) == ("rte sinkhorn", 0.7, None, None)
 
 
 def test_an_objective_that_only_crashed_has_a_line():
@@ -302,7 +316,7 @@ def test_sweep_csv_holds_every_trial_and_why_it_crashed(tmp_path):
     )
 
 
-def test_a_teacher_that_changed_between_trials_is_told(done, tmp_path):
+def test_a_teacher_that_changed_between_trials_is_reported(done, tmp_path):
     outcome = Outcome("glue/cola", "mcc", 0.1, 0.1, {}, [], 1.0, 1.0, 0)
     same = Result(done, outcome)
     shutil.copytree(done.folder, tmp_path / "other")
@@ -311,4 +325,4 @@ def test_a_teacher_that_changed_between_trials_is_told(done, tmp_path):
     manifest = tmp_path / "other" / "manifest.json"
     content = yaml.safe_load(manifest.read_text())
     manifest.write_text(manifest.read_text().replace(content["inputs"]["teacher"], "0" * 64))
-    assert f"{done.folder} and {tmp_path / 'other'} had not the same teacher" in mixed_inputs([same, other])
+    assert f"{done.folder} and {tmp_path / 'other'} had a different teacher" in mixed_inputs([same, other])

@@ -1,39 +1,45 @@
-"""`sinkd demo`: the whole way in minutes, on a corpus that the package makes itself.
+"""`sinkd demo`: everything from text to a student, in minutes, on a corpus that the package writes itself.
 
 A corpus is written in CoLA's layout, a vocabulary is learned from it, a teacher is fine-tuned, and one much smaller
-student is distilled several ways. Nothing here is the demo's own but the corpus: data, training and evaluation are
-those of `sinkd finetune`, `sinkd distill` and `sinkd evaluate`.
+student is distilled in several ways. Only the corpus is the demo's own: data, training and evaluation are those of
+`sinkd finetune`, `sinkd distill` and `sinkd evaluate`.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sinkd.cli.command import load_named_task
-from sinkd.cli.workers import distill_all
 from sinkd.errors import SinkdError
 from sinkd.models import train_tokenizer, write_encoder
-from sinkd.report import RunProgress, Table, show
+from sinkd.report import Table, show, show_trials
 from sinkd.tasks import Task, write_corpus
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
-from sinkd.training.outcome import Summary
+from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.parser import ArgumentParser
-from sinkd.training.run import finetune
+from sinkd.training.pool import cores, run_local
 from sinkd.training.settings import resolve_settings
+from sinkd.training.trial import Trial
 
-# How many sentences without labels there are for one of them with a label.
+# Sentences without labels for each sentence with a label.
 UNLABELED = 2
+# Trials at a time: each holds a PyTorch of its own, some 500 MB.
+MOST = 4
+ALONE = "labels alone"
 
 
 def objectives(unlabeled: Path) -> dict[str, list[str]]:
-    """What is compared: what a student is called, and the flags that make it. `unlabeled` holds text without labels."""
+    """The students to compare, by name, with the flags of each; `unlabeled` is a file of text without labels."""
     matching = ["--distill_loss", "kd+sinkhorn_hidden"]
     more = ["--unlabeled_file", str(unlabeled), "--num_train_epochs", "4"]  # as many steps, over more sentences
     return {
-        "labels alone": ["--distill_loss", "ce"],
+        ALONE: ["--distill_loss", "ce"],
         "kd": ["--distill_loss", "kd"],
         "kd+sinkhorn (l1)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "l1"],
         "kd+sinkhorn (Lorentz)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "lorentz"],
@@ -82,12 +88,9 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
     more = UNLABELED * train_rows
     data = write_corpus(folder / f"data-{train_rows}-{dev_rows}", train_rows, dev_rows, n_unlabeled=more)
     common = ["--task_name", "cola", "--data_dir", str(data), *recipe.shared_flags]
+    args = resolve_settings(FinetuneArguments, [*common, "--seeds", seeds, "--output_dir", str(folder)], "sinkd demo")
     common += ["--overwrite"] if overwrite else []
-
-    def arguments(kind: type[TaskArguments], name: str, *flags: str) -> TaskArguments:
-        return resolve_settings(kind, [*common, "--output_dir", str(folder / name), *flags], "sinkd demo")
-
-    task = load_named_task(arguments(FinetuneArguments, "data", "--seeds", seeds))
+    task = load_named_task(args)
     sizes = f"{train_rows:,} sentences to train on, {more:,} more without labels, {dev_rows:,} to evaluate on"
     print(f"corpus: {sizes}, in {data}", flush=True)
     tokenizer = train_tokenizer(task.read("train")["text"], recipe.vocabulary)
@@ -95,21 +98,39 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
     for role, (layers, width, heads) in {"teacher": recipe.teacher, "student": recipe.student}.items():
         starts[role] = str(write_encoder(folder / f"{role}-start", tokenizer, layers=layers, width=width, heads=heads))
 
-    teacher_args = arguments(FinetuneArguments, "teacher", "--model_path", starts["teacher"], *recipe.teacher_flags)
-    taught = finetune(teacher_args, task, [RunProgress("teacher", task.metric)])
-    teacher = taught.outcomes[0].folder
-    paths = ["--teacher_path", teacher, "--student_path", starts["student"], "--seeds", seeds]
-    flags = [*common, *paths, *recipe.student_flags, *recipe.distill_flags]
-    jobs = {
-        name: [*flags, "--output_dir", str(folder / _slug(name)), *own]
+    def trial(name: str, command: str, *flags: str) -> Trial:
+        place = folder / _slug(name)
+        return Trial(name, command, (*common, *flags, "--output_dir", str(place)), place)
+
+    teacher = trial("teacher", "finetune", "--model_path", starts["teacher"], *recipe.teacher_flags)
+    learning = ["--student_path", starts["student"], "--seeds", seeds, *recipe.student_flags, *recipe.distill_flags]
+    taught = ["--teacher_path", str(teacher.folder)]
+    alone, *students = (
+        trial(name, "distill", *learning, *(taught if name != ALONE else []), *own)
         for name, own in objectives(data / "unlabeled.txt").items()
-    }
-    learned = distill_all(jobs, "sinkd demo")
-    results = {"teacher": taught} | {f"student, {name}": summary for name, summary in learned.items()}
-    table = tabulate(results, task, arguments(FinetuneArguments, "speed"))
+    )
+    run_trials([teacher, alone], folder)  # a student that learns from labels alone need not wait for the teacher
+    run_trials(students, folder)
+    outcomes = {"teacher": Summary([_outcome(teacher.folder)])}
+    for student in (alone, *students):
+        outcomes[f"student, {student.name}"] = Summary([_outcome(student.folder / f"seed-{n}") for n in args.seed_list])
+    table = tabulate(outcomes, task, args)
     print(flush=True)
     show(table)
     write_text(folder / "README.md", f"{table.markdown()}\n{table.note}\n")
+
+
+def run_trials(trials: Sequence[Trial], folder: Path) -> None:
+    """Run trials on all cores, a core each; if one fails, the others stop too."""
+    resources = {"num_cpus": math.ceil(cores() / MOST), "num_gpus": 1 / MOST if torch.cuda.is_available() else 0}
+    with show_trials(len(trials)) as progress:
+
+        def ended(trial: Trial, reason: str) -> None:
+            if reason:
+                raise SinkdError(f"{trial.name}: {reason} (log: {trial.log(folder / 'logs')})")
+            progress.ended(trial.name)
+
+        run_local(trials, resources, folder / "logs", ended, lambda trial, line: progress.line(trial.name, line))
 
 
 def tabulate(results: dict[str, Summary], task: Task, args: TaskArguments) -> Table:
@@ -131,6 +152,13 @@ def tabulate(results: dict[str, Summary], task: Task, args: TaskArguments) -> Ta
             f"{statistics.median(speeds[name.split(',')[0]]):,.0f}",
         )
     return table
+
+
+def _outcome(folder: Path) -> Outcome:
+    outcome = read_outcome(folder)
+    if outcome is None:
+        raise SinkdError(f"{folder / 'metrics.json'} cannot be read; --overwrite starts the demo again")
+    return outcome
 
 
 def _slug(name: str) -> str:

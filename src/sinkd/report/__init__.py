@@ -1,7 +1,6 @@
 """Tables and progress: what a person sees of a run."""
 
-from sinkd.report.bar import Bar, board, is_terminal
-from sinkd.report.progress import RunProgress
+from sinkd.report.progress import RunProgress, show_trials
 from sinkd.report.table import Table, show
 
-__all__ = ["Bar", "RunProgress", "Table", "board", "is_terminal", "show"]
+__all__ = ["RunProgress", "Table", "show", "show_trials"]

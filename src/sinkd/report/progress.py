@@ -1,70 +1,129 @@
-"""Progress of training: one bar in a terminal, a line an evaluation in a pipe."""
+"""Progress: bars at the foot of a terminal, plain lines in a pipe. Both go to standard error."""
 
+import re
 import sys
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from sinkd.report.bar import Bar
 
-
-class Shows(Protocol):
-    """What can stand for a `Bar`."""
-
-    @property
-    def shown(self) -> bool: ...
-    def open(self, title: str, total: int, done: int) -> None: ...
-    def move(self, done: int) -> None: ...
-    def note(self, text: str) -> None: ...
-    def close(self) -> None: ...
+def bars() -> Progress:
+    """Bars that are shown together and vanish at the end; without a terminal nothing is shown."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),
+    )
 
 
 class RunProgress(TrainerCallback):
-    """Shows what a run does; one object serves all seeds of a command.
+    """Shows one run at a time: the teacher's answers, then training; serves all seeds of a command.
 
-    name: what the run is called. metric: the score to show after each evaluation. bar: where it is shown.
+    Args:
+        name: what the run is called.
+        metric: the score to show after each evaluation.
     """
 
-    def __init__(self, name: str, metric: str, bar: Shows | None = None):
+    def __init__(self, name: str, metric: str):
         self.name = name
         self.metric = metric
-        self.bar = Bar() if bar is None else bar
-        self._told = 0
+        self._bars: Progress | None = None
+        self._last_epoch = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._told = 0
+        self._last_epoch = 0
         if state.is_world_process_zero:
-            self.bar.open(f"{self.name}, seed {args.seed}", state.max_steps, state.global_step)
+            self._open(f"{self.name}, seed {args.seed}", state.max_steps, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.bar.move(state.global_step)
+        self._update(completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:
-            self.bar.note(f"loss {logs['loss']:.4f}")
+            self._update(note=f"loss {logs['loss']:.4f}")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         score = (metrics or {}).get(f"eval_{self.metric}")
         if score is None or not state.is_world_process_zero:
             return
-        if self.bar.shown:
-            self.bar.note(f"{self.metric} {score:.3f}")
-        elif state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._told):
-            # A line an epoch: the published protocol evaluates every few steps.
-            self._told = int(state.epoch)
-            print(
-                f"{self.name}, seed {args.seed}: epoch {state.epoch:g}, {self.metric} {score:.4f}",
-                file=sys.stderr,
-                flush=True,
-            )
+        self._update(note=f"{self.metric} {score:.3f}")
+        # In a pipe, a line per epoch: the published protocol evaluates every few steps.
+        new_epoch = state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._last_epoch)
+        if new_epoch and (self._bars is None or self._bars.disable):
+            self._last_epoch = int(state.epoch)
+            epoch = f"epoch {state.epoch:g} of {state.num_train_epochs:g}"
+            print(f"{self.name}, seed {args.seed}: {epoch}, {self.metric} {score:.4f}", file=sys.stderr, flush=True)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
+        self._close()
 
     def teacher_rows(self, done: int, rows: int) -> None:
-        """Show how far the teacher's answers are."""
-        if not self.bar.shown:
-            self.bar.open("teacher answers", rows, 0)
-        self.bar.move(done)
+        """Show how many rows the teacher has answered."""
+        if self._bars is None:
+            self._open("teacher answers", rows, 0)
+        self._update(completed=done)
         if done == rows:
-            self.bar.close()
+            self._close()
+
+    def _open(self, title: str, total: int, done: int) -> None:
+        self._close()
+        self._bars = bars()
+        self._bars.add_task(title, total=total, completed=done, note="")
+        self._bars.start()
+
+    def _update(self, **fields: object) -> None:
+        if self._bars is not None:
+            self._bars.update(self._bars.task_ids[0], **fields)  # type: ignore[arg-type]
+
+    def _close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+class TrialProgress:
+    """Shows how many trials have ended, and how far the running ones are; usable from any thread."""
+
+    def __init__(self, shown: Progress, total: int):
+        self._bars = shown
+        self._all = shown.add_task("trials", total=total, note="")
+        self._running: dict[str, TaskID] = {}
+
+    def line(self, trial: str, line: str) -> None:
+        """Show a line that a trial printed, if it is one of `RunProgress` about an evaluation."""
+        told = re.search(r", (seed \d+): epoch (\S+) of (\S+), (.+)", line)
+        if told is None:
+            return
+        seed, epoch, epochs, score = told.groups()
+        if self._bars.disable:
+            print(f"{trial}, {told[0][2:]}", file=sys.stderr, flush=True)
+            return
+        if trial not in self._running:
+            self._running[trial] = self._bars.add_task("", note="")
+        title = f"  {trial}, {seed}"
+        self._bars.update(
+            self._running[trial], description=title, total=float(epochs), completed=float(epoch), note=score
+        )
+
+    def ended(self, trial: str) -> None:
+        """Count a trial, and remove its bar."""
+        self._bars.advance(self._all)
+        if trial in self._running:
+            self._bars.remove_task(self._running.pop(trial))
+
+
+@contextmanager
+def show_trials(total: int) -> Iterator[TrialProgress]:
+    """Show the progress of so many trials while the context lasts."""
+    with bars() as shown:
+        yield TrialProgress(shown, total)

@@ -1,4 +1,4 @@
-"""What the trials of a sweep came to: side by side, as differences to a baseline, and as a table of all of them."""
+"""The results of a sweep: compared with a baseline, and as a table of all trials."""
 
 import csv
 import io
@@ -6,34 +6,34 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sinkd.training.checkpoint import write_text
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome
-from sinkd.training.sweep import Trial
+from sinkd.training.sweep import Combination
+
+HEAD = "task objective setting seed status metric best final seconds rows_per_second folder reason".split()
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended: with an outcome, or with the one sentence that says why there is none."""
+    """A trial that has ended: its outcome, or the reason in one sentence why it has none."""
 
-    trial: Trial
+    trial: Combination
     outcome: Outcome | None
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What the seeds of one task, objective and setting came to.
+    """The results of one task, objective and setting over the seeds.
 
-    mean, spread: of the best scores, spread the sample standard deviation (None for a single one). difference: mean of
-    the scores' differences to the baseline's under the same task, setting and seed, and spread of these differences.
+    mean, spread: of the best scores; spread is the sample standard deviation, None for a single score. difference,
+    difference_spread: the same of the differences to the baseline's scores under the same task, setting and seed.
+    rows_per_second: the median.
     """
 
-    task: str
-    objective: str
-    setting: str
+    name: str
     metric: str
     finished: int
     crashed: int
@@ -41,67 +41,72 @@ class Line:
     spread: float | None
     difference: float | None
     difference_spread: float | None
+    rows_per_second: float | None
 
 
 def compare(results: Sequence[Result], baseline: str) -> list[Line]:
-    """A line for every task, objective and setting, in the order of the results."""
-    groups: dict[tuple[str, str, str], dict[int, Result]] = {}
+    """One line for every task, objective and setting, in the order of the results."""
+    groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         trial = result.trial
-        groups.setdefault((trial.task, trial.objective, trial.setting), {})[trial.seed] = result
-    best = {
-        key: {seed: result.outcome.best for seed, result in group.items() if result.outcome is not None}
-        for key, group in groups.items()
-    }
+        groups.setdefault((trial.task, trial.objective, trial.setting), []).append(result)
     lines = []
     for (task, objective, setting), group in groups.items():
-        scores = best[task, objective, setting]
-        reference = best.get((task, baseline, setting), {}) if objective != baseline else {}
-        pairs = [scores[seed] - reference[seed] for seed in scores if seed in reference]
-        metric = next((result.outcome.metric for result in group.values() if result.outcome is not None), "")
-        values = (*_mean_and_spread(list(scores.values())), *_mean_and_spread(pairs))
-        lines.append(Line(task, objective, setting, metric, len(scores), len(group) - len(scores), *values))
+        outcomes = _by_seed(group)
+        reference = _by_seed(groups.get((task, baseline, setting), [])) if objective != baseline else {}
+        pairs = [outcome.best - reference[seed].best for seed, outcome in outcomes.items() if seed in reference]
+        speeds = [outcome.samples_per_second for outcome in outcomes.values()]
+        lines.append(
+            Line(
+                " ".join(filter(None, [task, objective, setting])),
+                next((outcome.metric for outcome in outcomes.values()), ""),
+                len(outcomes),
+                len(group) - len(outcomes),
+                *_mean_and_spread([outcome.best for outcome in outcomes.values()]),
+                *_mean_and_spread(pairs),
+                statistics.median(speeds) if speeds else None,
+            )
+        )
     return lines
 
 
 def mixed_inputs(results: Sequence[Result]) -> str | None:
-    """What finished trials of one task and one teacher's path do not share though they should, in a sentence.
+    """Two finished trials of one task and teacher path that had different teachers or tokenizers, in a sentence.
 
-    A teacher that was trained anew between two parts of a sweep would otherwise go unnoticed.
+    Otherwise nobody would notice that the teacher was trained again between two parts of a sweep.
     """
     seen: dict[tuple[str, str, str], tuple[str, Path]] = {}
     for result in results:
         manifest = read_manifest(result.trial.folder) if result.outcome is not None else None
-        if manifest is None:
-            continue
         for name in ("teacher", "tokenizer"):
-            if name in manifest.inputs:
-                key = (result.trial.task, str(manifest.settings.get("teacher_path")), name)
-                fingerprint, first = seen.setdefault(key, (manifest.inputs[name], result.trial.folder))
-                if fingerprint != manifest.inputs[name]:
-                    return (
-                        f"{first} and {result.trial.folder} had not the same {name}; --overwrite runs all trials again"
-                    )
+            if manifest is None or name not in manifest.inputs:
+                continue
+            key = (result.trial.task, str(manifest.settings.get("teacher_path")), name)
+            fingerprint, first = seen.setdefault(key, (manifest.inputs[name], result.trial.folder))
+            if fingerprint != manifest.inputs[name]:
+                return f"{first} and {result.trial.folder} had a different {name}; --overwrite runs all trials again"
     return None
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """`sweep.csv`: a row a trial that has ended, at once in place of an earlier file."""
+    """Write `sweep.csv`, a row for each trial that has ended, replacing an earlier file at once."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    head = ["task", "objective", "setting", "seed", "status", "metric", "best", "final", "seconds", "rows_per_second"]
-    writer.writerow([*head, "folder", "reason"])
+    writer = csv.DictWriter(text, HEAD, restval="", lineterminator="\n")
+    writer.writeheader()
     for result in results:
         trial, outcome = result.trial, result.outcome
-        figures: list[Any] = [""] * 5
+        row = {name: getattr(trial, name) for name in ("task", "objective", "setting", "seed", "folder")}
+        row |= {"reason": result.reason, "status": "crashed" if outcome is None else "finished"}
         if outcome is not None:
-            figures = [outcome.metric, outcome.best, outcome.final, outcome.seconds, outcome.samples_per_second]
-        status = "crashed" if outcome is None else "finished"
-        axes = [trial.task, trial.objective, trial.setting, trial.seed]
-        writer.writerow([*axes, status, *figures, trial.folder, result.reason])
+            row |= {name: getattr(outcome, name) for name in ("metric", "best", "final", "seconds")}
+            row["rows_per_second"] = outcome.samples_per_second
+        writer.writerow(row)
     write_text(path, text.getvalue())
 
 
+def _by_seed(results: Sequence[Result]) -> dict[int, Outcome]:
+    return {result.trial.seed: result.outcome for result in results if result.outcome is not None}
+
+
 def _mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
-    mean = statistics.fmean(values) if values else None
-    return mean, statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None

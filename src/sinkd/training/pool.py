@@ -1,0 +1,111 @@
+"""A pool of processes on this machine: as many trials at a time as there is room for."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+import torch
+
+from sinkd.errors import SinkdError, Terminated
+from sinkd.training.trial import TrialT, follow
+
+
+def run_local(
+    trials: Sequence[TrialT],
+    resources: Mapping[str, float],
+    logs: Path,
+    on_end: Callable[[TrialT, str], None],
+    on_line: Callable[[TrialT, str], None],
+) -> None:
+    """Run trials side by side, one thread a core.
+
+    If `on_end` raises, or the user stops the command by Ctrl-C or SIGTERM, the running trials get SIGTERM, and each
+    writes a checkpoint; the exception is raised again once all have ended.
+
+    Args:
+        trials: the trials, started in this order.
+        resources: the share of this machine that a trial gets: num_cpus (cores, and threads), num_gpus (up to 1).
+        logs: the folder for what trials print.
+        on_end: called with each trial that ended, and "" or the reason why it failed.
+        on_line: called with each line that a trial prints, from several threads.
+
+    Raises:
+        SinkdError: this machine has no room for a trial.
+        Terminated: the command got SIGTERM.
+    """
+    rooms: SimpleQueue[dict[str, str]] = SimpleQueue()
+    environments = _rooms(resources)
+    for environment in environments:
+        rooms.put(environment)
+    running: set[subprocess.Popen[str]] = set()
+    stopped, lock = False, Lock()
+
+    def run(trial: TrialT) -> str:
+        room = rooms.get()
+        with lock:
+            if stopped:
+                return "stopped"
+            running.add(process := trial.start(room))
+        try:
+            with process:
+                return follow(process, trial.log(logs), lambda line: on_line(trial, line))
+        finally:
+            running.discard(process)
+            rooms.put(room)
+
+    with _sigterm_raises(), ThreadPoolExecutor(len(environments)) as threads:
+        futures = {threads.submit(run, trial): trial for trial in trials}
+        try:
+            for future in as_completed(futures):
+                on_end(futures[future], future.result())
+        except BaseException:
+            with lock:
+                stopped = True
+            for process in list(running):
+                process.terminate()
+            raise
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _rooms(resources: Mapping[str, float]) -> list[dict[str, str]]:
+    """The environment of each trial that this machine can run at the same time: its threads, and its GPU."""
+    cpus, gpus = resources.get("num_cpus", 1), resources.get("num_gpus", 0)
+    devices = _gpus() if gpus else [""]
+    by_cpu = [int(cores() / cpus)] if cpus else []
+    by_gpu = [int(1 / gpus) * len(devices)] if gpus else []
+    room = min(by_cpu + by_gpu, default=cores())
+    if not room:
+        asked = " and ".join(f"{n:g} {name}" for name, n in {"CPU": cpus, "GPU": gpus}.items() if n)
+        raise SinkdError(f"a trial asks for {asked}, which this machine does not have; lower the sweep's resources")
+    threads = str(max(1, int(cpus)))
+    return [{"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} for i in range(room)]
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:
+        raise Terminated("stopped; the same command goes on from there")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

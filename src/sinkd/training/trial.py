@@ -1,0 +1,97 @@
+"""A trial: the flags of one command, run in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sinkd.errors import SinkdError
+from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
+from sinkd.training.manifest import describe, read_manifest
+from sinkd.training.outcome import Outcome, read_outcome
+from sinkd.training.settings import resolve_settings
+
+COMMANDS: dict[str, type[TaskArguments]] = {"distill": DistillationArguments, "finetune": FinetuneArguments}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A command line of `sinkd`, with a folder for its results.
+
+    name: what it is called in tables, logs and messages. command, argv: `sinkd COMMAND ARGV` is what the trial runs.
+    """
+
+    name: str
+    command: str
+    argv: tuple[str, ...]
+    folder: Path
+
+    def settings(self) -> TaskArguments:
+        """Resolve the command line as its command does; raises SinkdError where the command would refuse it."""
+        args = resolve_settings(COMMANDS[self.command], self.argv, f"sinkd {self.command}")
+        if isinstance(args, DistillationArguments):
+            args.parse_objective()
+        return args
+
+    def outcome(self, files: Mapping[str, str]) -> Outcome | None:
+        """The outcome of a trial that is finished; None for one to start or to resume.
+
+        Args:
+            files: fingerprints of the task's data files, under the names that the manifest gives them.
+
+        Raises:
+            SinkdError: the folder holds a run with other settings or data.
+        """
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            return None
+        args = self.settings()
+        # Left open, the template is the run's choice. Models are not read here: a run that resumes compares them.
+        args.template_name = args.template_name or manifest.settings["template_name"]
+        difference = describe(args, {**manifest.inputs, **files}).same_run(manifest)
+        if difference is not None:
+            raise SinkdError(
+                f"{self.folder} holds another run ({difference}); choose another --output_dir, or --overwrite"
+            )
+        return read_outcome(self.folder)
+
+    def log(self, logs: Path) -> Path:
+        """The file for what the trial prints, in a folder beside the trials' own."""
+        return logs / f"{'-'.join(self.folder.relative_to(logs.parent).parts)}.log"
+
+    def start(self, environment: Mapping[str, str] | None = None, own_session: bool = True) -> subprocess.Popen[str]:
+        """Start the command with its output in one pipe; Ctrl-C does not reach a process in a session of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "sinkd", self.command, *self.argv, "--traceback"],
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=own_session,
+        )
+
+
+TrialT = TypeVar("TrialT", bound=Trial)
+
+
+def follow(process: subprocess.Popen[str], log: Path, on_line: Callable[[str], None] = lambda line: None) -> str:
+    """Copy a trial's output into its log until it ends; "" if it succeeded, else the reason in one sentence."""
+    assert process.stdout is not None
+    said = ""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            said = line.removeprefix("sinkd: ").strip() if line.startswith("sinkd: ") else said
+            on_line(line.rstrip())
+    status = process.wait()
+    if status < 0:
+        return f"its process was killed by {signal.Signals(-status).name}; was there too little memory?"
+    return (said or f"its process ended with status {status}") if status else ""
