@@ -1,4 +1,4 @@
-"""One table, three ways of showing it."""
+"""One table, shown in three ways."""
 
 import io
 import sys

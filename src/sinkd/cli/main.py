@@ -25,7 +25,7 @@ COMMANDS = {
     "convert": "write a BERT checkpoint of TensorFlow as a folder that --model_path takes",
     "download": "fetch GLUE, SuperGLUE, BERT, or the published teachers and students",
     "export": "write a trained model for other runtimes (ONNX), and check it there",
-    "sweep": "run every combination of tasks, objectives, settings and seeds, on Ray",
+    "sweep": "run every combination of tasks, objectives, settings and seeds",
     "estimate": "work out the memory that a teacher and a student need on each device",
 }
 

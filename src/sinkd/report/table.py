@@ -1,4 +1,4 @@
-"""Tables: drawn in a terminal, plain aligned lines in a pipe, Markdown in a file."""
+"""Tables: drawn in a terminal, aligned plain lines in a pipe, Markdown in a file."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 @dataclass
 class Table:
-    """A title, column heads, and rows of text of the same length; the first column is the name of its row."""
+    """A title, column heads, and rows of text of the same length; the first column names the row."""
 
     title: str
     columns: Sequence[str]
@@ -20,11 +20,11 @@ class Table:
     note: str = ""
 
     def add(self, *cells: object) -> None:
-        """Append a row; a float is shown with three decimals."""
+        """Append a row; floats get three decimals."""
         self.rows.append([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells])
 
     def markdown(self) -> str:
-        """The table for a README."""
+        """The rows as a table of GitHub's Markdown."""
         head, *rows = (
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [self.columns, *self.rows]
         )
@@ -32,7 +32,7 @@ class Table:
         return "\n".join([head, rule, *rows]) + "\n"
 
     def plain(self) -> str:
-        """Aligned text, for pipes and logs."""
+        """Title, aligned rows and note, for pipes and logs."""
         lines = [self.columns, *self.rows]
         first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
         aligned = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in lines]
@@ -40,11 +40,11 @@ class Table:
 
 
 def show(table: Table) -> None:
-    """Print a table on standard output, drawn where that is a terminal."""
+    """Print a table on standard output, drawn if that is a terminal."""
     if not sys.stdout.isatty():
         print(table.plain(), flush=True)
         return
-    # escape: a bracket in a path is no markup
+    # escape: brackets in a path are not markup
     drawn = RichTable(title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     drawn.caption, drawn.caption_justify = escape(table.note), "left"
     for i, column in enumerate(table.columns):
