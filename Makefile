@@ -42,7 +42,7 @@ format: $(TESTABLE) ## format the code, and mend what the linter can mend
 bench: $(TESTABLE) $(ENCODER) ## the main benchmarks (the others are in benchmarks/): each prints a table
 	$(RUN) benchmarks.loss
 	$(RUN) benchmarks.pipeline
-	$(RUN) benchmarks.quality
+	$(RUN) benchmarks.study transport
 	$(RUN) benchmarks.features
 	$(RUN) benchmarks.study matching
 	$(RUN) benchmarks.study objectives

@@ -1,27 +1,23 @@
-"""Tasks x objectives x seeds on real text: how much a student gains from what else it can imitate.
+"""Studies on real text: which objective makes a student better. Tasks x objectives x seeds, as sweeps.
 
     python -m benchmarks.study matching --encoder models/minilm --data_dir datas/glue
-    python -m benchmarks.study objectives --encoder models/minilm --data_dir datas/glue
 
-A 6-layer encoder is fine-tuned on a task's rows and teaches its own layers 0, 2, 4 on the same rows, in batches of 32
-at 1e-4 (alpha 0.9, temperature 2, beta 1). Seeds pair the objectives: same rows in the same order.
+A 6-layer encoder is fine-tuned on a task's rows and teaches its own layers 0, 2, 4 on the same rows, in batches of 32.
+Seeds pair the objectives: the same rows in the same order. Nothing is tuned.
 
-- matching: `kd` alone, and with the three things that can be asked of the same pooled hidden states: that each be near
-  its teacher's (paired cosine), that the batch be near the teacher's (distance), that each be known by its teacher's
-  (matching). The score is the best epoch's on the dev set.
-- objectives: every objective for one epoch on CoLA and RTE, one seed: the score after it, and rows per second of
-  training, what is cached being cached before.
+- matching: `kd` alone, and with three ways to compare the same pooled hidden states: each with its teacher's (paired
+  cosine), the batch with the teacher's (distance), each to be recognised among its teacher's (matching).
+- objectives: every objective for one epoch on CoLA and RTE: the score after it, and the speed of training.
+- transport: transport of predictions on a small part of SST-2, and `kd` on further rows without labels.
 
-A line a run goes to `--out` as it ends; started again, the command does what is missing and prints the tables.
+Trials that are finished stay finished: started again, the command runs what is missing.
 """
 
 import argparse
 import json
 import platform
-import shutil
-import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,148 +25,160 @@ import torch
 import transformers
 
 from sinkd.cli.command import load_named_task
-from sinkd.report import RunProgress, Table, show
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments
-from sinkd.training.run import distill, finetune
-from sinkd.training.settings import resolve_settings
+from sinkd.cli.sweep import run, tabulate
+from sinkd.report import show
+from sinkd.training.comparison import Result
+from sinkd.training.sweep import Sweep, make_sweep
 
-# matching weighs 0.3 and the other two 3, as first measured on SST-2; 1000 makes the plan the identity
-HIDDEN = ["--distill_loss", "kd+sinkhorn_hidden"]
-DISTANCE = [*HIDDEN, "--hidden_value", "distance", "--hidden_weight", "3"]
-MATCHING = {
-    "kd": ["--distill_loss", "kd"],
-    "kd + paired cosine": [*DISTANCE, "--hidden_pairing", "1000"],
-    "kd + distance": DISTANCE,
-    "kd + matching": HIDDEN,
-}
+Flags = dict[str, Any]
+
+# matching has weight 0.3 and the other two 3, as first measured on SST-2; pairing 1000 makes the plan the identity
+HIDDEN = {"distill_loss": "kd+sinkhorn_hidden"}
+DISTANCE = {**HIDDEN, "hidden_value": "distance", "hidden_weight": 3}
 NAMES = "ce kd kd+sinkhorn kd+saliency kd_anneal+saliency kd+integrated_saliency kd+mgskd kd+sinkhorn_hidden"
 NAMES += " kd+sinkhorn+saliency+mgskd"
-OBJECTIVES = {name: ["--distill_loss", name, "--ig_steps", "4"] for name in NAMES.split()}
-OBJECTIVES["mgskd alone"] = ["--only_mgskd"]
+MEAN = {"sinkhorn_weight": 1, "sinkhorn_reduction": "mean"}
+VARIANTS = {"published": {}, "mean": MEAN, "mean, pairing 1": {**MEAN, "pairing": 1}}
+VARIANTS["mean, pairing 4"] = {**MEAN, "pairing": 4}
+MORE = "kd, twice as many rows unlabelled"
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is trained on: the first so many rows (None: all), cut to so many tokens, and for how long."""
+class Study:
+    """Objectives and tasks with the flags of each, the flags of every student, and the epochs of a teacher."""
 
-    rows: int | None
-    length: int
-    epochs: int
+    objectives: dict[str, Flags]
+    tasks: dict[str, Flags]
+    flags: Flags = field(default_factory=lambda: {"learning_rate": 1e-4, "beta": 1})
     teacher_epochs: int = 3
+    seeds: str = "0,1,2"
 
 
-STUDIES: dict[str, tuple[dict[str, list[str]], dict[str, Setting]]] = {
-    "matching": (
-        MATCHING,
+STUDIES = {
+    "matching": Study(
         {
-            "sst-2": Setting(6000, 64, 3),
-            "cola": Setting(None, 64, 3),
-            "rte": Setting(None, 128, 2),
-            "sts-b": Setting(None, 64, 2),
+            "kd": {},
+            "kd + paired cosine": {**DISTANCE, "hidden_pairing": 1000},
+            "kd + distance": DISTANCE,
+            "kd + matching": HIDDEN,
+        },
+        {
+            "sst-2": {"max_train_rows": 6000, "max_seq_length": 64, "num_train_epochs": 3},
+            "cola": {"max_seq_length": 64, "num_train_epochs": 3},
+            "rte": {"max_seq_length": 128, "num_train_epochs": 2},
+            "sts-b": {"max_seq_length": 64, "num_train_epochs": 2},
         },
     ),
-    "objectives": (OBJECTIVES, {"cola": Setting(None, 64, 1), "rte": Setting(None, 128, 1)}),
+    "objectives": Study(
+        {**{name: {"distill_loss": name} for name in NAMES.split()}, "mgskd alone": {"only_mgskd": True}},
+        {"cola": {"max_seq_length": 64}, "rte": {"max_seq_length": 128}},
+        {"learning_rate": 1e-4, "beta": 1, "num_train_epochs": 1, "ig_steps": 4, "eval_strategy": "no"},
+        seeds="0",
+    ),
+    "transport": Study(
+        {
+            "ce": {"distill_loss": "ce"},
+            "kd": {},
+            **{
+                f"kd+sinkhorn, {cost}, {name}": {"distill_loss": "kd+sinkhorn", "sinkhorn_cost": cost, **flags}
+                for cost in ("l1", "lorentz")
+                for name, flags in VARIANTS.items()
+            },
+            MORE: {},
+        },
+        {"sst-2": {"max_train_rows": 3000, "num_train_epochs": 2}},
+        {"learning_rate": 5e-5, "beta": 0.8},
+        teacher_epochs=2,
+    ),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def sweeps(study: Study, task: str, given: argparse.Namespace) -> tuple[Sweep, Sweep]:
+    """Sweeps for a task's teacher and for its students."""
+    rows = {"max_train_rows": given.rows} if given.rows else {}
+    flags = {**study.tasks[task], **rows, "data_dir": given.data_dir, "batch_size": 32, "save_strategy": "no"}
+    of_teacher = {**flags, "num_train_epochs": study.teacher_epochs, "model_path": given.encoder}
+    of_teacher["learning_rate"] = study.flags["learning_rate"]
+    home = given.folder / f"teacher-{flags.get('max_train_rows', 'all')}-rows-{study.teacher_epochs}-epochs"
+    teacher = {"command": "finetune", "tasks": [task], "seeds": [0], "flags": of_teacher}
+    taught = make_sweep(teacher, "the teacher", home)
+    objectives = {name: {"distill_loss": "kd", **flags} for name, flags in study.objectives.items()}
+    if given.only:
+        objectives = {name: objectives[name] for name in given.only}
+    if MORE in objectives:
+        objectives[MORE]["unlabeled_file"] = str(unlabeled(given.folder, task))
+    of_students = {"teacher_path": str(taught.trials[0].folder), "student_path": given.encoder}
+    of_students |= {"keep_layers": "0,2,4", "alpha": 0.9, "temperature": 2, **study.flags, **flags}
+    students = {"tasks": [task], "objectives": objectives, "baseline": "kd", "flags": of_students}
+    return taught, make_sweep(students, given.study, given.folder / given.study, given.seeds or study.seeds)
+
+
+def unlabeled(folder: Path, task: str) -> Path:
+    """The file of a task's rows without labels."""
+    return folder / f"{task}-unlabeled.txt"
+
+
+def run_task(study: Study, task: str, given: argparse.Namespace) -> list[Result]:
+    """Train a task's teacher and students, print the comparison, and return the students' results."""
+    taught, students = sweeps(study, task, given)
+    folder = given.folder / given.study
+    (teacher,) = run(taught, taught.trials[0].folder.parents[1])
+    if teacher.outcome is None:
+        sys.exit(f"the teacher crashed: {teacher.reason}")
+    if MORE in study.objectives:
+        settings = taught.trials[0].settings()
+        raw, first = load_named_task(settings).read("train"), settings.max_train_rows or 0
+        sentences = raw.select(range(first, min(len(raw), 3 * first)))["text"]
+        text = "".join(f"{sentence.strip()}\n" for sentence in sentences)
+        unlabeled(given.folder, task).write_text(text, encoding="utf-8")
+    results = run(students, folder)
+    for result in results:  # a model for each trial would fill a disk; a trial is finished without it
+        (result.trial.folder / "model.safetensors").unlink(missing_ok=True)
+    table = tabulate(results, "kd", folder)
+    table.title = f"{task}: best dev score"
+    table.note += f"; the teacher's: {teacher.outcome.best:.4f}; {machine()}"
+    print(flush=True)
+    show(table)
+    print(f"\n{table.markdown()}", flush=True)
+    return results
+
+
+def machine() -> str:
+    """The machine and the versions, in one line."""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return f"{platform.machine()}, one thread a trial, {versions}, Python {platform.python_version()}"
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--encoder", default="models/minilm", help="folder of a 6-layer BERT encoder")
     parser.add_argument("--data_dir", default="datas/glue", help="folder that holds the tasks")
-    parser.add_argument("--tasks", help="only these, with commas")
-    parser.add_argument("--rows", type=int, help="so many training rows in place of a study's own number")
-    parser.add_argument("--seeds", help="with commas (default: 0,1,2 for matching, 0 for objectives)")
+    parser.add_argument("--tasks", help="only these tasks, with commas")
+    parser.add_argument("--only", nargs="+", help="only these objectives; kd, with which they are compared, among them")
+    parser.add_argument("--rows", type=int, help="training rows, in place of the study's own number")
+    parser.add_argument("--seeds", help="seeds with commas, in place of the study's")
     parser.add_argument("--folder", type=Path, default=Path("experiments/study"), help="where teachers and runs go")
-    parser.add_argument("--out", type=Path, help="a line a run (default: benchmarks/study-NAME.jsonl)")
-    given = parser.parse_args()
-    out = given.out or Path(f"benchmarks/study-{given.study}.jsonl")
-    objectives, settings = STUDIES[given.study]
-    seeds = (given.seeds or ("0,1,2" if given.study == "matching" else "0")).split(",")
-    tasks = given.tasks.split(",") if given.tasks else list(settings)
-
-    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    for task in tasks:
-        setting = settings[task]
-        rows = given.rows or setting.rows
-        common = ["--task_name", task, "--data_dir", given.data_dir]
-        common += ["--max_train_rows", str(rows)] if rows else []
-        common += ["--max_seq_length", str(setting.length), "--save_strategy", "no", "--batch_size", "32"]
-        teacher = train_teacher(given, task, common, setting)
-        for seed in seeds:
-            for name, flags in objectives.items():
-                if any((run["task"], run["objective"], run["seed"]) == (task, name, int(seed)) for run in done):
-                    continue
-                argv = [*common, *student(given, teacher), "--seed", seed, *flags]
-                argv += ["--num_train_epochs", str(setting.epochs)]
-                argv += ["--eval_strategy", "no"] if given.study == "objectives" else []
-                run = {"task": task, "objective": name, "seed": int(seed), "rows": rows, **train(given, argv)}
-                done.append(run)
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(run | {"teacher": teacher["best"]}) + "\n")
-        report(given.study, task, setting, rows, teacher, [run for run in done if run["task"] == task], objectives)
+    parser.add_argument("--out", type=Path, help="results as JSON (default: benchmarks/study-NAME.json)")
+    return parser
 
 
-def train_teacher(given: argparse.Namespace, task: str, common: list[str], setting: Setting) -> dict[str, Any]:
-    folder = given.folder / f"{task}-teacher"
-    argv = [*common, "--model_path", given.encoder, "--seed", "0", "--output_dir", str(folder)]
-    argv += ["--learning_rate", "1e-4", "--num_train_epochs", str(setting.teacher_epochs)]
-    args = resolve_settings(FinetuneArguments, argv, "study")
-    read = load_named_task(args)
-    (outcome,) = finetune(args, read, [RunProgress(f"{task}, teacher", read.metric)]).outcomes
-    return {"folder": outcome.folder, "best": outcome.best}
-
-
-def student(given: argparse.Namespace, teacher: dict[str, Any]) -> list[str]:
-    flags = ["--teacher_path", teacher["folder"], "--student_path", given.encoder, "--keep_layers", "0,2,4"]
-    return [*flags, "--alpha", "0.9", "--beta", "1", "--temperature", "2", "--learning_rate", "1e-4"]
-
-
-def train(given: argparse.Namespace, argv: list[str]) -> dict[str, Any]:
-    folder = given.folder / "run"
-    args = resolve_settings(DistillationArguments, [*argv, "--output_dir", str(folder), "--overwrite"], "study")
-    task = load_named_task(args)
-    (outcome,) = distill(args, task, [RunProgress(f"{task.name}, {args.distill_loss}", task.metric)]).outcomes
-    shutil.rmtree(folder)  # a model a run would fill a disk; what a run says of itself is in its line
-    scores = {"metric": task.metric, "best": outcome.best, "history": [entry[task.metric] for entry in outcome.history]}
-    return {**scores, "rows_per_second": outcome.samples_per_second, "seconds": outcome.seconds}
-
-
-def report(
-    study: str,
-    task: str,
-    setting: Setting,
-    rows: int | None,
-    teacher: dict[str, Any],
-    runs: list[dict[str, Any]],
-    objectives: dict[str, list[str]],
-) -> None:
-    """Print a task's table: each seed's score, mean and spread, and the difference to kd paired by seed."""
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
-    seeds = sorted({run["seed"] for run in runs})
-    title = (
-        f"{task}, {rows or 'all'} rows, {setting.length} tokens, {setting.epochs} epochs: dev {runs[0]['metric']} x 100"
-    )
-    table = Table(
-        title, ["objective", *(f"seed {s}" for s in seeds), "mean", "spread", "to kd", "its spread", "rows/s"]
-    )
-    score = {(run["objective"], run["seed"]): 100 * run["best"] for run in runs}
-    for name in objectives:
-        of = [seed for seed in seeds if (name, seed) in score]
-        if not of:
-            continue
-        scores = [score[name, seed] for seed in of]
-        gains = [score[name, seed] - score["kd", seed] for seed in of]
-        spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in (scores, gains)]
-        speed = statistics.median(run["rows_per_second"] for run in runs if run["objective"] == name)
-        cells = [f"{score[name, seed]:.1f}" if seed in of else "" for seed in seeds]
-        cells += [f"{statistics.fmean(scores):.1f}", f"{spreads[0]:.1f}"]
-        table.add(name, *cells, f"{statistics.fmean(gains):+.1f}", f"{spreads[1]:.1f}", f"{speed:.0f}")
-    best = f"the teacher's ({setting.teacher_epochs} epochs): {100 * teacher['best']:.1f}"
-    table.note = f"{best}; python -m benchmarks.study {' '.join(sys.argv[1:])}; {machine}"
-    show(table)
-    print(f"\n{table.title}\n\n{table.markdown()}\n{table.note}\n", flush=True)
+def main() -> None:
+    given = parser().parse_args()
+    study = STUDIES[given.study]
+    tasks = given.tasks.split(",") if given.tasks else list(study.tasks)
+    results = [result for task in tasks for result in run_task(study, task, given)]
+    runs = [
+        {
+            "objective": result.trial.objective,
+            "reason": result.reason,
+            **(asdict(result.outcome) if result.outcome else {}),
+        }
+        for result in results
+    ]
+    out = given.out or Path(f"benchmarks/study-{given.study}.json")
+    command = " ".join(["python -m benchmarks.study", *sys.argv[1:]])
+    out.write_text(json.dumps({"command": command, "machine": machine(), "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -67,15 +67,6 @@ def test_scale(tmp_path, world, encoder):
 
 
 @pytest.mark.slow
-def test_quality(tmp_path, sentiment, encoder):
-    flags = ["--encoder", encoder, "--data_dir", sentiment, "--rows", 64, "--unlabeled_rows", 32, "--epochs", 1]
-    printed = run("quality", *flags, "--seeds", "0", "--out", "quality.json", cwd=tmp_path)
-    objectives = json.loads((tmp_path / "quality.json").read_text())["objectives"]
-    assert all(name in printed for name in objectives)
-    assert len(objectives) == 11
-
-
-@pytest.mark.slow
 def test_memory(tmp_path):
     assert "tokenize" in run("memory", "--pairs", 2000, "--out", "memory.md", cwd=tmp_path)
     assert (tmp_path / "memory.md").is_file()
@@ -97,21 +88,27 @@ def test_features(tmp_path):
     assert "plain MB" in printed
 
 
+def test_every_trial_of_every_study_is_a_command_that_parses():
+    from benchmarks.study import STUDIES, parser, sweeps
+
+    counts = {}
+    for name, study in STUDIES.items():
+        given = parser().parse_args([name])
+        counts[name] = sum(len(sweeps(study, task, given)[1].trials) for task in study.tasks)
+    assert counts == {"matching": 4 * 4 * 3, "objectives": 2 * 10, "transport": 11 * 3}
+
+
 @pytest.mark.slow
-def test_study(tmp_path, world, tmp_path_factory):
-    from benchmarks.study import OBJECTIVES
-
-    from sinkd.models import load_tokenizer, write_encoder
-
-    tokenizer = load_tokenizer(str(world.teacher), "--model_path")
-    encoder = write_encoder(tmp_path_factory.mktemp("wide"), tokenizer, layers=6, width=64, heads=2)
-    flags = ["--encoder", encoder, "--data_dir", world.data, "--tasks", "cola", "--rows", 32, "--seeds", 0]
-    command = ["study", "objectives", *flags, "--out", "objectives.jsonl"]
-    assert "to kd" in run(*command, cwd=tmp_path)
-    lines = (tmp_path / "objectives.jsonl").read_text().splitlines()
-    assert [json.loads(line)["objective"] for line in lines] == list(OBJECTIVES)
-    assert "to kd" in run(*command, cwd=tmp_path)
-    assert (tmp_path / "objectives.jsonl").read_text().splitlines() == lines, "what is done is not done again"
+def test_study(tmp_path, sentiment, encoder):
+    more = "kd, twice as many rows unlabelled"
+    flags = ["--encoder", encoder, "--data_dir", sentiment, "--rows", 32, "--seeds", 0, "--only", "kd", more]
+    command = ["study", "transport", *flags, "--out", "study.json"]
+    assert "2 trials, 0 finished earlier, 2 to run" in run(*command, cwd=tmp_path)
+    written = json.loads((tmp_path / "study.json").read_text())["runs"]
+    assert [row["objective"] for row in written] == ["kd", more] and all("best" in row for row in written)
+    assert not list((tmp_path / "experiments" / "study" / "transport").rglob("model.safetensors"))
+    again = run(*command, cwd=tmp_path)
+    assert "2 trials, 2 finished earlier, 0 to run" in again and "to kd" in again
 
 
 @pytest.mark.slow
