@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from sinkd.training.cpu import multiplies_bfloat16
+
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where everything is computed")
@@ -40,14 +42,18 @@ def described() -> str:
     """The device, and what a CPU computes with."""
     if on_cuda():
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    short = ", bfloat16" * multiplies_bfloat16()
+    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}{short}, {torch.get_num_threads()} threads"
 
 
 def _processor() -> str:
+    """The processor's name; where Linux tells, also its family and model, which many names leave open."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "cpu family" not in fields:
+        return fields.get("model name") or platform.processor() or platform.machine()
+    return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
 
 
 def wait() -> None:

@@ -2,28 +2,28 @@
 
     python -m benchmarks.pipeline --encoder models/minilm --data_dir datas/glue
 
-On CoLA's training text, a 6-layer encoder teaches its own layers 0, 2, 4, in batches of 16, with dropout as the models
-come. Three arms take turns, round by round in one process, each on the same rows from the same weights:
+On CoLA's training text, a 6-layer encoder teaches its own layers 0, 2, 4, in batches of 16, with the models' own
+dropout. The arms take turns, round by round in one process, each on the same rows from the same weights:
 
 - sinkd: `DistillationTrainer`, kd + sinkhorn (Lorentz), the teacher's answers cached. On: batches of like length,
-  padding to a batch's longest row, embedding rows that no training row uses left out of the update. What filling the
-  cache took stands below the table, and in no ratio.
+  padding to a batch's longest row, embedding rows that no training row uses left out of the update. The time to fill
+  the cache is printed below the table and is part of no ratio.
 - fine-tuning: `transformers.Trainer` on the same student with hard labels, rows grouped by length, padded likewise.
 - published: every row padded to 128 tokens, the teacher run live in every step, both models with eager attention
   returning all hidden states and attentions, the loss written plainly; the same AdamW and clipping.
+
+Where the processor (or GPU) multiplies bfloat16, sinkd and fine-tuning also run with `--bf16`.
 
 A figure is the median over rounds; a ratio is the median over rounds of the ratio within the round.
 """
 
 import argparse
 import copy
-import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +31,17 @@ import torch
 import transformers
 from benchmarks import device
 from benchmarks.loss import published as published_sinkhorn
+from benchmarks.result import machine, publish
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 from sinkd.losses import kd
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
 from sinkd.models import keep_layers, load_encoder, load_tokenizer
-from sinkd.report import Table, show
+from sinkd.report import Table
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.arguments import DistillationArguments
+from sinkd.training.cpu import multiplies_bfloat16
 from sinkd.training.distillation import DistillationTrainer
 
 BATCH, LENGTH, LAYERS = 16, 128, (0, 2, 4)
@@ -72,13 +74,13 @@ def trained(trainer: Trainer) -> float:
     return watch.seconds
 
 
-def sinkd_seconds(student, teacher, rows, tokenizer, folder: str) -> float:
+def sinkd_seconds(student, teacher, rows, tokenizer, folder: str, **more) -> float:
     return trained(
         DistillationTrainer(
-            model=student,
+            model=copy.deepcopy(student),
             teacher=teacher,
             objective=Objective.parse("kd+sinkhorn", alpha=0.9, beta=0.8, temperature=1.0),
-            args=arguments(DistillationArguments, folder, teacher_cache_dir=folder),
+            args=arguments(DistillationArguments, folder, teacher_cache_dir=folder, **more),
             train_dataset=rows,
             data_collator=Collator(tokenizer),
             processing_class=tokenizer,
@@ -86,14 +88,14 @@ def sinkd_seconds(student, teacher, rows, tokenizer, folder: str) -> float:
     )
 
 
-def finetuning_seconds(student, rows, tokenizer, folder: str) -> float:
-    args = arguments(TrainingArguments, folder, train_sampling_strategy="group_by_length", dataloader_pin_memory=False)
-    collator = DataCollatorWithPadding(tokenizer)
-    return trained(Trainer(model=student, args=args, train_dataset=rows, data_collator=collator))
+def finetuning_seconds(student, rows, tokenizer, folder: str, **more) -> float:
+    more |= {"train_sampling_strategy": "group_by_length", "dataloader_pin_memory": False}
+    args, collator = arguments(TrainingArguments, folder, **more), DataCollatorWithPadding(tokenizer)
+    return trained(Trainer(model=copy.deepcopy(student), args=args, train_dataset=rows, data_collator=collator))
 
 
 def published_seconds(student, teacher, rows, tokenizer) -> float:
-    teacher.to(student.device)  # sinkd sent it away when it had answered
+    student, teacher = copy.deepcopy(student), copy.deepcopy(teacher).to(student.device)  # sinkd sent it away
     for model in (student, teacher):
         model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, eps=1e-8, weight_decay=0.0)
@@ -141,41 +143,45 @@ def main() -> None:
     teacher = load_encoder(given.encoder, task, "--encoder").eval().to(given.device)
     student = keep_layers(load_encoder(given.encoder, task, "--encoder"), LAYERS).to(given.device)
 
-    speeds: dict[str, list[float]] = {"sinkd": [], "fine-tuning": [], "published": []}
+    def sinkd(**more) -> float:
+        return len(rows) / sinkd_seconds(student, teacher, rows, tokenizer, folder, **more)
+
+    def finetuning(**more) -> float:
+        return len(rows) / finetuning_seconds(student, rows, tokenizer, folder, **more)
+
+    def published() -> float:
+        return len(few) / published_seconds(student, teacher, few, tokenizer)
+
+    arms = {"sinkd": sinkd, "fine-tuning": finetuning, "published": published}
+    if device.on_cuda() or multiplies_bfloat16():
+        arms |= {"sinkd, bf16": partial(sinkd, bf16=True), "fine-tuning, bf16": partial(finetuning, bf16=True)}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SINKD_CACHE"] = folder
         started = time.perf_counter()
-        sinkd_seconds(copy.deepcopy(student), teacher, rows, tokenizer, folder)
+        sinkd()
         first = time.perf_counter() - started
-        finetuning_seconds(copy.deepcopy(student), rows, tokenizer, folder)
+        for name in arms:
+            if name not in ("sinkd", "published"):
+                arms[name]()  # warms up; bf16 fills a cache of its own
+        speeds: dict[str, list[float]] = {name: [] for name in arms}
         for _ in range(given.rounds):
-            seconds = sinkd_seconds(copy.deepcopy(student), teacher, rows, tokenizer, folder)
-            speeds["sinkd"].append(len(rows) / seconds)
-            seconds = finetuning_seconds(copy.deepcopy(student), rows, tokenizer, folder)
-            speeds["fine-tuning"].append(len(rows) / seconds)
-            seconds = published_seconds(copy.deepcopy(student), copy.deepcopy(teacher), few, tokenizer)
-            speeds["published"].append(len(few) / seconds)
+            for name, measured in arms.items():
+                speeds[name].append(measured())
         cache = first - len(rows) / statistics.median(speeds["sinkd"])
 
-    machine = f"{device.described()}, torch {torch.__version__}"
-    machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
-    table = Table(f"Distillation of {len(rows)} rows of CoLA ({machine})", ["", "rows/s", "sinkd is", "range"])
-    result = {
-        "command": " ".join(["python -m benchmarks.pipeline", *sys.argv[1:]]),
-        "machine": machine,
-        "rows": len(rows),
-        "speeds": speeds,
-        "ratios": {},
-    }
+    ours = [name for name in arms if name.startswith("sinkd")]
+    columns = ["", "rows/s", *(column for name in ours for column in (f"{name} is", "range"))]
+    table = Table(f"Distillation of {len(rows)} rows of CoLA ({machine()})", columns)
+    ratios: dict[str, dict[str, float]] = {name: {} for name in ours}
     for name, found in speeds.items():
-        ratios = [ours / theirs for ours, theirs in zip(speeds["sinkd"], found, strict=True)]
-        result["ratios"][name] = statistics.median(ratios)
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        table.add(name, f"{statistics.median(found):.1f}", f"{statistics.median(ratios):.2f}x", spread)
+        cells = []
+        for mine in ours:
+            each = [fast / slow for fast, slow in zip(speeds[mine], found, strict=True)]
+            ratios[mine][name] = statistics.median(each)
+            cells += [f"{ratios[mine][name]:.2f}x", f"{min(each):.2f} to {max(each):.2f}"]
+        table.add(name, f"{statistics.median(found):.1f}", *cells)
     table.note = f"the teacher's {len(rows)} answers were cached once before, in about {cache:.1f} s with start-up"
-    show(table)
-    print(table.markdown())
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    publish("pipeline", given.out, table, rows=len(rows), speeds=speeds, ratios=ratios)
 
 
 if __name__ == "__main__":

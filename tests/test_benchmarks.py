@@ -54,7 +54,7 @@ def test_loss(tmp_path):
 def test_pipeline(tmp_path, world, encoder):
     flags = ["--encoder", encoder, "--data_dir", world.data, "--rows", 64, "--rounds", 1, "--out", "pipeline.json"]
     assert "fine-tuning" in run("pipeline", *flags, cwd=tmp_path)
-    assert json.loads((tmp_path / "pipeline.json").read_text())["ratios"]["sinkd"] == 1
+    assert json.loads((tmp_path / "pipeline.json").read_text())["ratios"]["sinkd"]["sinkd"] == 1
 
 
 @pytest.mark.slow
