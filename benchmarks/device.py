@@ -5,7 +5,8 @@ A benchmark calls `use` once, with what `--device` says; everything else here fo
 
 import argparse
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ def wait() -> None:
     """Until the device has done what it was given; a CPU always has."""
     if on_cuda():
         torch.cuda.synchronize()
+
+
+def in_turns(
+    works: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each work in each round. All take turns, so that what else the machine does strikes all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            wait()
+            started = clock()
+            work()
+            wait()
+            seconds[name].append(clock() - started)
+    return seconds
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:

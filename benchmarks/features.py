@@ -19,19 +19,17 @@ timed.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import transformers
 from benchmarks import device
+from benchmarks.result import machine, publish
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,7 +37,7 @@ from sinkd.losses.objective import Objective
 from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.term import Progress, View
 from sinkd.models.observe import observe
-from sinkd.report import Table, show
+from sinkd.report import Table
 
 HEADS, K = 64, 20
 LOSSES = ["sentences", "pairs", "triplets"]
@@ -223,35 +221,23 @@ def main() -> None:
         print((status("VmHWM") - before) / 1e6)
         return
 
-    machine = f"{device.described()}, torch {torch.__version__}"
-    machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
     size = f"B {given.batch}, L {given.length}, D {given.width}"
     columns = ["", "sinkd ms", "plain ms", "faster", "sinkd MB", "plain MB", "memory"]
-    table = Table(f"forward and backward, {size} ({machine})", columns)
+    table = Table(f"forward and backward, {size} ({machine()})", columns)
     rows = []
     for name in given.only.split(",") if given.only else LOSSES + STEPS:
         pair = [prepared(name, plain, given) for plain in (False, True)]
         values = [step() for step in pair]
         if abs(values[0] - values[1]) > 1e-3 * abs(values[1]):
             raise SystemExit(f"{name}: sinkd gives {values[0]}, the plain version {values[1]}")
-        times: list[list[float]] = [[], []]
-        for _ in range(given.rounds):
-            for step, taken in zip(pair, times, strict=True):
-                device.wait()
-                started = time.perf_counter()
-                step()
-                device.wait()
-                taken.append(time.perf_counter() - started)
-        ours, theirs = (1000 * statistics.median(taken) for taken in times)
+        times = device.in_turns({"sinkd": pair[0], "plain": pair[1]}, given.rounds)
+        ours, theirs = (1000 * statistics.median(taken) for taken in times.values())
         del pair
         memory = [extra_memory(name, plain, given) for plain in (False, True)]
         rows.append({"name": name, "ms": [ours, theirs], "mb": memory, "values": values})
         cells = [f"{ours:.3g}", f"{theirs:.3g}", f"{theirs / ours:.1f}x", f"{memory[0]:.0f}", f"{memory[1]:.0f}"]
         table.add(name, *cells, f"{memory[0] / max(memory[1], 0.1):.2f}")
-    show(table)
-    print(f"\n{table.markdown()}")
-    content = {"command": " ".join(["python -m benchmarks.features", *sys.argv[1:]]), "machine": machine, "rows": rows}
-    given.out.write_text(json.dumps(content, indent=1) + "\n")
+    publish("features", given.out, table, rows=rows)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ is the largest sum of tensor bytes alive beyond those alive before, by PyTorch's
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from typing import Any
 import torch
 from benchmarks import device
 from benchmarks.loss import extra_bytes, once
+from benchmarks.result import machine, publish
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration, set_seed
@@ -45,6 +45,7 @@ from sinkd.losses.term import View
 from sinkd.models import LanguageModel, decoder_start
 from sinkd.models.likelihood import choice_log_likelihoods
 from sinkd.models.prompt_collator import PromptCollator
+from sinkd.report import Table
 
 SIZES = ((8, 4, 32128), (8, 8, 50257), (4, 64, 151936))
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -86,22 +87,10 @@ LOSSES: dict[str, Loss] = {
 SUMS: dict[str, Loss] = {"plain PyTorch": published_sum, "sinkd": sinkds_sum}
 
 
-def timed(work: Callable[[], Any]) -> float:
-    clock = time.perf_counter if device.on_cuda() else time.process_time
-    device.wait()
-    start = clock()
-    work()
-    device.wait()
-    return clock() - start
-
-
-def in_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def medians(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each, after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            seconds[name].append(timed(work))
-    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+    clock = time.perf_counter if device.on_cuda() else time.process_time
+    return {name: statistics.median(each[1:]) for name, each in device.in_turns(works, rounds + 1, clock).items()}
 
 
 def logits_of(size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -115,13 +104,28 @@ def frequencies(width: int) -> Tensor:
     return -1.5 * torch.arange(10, width + 10).log()[torch.randperm(width)]
 
 
-def losses(size: tuple[int, int, int], rounds: int, compared: dict[str, Loss]) -> dict[str, dict[str, float]]:
+def compared(size: tuple[int, int, int], rounds: int, ways: dict[str, Loss]) -> list[dict[str, Any]]:
+    """Seconds and megabytes of a forward and backward pass of each way, and how they compare with the first way's."""
     student, teacher = logits_of(size)
-    seconds = in_turns({name: partial(once, loss, student, teacher) for name, loss in compared.items()}, rounds)
-    return {
-        name: {"seconds": seconds[name], "megabytes": extra_bytes(loss, student, teacher) / 1e6}
-        for name, loss in compared.items()
-    }
+    seconds = medians({name: partial(once, loss, student, teacher) for name, loss in ways.items()}, rounds)
+    megabytes = {name: extra_bytes(loss, student, teacher) / 1e6 for name, loss in ways.items()}
+    base = next(iter(ways))
+    return [
+        {
+            "size": size,
+            "loss": name,
+            "seconds": seconds[name],
+            "megabytes": megabytes[name],
+            "faster": seconds[base] / seconds[name],
+            "share": megabytes[name] / megabytes[base],
+        }
+        for name in ways
+    ]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    figures = f"{row['seconds'] * 1e3:,.1f}", f"{row['megabytes']:,.1f}"
+    return [*figures, f"{row['faster']:.1f}", f"{row['share']:.2f}"]
 
 
 def steps(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
@@ -139,7 +143,7 @@ def steps(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
 
         return once
 
-    return in_turns({name: work(loss) for name, loss in LOSSES.items()}, rounds)
+    return medians({name: work(loss) for name, loss in LOSSES.items()}, rounds)
 
 
 def evaluation(model: Any, rounds: int) -> dict[str, float]:
@@ -158,7 +162,7 @@ def evaluation(model: Any, rounds: int) -> dict[str, float]:
 
         return once
 
-    return in_turns({name: work(batch) for name, batch in batches.items()}, rounds)
+    return medians({name: work(batch) for name, batch in batches.items()}, rounds)
 
 
 def encoder_decoder(width: int) -> Any:
@@ -198,37 +202,28 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     device.use(options.device)
-    print(f"{device.described()}, torch {torch.__version__}, {options.rounds} rounds\n")
-    print("| (B, T, V) | loss | ms | step ms | extra MB | times faster | of its memory |")
-    print("|---|---|---:|---:|---:|---:|---:|")
-    rows = []
-    for size in SIZES[: options.sizes]:
-        found, step = losses(size, options.rounds, LOSSES), steps(size, options.rounds)
-        base = found["published"]
-        for name, figures in found.items():
-            faster, share = base["seconds"] / figures["seconds"], figures["megabytes"] / base["megabytes"]
-            rows.append({"size": size, "loss": name, "step": step[name], **figures, "faster": faster, "share": share})
-            ms = f"{figures['seconds'] * 1e3:,.1f} | {step[name] * 1e3:,.1f} | {figures['megabytes']:,.1f}"
-            print(f"| {size} | {name} | {ms} | {faster:.1f} | {share:.2f} |", flush=True)
-    print("\n| (B, T, V) | ce + 0.1 kl + sinkhorn | ms | extra MB | times faster | of its memory |")
-    print("|---|---|---:|---:|---:|---:|")
-    sums = []
-    for size in SIZES[: options.sizes]:
-        found = losses(size, options.rounds, SUMS)
-        base = found["plain PyTorch"]
-        for name, figures in found.items():
-            faster, share = base["seconds"] / figures["seconds"], figures["megabytes"] / base["megabytes"]
-            sums.append({"size": size, "sum": name, **figures, "faster": faster, "share": share})
-            ms = f"{figures['seconds'] * 1e3:,.1f} | {figures['megabytes']:,.1f}"
-            print(f"| {size} | {name} | {ms} | {faster:.1f} | {share:.2f} |", flush=True)
-    print("\n| evaluation | ms, each prompt read once | for every choice | times faster |\n|---|---:|---:|---:|")
-    asked = {}
-    for name, model in (("decoder", decoder(32128)), ("encoder-decoder", encoder_decoder(32128))):
-        asked[name] = evaluation(model, options.rounds)
-        single, each = (asked[name][way] for way in ("once", "for each"))
-        print(f"| {name} | {single * 1e3:,.0f} | {each * 1e3:,.0f} | {each / single:.1f} |", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps({"rows": rows, "sums": sums, "evaluation": asked}, indent=1) + "\n")
+    sizes = SIZES[: options.sizes]
+    columns = ["ms", "extra MB", "times faster", "of its memory"]
+    one = Table(f"{options.rounds} rounds, {machine()}", ["(B, T, V) and loss", "step ms", *columns])
+    whole = Table("ce + 0.1 kl + sinkhorn", ["(B, T, V) and loss", *columns])
+    rows, sums = [], []
+    for size in sizes:
+        step = steps(size, options.rounds)
+        for row in compared(size, options.rounds, LOSSES):
+            rows.append(row | {"step": step[row["loss"]]})
+            one.add(f"{size} {row['loss']}", f"{step[row['loss']] * 1e3:,.1f}", *cells(row))
+        for row in compared(size, options.rounds, SUMS):
+            sums.append(row)
+            whole.add(f"{size} {row['loss']}", *cells(row))
+    asked = {
+        "decoder": evaluation(decoder(32128), options.rounds),
+        "encoder-decoder": evaluation(encoder_decoder(32128), options.rounds),
+    }
+    scored = Table("evaluation", ["", "ms, each prompt read once", "for every choice", "times faster"])
+    for name, seconds in asked.items():
+        single, each = seconds["once"], seconds["for each"]
+        scored.add(name, f"{single * 1e3:,.0f}", f"{each * 1e3:,.0f}", f"{each / single:.1f}")
+    publish("generative", options.out, one, whole, scored, rows=rows, sums=sums, evaluation=asked)
 
 
 if __name__ == "__main__":

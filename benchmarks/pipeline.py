@@ -32,6 +32,7 @@ import transformers
 from benchmarks import device
 from benchmarks.loss import published as published_sinkhorn
 from benchmarks.result import machine, publish
+from datasets import Dataset
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 from sinkd.losses import kd
@@ -74,28 +75,49 @@ def trained(trainer: Trainer) -> float:
     return watch.seconds
 
 
-def sinkd_seconds(student, teacher, rows, tokenizer, folder: str, **more) -> float:
-    return trained(
-        DistillationTrainer(
-            model=copy.deepcopy(student),
-            teacher=teacher,
+class Lesson:
+    """A teacher of six layers, three of its layers as the student, and a random sample of CoLA's training rows.
+
+    The file is not in random order, and its first sentences are longer than most.
+    """
+
+    def __init__(self, encoder: str, data_dir: str, rows: int):
+        self.task = load_task("cola", data_dir)
+        self.tokenizer = load_tokenizer(encoder, "--encoder")
+        sample = np.random.default_rng(0).permutation(len(self.task.read("train")))[:rows]
+        self.rows = encode(self.task.read("train").select(sample), self.tokenizer, LENGTH)
+        self.teacher = load_encoder(encoder, self.task, "--encoder").eval()
+        self.student = keep_layers(load_encoder(encoder, self.task, "--encoder"), LAYERS)
+
+    def trainer(self, folder: str, **more) -> DistillationTrainer:
+        """Distils a fresh student by kd + sinkhorn (Lorentz), with the teacher's answers cached in `folder`."""
+        return DistillationTrainer(
+            model=copy.deepcopy(self.student),
+            teacher=self.teacher,
             objective=Objective.parse("kd+sinkhorn", alpha=0.9, beta=0.8, temperature=1.0),
             args=arguments(DistillationArguments, folder, teacher_cache_dir=folder, **more),
-            train_dataset=rows,
-            data_collator=Collator(tokenizer),
-            processing_class=tokenizer,
+            train_dataset=self.rows,
+            data_collator=Collator(self.tokenizer),
+            processing_class=self.tokenizer,
         )
-    )
 
 
-def finetuning_seconds(student, rows, tokenizer, folder: str, **more) -> float:
+def add_lesson(parser: argparse.ArgumentParser) -> None:
+    """The options that `Lesson` needs, but for the number of rows."""
+    parser.add_argument("--encoder", default="models/minilm", help="folder of a 6-layer BERT encoder")
+    parser.add_argument("--data_dir", default="datas/glue", help="folder that holds CoLA")
+
+
+def finetuning_seconds(lesson: Lesson, folder: str, **more) -> float:
     more |= {"train_sampling_strategy": "group_by_length", "dataloader_pin_memory": False}
-    args, collator = arguments(TrainingArguments, folder, **more), DataCollatorWithPadding(tokenizer)
-    return trained(Trainer(model=copy.deepcopy(student), args=args, train_dataset=rows, data_collator=collator))
+    args, collator = arguments(TrainingArguments, folder, **more), DataCollatorWithPadding(lesson.tokenizer)
+    student = copy.deepcopy(lesson.student)
+    return trained(Trainer(model=student, args=args, train_dataset=lesson.rows, data_collator=collator))
 
 
-def published_seconds(student, teacher, rows, tokenizer) -> float:
-    student, teacher = copy.deepcopy(student), copy.deepcopy(teacher).to(student.device)  # sinkd sent it away
+def published_seconds(lesson: Lesson, rows: Dataset) -> float:
+    student = copy.deepcopy(lesson.student)
+    teacher = copy.deepcopy(lesson.teacher).to(student.device)  # sinkd sends it away when it has answered
     for model in (student, teacher):
         model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, eps=1e-8, weight_decay=0.0)
@@ -107,7 +129,9 @@ def published_seconds(student, teacher, rows, tokenizer) -> float:
         columns = rows[order[start : start + BATCH]]
         labels = torch.tensor(columns.pop("labels"), device=student.device)
         columns.pop("length")
-        batch = tokenizer.pad(columns, padding="max_length", max_length=LENGTH, return_tensors="pt").to(student.device)
+        batch = lesson.tokenizer.pad(columns, padding="max_length", max_length=LENGTH, return_tensors="pt").to(
+            student.device
+        )
         shown = {"output_hidden_states": True, "output_attentions": True}
         logits = student(**batch, **shown).logits
         with torch.no_grad():
@@ -123,8 +147,7 @@ def published_seconds(student, teacher, rows, tokenizer) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--encoder", default="models/minilm", help="folder of a 6-layer BERT encoder")
-    parser.add_argument("--data_dir", default="datas/glue", help="folder that holds CoLA")
+    add_lesson(parser)
     parser.add_argument("--rows", type=int, default=640, help="rows a round; the published arm takes a quarter")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/pipeline.json"), help="where the JSON goes")
@@ -134,23 +157,19 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
-    task = load_task("cola", given.data_dir)
-    tokenizer = load_tokenizer(given.encoder, "--encoder")
-    # A random sample: the file is not in random order, and its first sentences are longer than most.
-    sample = np.random.default_rng(0).permutation(len(task.read("train")))[: given.rows]
-    rows = encode(task.read("train").select(sample), tokenizer, LENGTH)
-    few = rows.select(range(given.rows // 4))
-    teacher = load_encoder(given.encoder, task, "--encoder").eval().to(given.device)
-    student = keep_layers(load_encoder(given.encoder, task, "--encoder"), LAYERS).to(given.device)
+    lesson = Lesson(given.encoder, given.data_dir, given.rows)
+    few = lesson.rows.select(range(given.rows // 4))
+    for model in (lesson.teacher, lesson.student):
+        model.to(given.device)
 
     def sinkd(**more) -> float:
-        return len(rows) / sinkd_seconds(student, teacher, rows, tokenizer, folder, **more)
+        return given.rows / trained(lesson.trainer(folder, **more))
 
     def finetuning(**more) -> float:
-        return len(rows) / finetuning_seconds(student, rows, tokenizer, folder, **more)
+        return given.rows / finetuning_seconds(lesson, folder, **more)
 
     def published() -> float:
-        return len(few) / published_seconds(student, teacher, few, tokenizer)
+        return len(few) / published_seconds(lesson, few)
 
     arms = {"sinkd": sinkd, "fine-tuning": finetuning, "published": published}
     if device.on_cuda() or multiplies_bfloat16():
@@ -167,11 +186,11 @@ def main() -> None:
         for _ in range(given.rounds):
             for name, measured in arms.items():
                 speeds[name].append(measured())
-        cache = first - len(rows) / statistics.median(speeds["sinkd"])
+        cache = first - given.rows / statistics.median(speeds["sinkd"])
 
     ours = [name for name in arms if name.startswith("sinkd")]
     columns = ["", "rows/s", *(column for name in ours for column in (f"{name} is", "range"))]
-    table = Table(f"Distillation of {len(rows)} rows of CoLA ({machine()})", columns)
+    table = Table(f"Distillation of {given.rows} rows of CoLA ({machine()})", columns)
     ratios: dict[str, dict[str, float]] = {name: {} for name in ours}
     for name, found in speeds.items():
         cells = []
@@ -180,8 +199,8 @@ def main() -> None:
             ratios[mine][name] = statistics.median(each)
             cells += [f"{ratios[mine][name]:.2f}x", f"{min(each):.2f} to {max(each):.2f}"]
         table.add(name, f"{statistics.median(found):.1f}", *cells)
-    table.note = f"the teacher's {len(rows)} answers were cached once before, in about {cache:.1f} s with start-up"
-    publish("pipeline", given.out, table, rows=len(rows), speeds=speeds, ratios=ratios)
+    table.note = f"the teacher's {given.rows} answers were cached once before, in about {cache:.1f} s with start-up"
+    publish("pipeline", given.out, table, rows=given.rows, speeds=speeds, ratios=ratios)
 
 
 if __name__ == "__main__":

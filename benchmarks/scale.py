@@ -18,7 +18,6 @@ they are what would pass where nothing else is at work, waiting for the other pr
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -30,15 +29,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from benchmarks.pipeline import LAYERS, arguments, trained
+from benchmarks.pipeline import Lesson, add_lesson, trained
+from benchmarks.result import machine, publish
 from transformers import TrainerCallback
 
-from sinkd.losses.objective import Objective
-from sinkd.models import keep_layers, load_encoder, load_tokenizer
-from sinkd.report import Table, show
-from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.arguments import DistillationArguments
-from sinkd.training.distillation import DistillationTrainer
+from sinkd.report import Table
 from sinkd.training.gather import leave_group
 
 
@@ -80,24 +75,11 @@ def work(given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    task = load_task("cola", given.data_dir)
-    tokenizer = load_tokenizer(given.encoder, "--encoder")
-    rows = encode(task.read("train").shuffle(seed=0).select(range(given.rows)), tokenizer, 128)
-    trainer = DistillationTrainer(
-        model=keep_layers(load_encoder(given.encoder, task, "--encoder"), LAYERS),
-        teacher=load_encoder(given.encoder, task, "--encoder").eval(),
-        objective=Objective.parse("kd+sinkhorn", alpha=0.9, beta=0.8, temperature=1.0),
-        args=arguments(
-            DistillationArguments,
-            given.folder,
-            per_gpu_batch_size=cut.rows,
-            gradient_accumulation_steps=cut.micro_batches,
-            transport_scope=cut.scope,
-            teacher_cache_dir=given.folder,
-        ),
-        train_dataset=rows,
-        data_collator=Collator(tokenizer),
-        processing_class=tokenizer,
+    trainer = Lesson(given.encoder, given.data_dir, given.rows).trainer(
+        given.folder,
+        per_gpu_batch_size=cut.rows,
+        gradient_accumulation_steps=cut.micro_batches,
+        transport_scope=cut.scope,
     )
     computing = Computing()
     trainer.add_callback(computing)
@@ -122,8 +104,7 @@ def run(cut: Cut, given: argparse.Namespace, folder: str, rows: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--encoder", default="models/minilm", help="folder of a 6-layer BERT encoder")
-    parser.add_argument("--data_dir", default="datas/glue", help="folder that holds CoLA")
+    add_lesson(parser)
     parser.add_argument("--rows", type=int, default=512, help="rows a run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/scale.json"), help="where the JSON goes")
@@ -133,6 +114,7 @@ def main() -> None:
     if given.cut is not None:
         work(given)
         return
+    torch.set_num_threads(1)  # as every run has, for the machine in the title
     found: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for cut in [SPEED[0], *SPEED * given.rounds]:
@@ -140,10 +122,8 @@ def main() -> None:
         # The first run filled the teacher's cache.
         found[str(SPEED[0])].pop(0)
         peaks = {str(cut): run(cut, given, folder, given.rows)["megabytes"] for cut in MEMORY}
-    machine = f"{platform.machine()}, one thread a process, torch {torch.__version__}"
-    machine += f", transformers {transformers.__version__}, Python {platform.python_version()}"
     head = ["", "rows/s", "range", "seconds an update", "computing", "of the first"]
-    speed = Table(f"Updates of 32 rows ({machine})", head)
+    speed = Table(f"Updates of 32 rows ({machine()})", head)
     first = statistics.median(run["computing"] for run in found[str(SPEED[0])])
     for name, runs in found.items():
         seconds, computing = (statistics.median(run[key] for run in runs) for key in ("seconds", "computing"))
@@ -154,11 +134,7 @@ def main() -> None:
     memory = Table("Peak memory of a process", ["an update", "MB"])
     for name, megabytes in peaks.items():
         memory.add(name, f"{megabytes:.0f}")
-    for table in (speed, memory):
-        show(table)
-        print(table.markdown())
-    result = {"command": " ".join(["python -m benchmarks.scale", *sys.argv[1:]]), "machine": machine}
-    given.out.write_text(json.dumps(result | {"speed": found, "megabytes": peaks}, indent=1) + "\n")
+    publish("scale", given.out, speed, memory, speed=found, megabytes=peaks)
 
 
 if __name__ == "__main__":
