@@ -44,7 +44,8 @@ def described() -> str:
     if on_cuda():
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     short = ", bfloat16" * multiplies_bfloat16()
-    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}{short}, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
+    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}{short}, {threads}"
 
 
 def _processor() -> str:

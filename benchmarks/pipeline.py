@@ -173,7 +173,7 @@ def main() -> None:
 
     arms = {"sinkd": sinkd, "fine-tuning": finetuning, "published": published}
     if device.on_cuda() or multiplies_bfloat16():
-        arms |= {"sinkd, bf16": partial(sinkd, bf16=True), "fine-tuning, bf16": partial(finetuning, bf16=True)}
+        arms = {"sinkd, bf16": partial(sinkd, bf16=True), "fine-tuning, bf16": partial(finetuning, bf16=True), **arms}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SINKD_CACHE"] = folder
         started = time.perf_counter()
@@ -181,7 +181,7 @@ def main() -> None:
         first = time.perf_counter() - started
         for name in arms:
             if name not in ("sinkd", "published"):
-                arms[name]()  # warms up; bf16 fills a cache of its own
+                arms[name]()  # to warm up; bf16 fills a cache of its own
         speeds: dict[str, list[float]] = {name: [] for name in arms}
         for _ in range(given.rounds):
             for name, measured in arms.items():
