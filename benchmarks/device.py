@@ -43,7 +43,7 @@ def described() -> str:
     """The device, and what a CPU computes with."""
     if on_cuda():
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    short = ", bfloat16" * multiplies_bfloat16()
+    short = ", bfloat16" if multiplies_bfloat16() else ""
     threads = f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
     return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}{short}, {threads}"
 

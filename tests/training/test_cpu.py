@@ -339,13 +339,13 @@ def test_bf16_without_use_cpu_trains_on_a_cpu(trainer, monkeypatch):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_a_processor_that_multiplies_bfloat16_is_mentioned_once_where_bf16_is_off(trainer, native, monkeypatch, caplog):
+@pytest.mark.parametrize("used", [True, False])
+def test_the_log_says_once_where_bf16_would_help_and_where_it_hurts(trainer, native, used, monkeypatch, caplog):
     capabilities = {"architecture": "x86_64", "avx512_bf16": native}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     caplog.set_level(logging.INFO, logger="sinkd")
-    cpu.suggest_bfloat16.cache_clear()
-    trainer(bf16=True, use_cpu=True).train()
-    assert "--bf16" not in caplog.text
+    cpu.advise_on_bfloat16.cache_clear()
     for _ in range(2):
-        trainer(use_cpu=True).train()
-    assert caplog.text.count("--bf16") == native
+        trainer(bf16=used, use_cpu=True).train()
+    assert caplog.text.count("1.5 times as fast") == (native and not used)
+    assert caplog.text.count("more slowly") == (used and not native)
