@@ -12,9 +12,9 @@ Three ways to the same number, on the same logits, in the same process, one afte
 - POT: the same cost, then `ot.sinkhorn2` on torch tensors for the same 20 iterations, no stopping test.
 - compiled, on a GPU and for few classes: sinkd under `torch.compile(fullgraph=True, dynamic=True)`.
 
-A time is the median over rounds; a ratio is the median over rounds of the ratio within the round, so that other load on
-the machine affects all three alike. Memory is the largest sum of tensor bytes alive beyond those alive
-before, by PyTorch's allocator, over one forward and backward.
+A time is the median over rounds: time of the processor with `--threads 1`, else time that passed. A ratio is the median
+over rounds of the ratio within the round, so that other load on the machine affects all three alike. Memory is the
+largest sum of tensor bytes alive beyond those alive before, by PyTorch's allocator, over one forward and backward.
 """
 
 from __future__ import annotations
@@ -98,12 +98,14 @@ def extra_bytes(loss: Loss, student: Tensor, teacher: Tensor) -> int:
 
 
 def seconds(loss: Loss, student: Tensor, teacher: Tensor, repeats: int) -> float:
+    # one thread's own time leaves out what else the machine does meanwhile
+    clock = time.process_time if torch.get_num_threads() == 1 and not device.on_cuda() else time.perf_counter
     device.wait()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(repeats):
         once(loss, student, teacher)
     device.wait()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def measure(cost: str, batch: int, classes: int, seconds_each: float) -> dict:

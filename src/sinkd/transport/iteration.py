@@ -80,14 +80,13 @@ def products_reverse(steps: Steps, a: Weights, b: Weights, df: Tensor, dg: Tenso
         d_row = product(kernel, d_col).mul_(u_slopes[t])
         d_cols.append(d_col)
         d_rows.append(d_row)
-    start = vs.new_ones(vs[0].shape) if isinstance(b, float) else _present(b, kernel).expand_as(vs[0])
-    u, v = us.unbind(0), vs.unbind(0)
-    # (..., 2t + 1, n) and (..., 2t + 1, m)
-    lefts = torch.stack([*reversed(u), *d_rows, u[-1] * d_plan.unsqueeze(-1)], -2)
-    rights = torch.stack([*d_cols, *reversed(v[:-1]), start, v[-1]], -2)
+    start = torch.ones_like(vs[:1]) if isinstance(b, float) else _present(b, kernel).expand_as(vs[:1])
+    # (2t + 1, ..., n) and (2t + 1, ..., m)
+    lefts = torch.cat([us.flip(0), torch.stack(d_rows), us[-1:] * d_plan.unsqueeze(-1)])
+    rights = torch.cat([torch.stack(d_cols), vs[:-1].flip(0), start, vs[-1:]])
     if is_static(kernel) or torch.get_float32_matmul_precision() != "highest":
         lefts, rights = lefts.double(), rights.double()
-    return torch.matmul(lefts.mT, rights).to(kernel.dtype).mul_(kernel)
+    return torch.matmul(lefts.movedim(0, -1), rights.movedim(0, -2)).to(kernel.dtype).mul_(kernel)
 
 
 def logs(log_kernel: Tensor, a: Weights, b: Weights, n_iters: int, tolerance: float | None = None) -> Steps:

@@ -88,14 +88,15 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, simplex: bool = Fals
     dtype = torch.float32 if simplex else result_type(x, y)
     root = c.reshape(()).double().sqrt() if isinstance(c, Tensor) else math.sqrt(c)
     with full_precision(x.device):
-        x, y = x.double() * root, y.double() * root
+        scaled = isinstance(root, Tensor) or root != 1.0
+        x, y = (v.double() * root if scaled else v.double() for v in (x, y))
         if simplex and x.shape[-1] <= FEW and _is_at_most(root, short.LONGEST, x):
             result = short.distance(x, y)
         else:
             rx, ry = (torch.linalg.vector_norm(v, dim=-1).clamp_min(_TINY) for v in (x, y))
             angle = squares(x / rx.unsqueeze(-1), y / ry.unsqueeze(-1))
             result = polar_distance(rx, ry, rx.unsqueeze(-1) - ry.unsqueeze(-2), angle)
-        return (result / root).to(dtype)
+        return (result / root if scaled else result).to(dtype)
 
 
 def polar_distance(rx: Tensor, ry: Tensor, rise: Tensor, angle: Tensor) -> Tensor:
