@@ -83,8 +83,9 @@ def test_a_terminal_gets_a_bar_for_each_running_trial_and_one_for_all(screen, ca
     with show_trials(2) as progress:
         progress.line("cola [a]", LINE)
         progress.line("rte", LINE)
+        progress.line("sst-2", "")
         progress.ended("cola [a]")
     shown = screen.getvalue()
-    for part in ("cola [a], seed 0", "rte, seed 0", "3/12", "mcc 0.5000", "trials", "1/2"):
+    for part in ("cola [a], seed 0", "rte, seed 0", "sst-2", "3/12", "mcc 0.5000", "trials", "1/2"):
         assert part in shown
     assert capsys.readouterr() == ("", "")

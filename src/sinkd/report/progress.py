@@ -100,7 +100,9 @@ class TrialProgress:
         self._running: dict[str, TaskID] = {}
 
     def line(self, trial: str, line: str) -> None:
-        """Show a line that a trial printed, if it is one of `RunProgress` about an evaluation."""
+        """Show that a trial runs, and what the line tells if it is one of `RunProgress` about an evaluation."""
+        if trial not in self._running:
+            self._running[trial] = self._bars.add_task(f"  {trial}", total=None, note="")
         told = re.search(r", (seed \d+): epoch (\S+) of (\S+), (.+)", line)
         if told is None:
             return
@@ -108,8 +110,6 @@ class TrialProgress:
         if self._bars.disable:
             print(f"{trial}, {told[0][2:]}", file=sys.stderr, flush=True)
             return
-        if trial not in self._running:
-            self._running[trial] = self._bars.add_task("", note="")
         title = f"  {trial}, {seed}"
         self._bars.update(
             self._running[trial], description=title, total=float(epochs), completed=float(epoch), note=score

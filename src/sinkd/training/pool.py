@@ -34,7 +34,7 @@ def run_local(
         resources: the share of this machine that a trial gets: num_cpus (cores, and threads), num_gpus (up to 1).
         logs: the folder for what trials print.
         on_end: called with each trial that ended, and "" or the reason why it failed.
-        on_line: called with each line that a trial prints, from several threads.
+        on_line: called with "" when a trial starts, then with each line that it prints; from several threads.
 
     Raises:
         SinkdError: this machine has no room for a trial.
@@ -54,6 +54,7 @@ def run_local(
                 return "stopped"
             running.add(process := trial.start(room))
         try:
+            on_line(trial, "")
             with process:
                 return follow(process, trial.log(logs), lambda line: on_line(trial, line))
         finally:
