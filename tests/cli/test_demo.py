@@ -30,5 +30,5 @@ def test_a_small_demo_prints_its_table_and_a_second_one_changes_nothing(tmp_path
 def test_wrong_seeds_are_refused_before_anything_is_trained(tmp_path, capsys):
     command = ["demo", "--train_rows", "120", "--dev_rows", "60", "--output_dir", str(tmp_path / "demo")]
     assert main([*command, "--seeds", "0,x"]) == 2
-    assert '--seeds holds "x"' in capsys.readouterr().err
+    assert '--seeds is "0,x"' in capsys.readouterr().err
     assert not list(tmp_path.rglob("manifest.json"))

@@ -157,7 +157,7 @@ def test_an_unknown_flag_names_the_nearest():
         (["--learning_rate", "0"], ["--learning_rate is 0.0", "above 0"]),
         (["--learning_rate", "nan"], ["--learning_rate is nan"]),
         (["--num_train_epochs", "-1"], ["--num_train_epochs is -1.0"]),
-        (["--seeds", "0,x"], ["--seeds", '"x"', "as in 0,1,2"]),
+        (["--seeds", "0,x"], ["--seeds", '"0,x"', "as in 0,1,2"]),
         (["--seeds", "0,0"], ["--seeds 0,0", "twice"]),
         (["--seed", "-1"], ["-1 is no seed", "from 0"]),
         (["--save_strategy", "sometimes"], ["sometimes"]),

@@ -15,12 +15,11 @@ from sinkd.losses.attribution import Attribution
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Feature
 from sinkd.models.observe import observe
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training import answers as answers_module
 from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.taught_rows import TaughtRows, taught_view
-from sinkd.training.teacher import Teacher, freeze
+from sinkd.training.teacher import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def rows(world, tokenizer):
 
 @pytest.fixture
 def teacher(taught):
-    return freeze(AutoModelForSequenceClassification.from_pretrained(taught))
+    return AutoModelForSequenceClassification.from_pretrained(taught).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -196,18 +195,16 @@ def fill(home, n_rows):
     computed = []
 
     def answer(wanted, missing):
-        computed.append(wanted.start // answers_module.SHARD)
+        computed.append(wanted.start // 10)
         time.sleep(0.01)
         return {"logits": [torch.tensor([float(row), -float(row)]) for row in wanted]}
 
-    Answers(home, [LOGITS], n_rows).fill(answer)
+    Answers(home, [LOGITS], n_rows, shard=10).fill(answer)
     return computed
 
 
-def test_a_store_is_the_same_however_many_filled_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers_module, "SHARD", 10)
+def test_a_store_is_the_same_however_many_filled_it(tmp_path):
     assert fill(tmp_path / "one", 95) == list(range(10))
-    # Forked, so that they know the small shards, each with its own locks.
     with multiprocessing.get_context("fork").Pool(3) as pool:
         shares = pool.starmap(fill, [(tmp_path / "three", 95)] * 3, chunksize=1)
     assert sorted(shard for share in shares for shard in share) == list(range(10)), "each shard is computed once"
@@ -216,8 +213,7 @@ def test_a_store_is_the_same_however_many_filled_it(tmp_path, monkeypatch):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
 
 
-def test_a_shard_that_is_lost_is_all_that_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(answers_module, "SHARD", 10)
+def test_a_shard_that_is_lost_is_all_that_is_computed_again(tmp_path):
     fill(tmp_path / "store", 35)
     (tmp_path / "store/logits.float32/00002/values.npy").unlink()
     assert fill(tmp_path / "store", 35) == [2]

@@ -10,7 +10,7 @@ from sinkd.report import Table, show
 from sinkd.tasks import Task, load_superglue, load_task, names_superglue, table_task
 from sinkd.tasks.glue import task_name
 from sinkd.tasks.superglue import superglue_name
-from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
+from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.outcome import Summary
 from sinkd.training.settings import named_task
 
@@ -46,13 +46,6 @@ def load_named_task(args: TaskArguments) -> Task:
         kind=args.table_kind,
         bad_rows=args.bad_rows,
     )
-
-
-def need_model(args: FinetuneArguments) -> str:
-    """The trained model to use; SinkdError if none is named."""
-    if args.model_path is None:
-        raise SinkdError("--model_path is missing; name the folder of a trained model")
-    return args.model_path
 
 
 def settle_output(args: TaskArguments) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sinkd.cli.command import load_named_task, need_model, show_plan
+from sinkd.cli.command import load_named_task, show_plan
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> None:
     """Run a command line."""
     args = resolve_settings(FinetuneArguments, argv, "sinkd evaluate", trained=READING)
     if not show_plan(args):
-        evaluate(args, need_model(args))
+        evaluate(args, args.model("model_path"))
 
 
 def evaluate(args: TaskArguments, path: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sinkd.cli.command import load_named_task, need_model, show_plan
+from sinkd.cli.command import load_named_task, show_plan
 from sinkd.errors import SinkdError
 from sinkd.tasks import Task
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
     args = resolve_settings(FinetuneArguments, argv, "sinkd predict", trained=READING)
     if show_plan(args):
         return
-    path = need_model(args)
+    path = args.model("model_path")
     task = load_named_task(args)
     if not task.test_splits:
         raise SinkdError(f"{task.name} has no test file; give one by --test_file")

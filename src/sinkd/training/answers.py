@@ -36,17 +36,17 @@ class Answers:
         features: What is kept.
         n_rows: How many rows there are.
         dtype: How floating point features are kept, one of DTYPES; they are read as float32.
-        shard: Rows of a shard, if not SHARD.
+        shard: Rows of a shard.
     """
 
     def __init__(
-        self, home: Path, features: Sequence[Feature], n_rows: int, dtype: str = "float32", shard: int | None = None
+        self, home: Path, features: Sequence[Feature], n_rows: int, dtype: str = "float32", shard: int = SHARD
     ):
         self.home = home
         self.features = sorted(features, key=lambda feature: feature.name)
         self.n_rows = n_rows
         self.dtype = dtype
-        self.shard = shard or SHARD
+        self.shard = shard
         self._shards: dict[tuple[str, int], _Shard] = {}
 
     def __len__(self) -> int:

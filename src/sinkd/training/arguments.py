@@ -25,22 +25,20 @@ class TaskArguments(TrainingArguments):
     role: ClassVar[str]  # "teacher" or "student": its published recipes, and its folder
 
     # Defaults of TrainingArguments that differ here.
-    ddp_backend: str | None = field(default=None, metadata={"help": "Backend of distributed training."})
+    ddp_backend: str | None = flag(None, "Backend of distributed training.")
     # HfArgumentParser takes the middle one of these types for the flag's.
     report_to: None | str | list[str] = field(  # noqa: RUF036
         default_factory=lambda: ["tensorboard"], metadata={"help": "Loggers."}
     )
-    logging_steps: float = field(default=100, metadata={"help": "Log every this many steps."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch, steps or no."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint: epoch, steps or no."})
-    save_steps: float = field(default=0, metadata={"help": "Also write a checkpoint every this many steps (0: no)."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator selects a model's inputs."})
-    weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of AdamW."})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "Epsilon of AdamW."})
-    do_eval: bool = field(
-        default=False, metadata={"help": "Published entry points: evaluate, without --do_train an earlier run."}
-    )
+    logging_steps: float = flag(100, "Log every this many steps.")
+    eval_strategy: str = flag("epoch", "When to evaluate: epoch, steps or no.")
+    save_strategy: str = flag("epoch", "When to write a checkpoint: epoch, steps or no.")
+    save_steps: float = flag(0, "Also write a checkpoint every this many steps (0: no).")
+    save_total_limit: int | None = flag(2, "How many checkpoints to keep.")
+    remove_unused_columns: bool = flag(False, "The collator selects a model's inputs.")
+    weight_decay: float = flag(0.0, "Weight decay of AdamW.")
+    adam_epsilon: float = flag(1e-8, "Epsilon of AdamW.")
+    do_eval: bool = flag(False, "Published entry points: evaluate, without --do_train an earlier run.")
 
     config: str | None = flag(None, "A YAML file of settings; flags on the command line override it.")
     dry_run: bool = flag(False, "Print the settings that would run, and stop.")
@@ -134,7 +132,17 @@ class TaskArguments(TrainingArguments):
     @property
     def seed_list(self) -> list[int]:
         """The seeds to run: `seeds`, or `seed` alone."""
-        return [self.seed] if self.seeds is None else [_whole_number(seed, "--seeds") for seed in self.seeds.split(",")]
+        try:
+            return [self.seed] if self.seeds is None else [int(seed) for seed in self.seeds.split(",")]
+        except ValueError as error:
+            raise SinkdError(f'--seeds is "{self.seeds}"; give whole numbers with commas, as in 0,1,2') from error
+
+    def model(self, name: str) -> str:
+        """The path of a model that the command needs. Raises SinkdError if its flag is missing."""
+        path = getattr(self, name)
+        if path is None:
+            raise SinkdError(f"--{name} is missing; name a model's folder, or a name on the hub")
+        return path
 
 
 @dataclass
@@ -143,11 +151,11 @@ class FinetuneArguments(TaskArguments):
 
     role = "teacher"
 
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Rows per device in training."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Rows per device in evaluation."})
-    num_train_epochs: float = field(default=5.0, metadata={"help": "Passes over the training rows."})
-    learning_rate: float = field(default=2e-5, metadata={"help": "Initial learning rate; it decays linearly."})
-    seed: int = field(default=42, metadata={"help": "Seed of new weights, the order of batches and dropout."})
+    per_device_train_batch_size: int = flag(32, "Rows per device in training.")
+    per_device_eval_batch_size: int = flag(32, "Rows per device in evaluation.")
+    num_train_epochs: float = flag(5.0, "Passes over the training rows.")
+    learning_rate: float = flag(2e-5, "Initial learning rate; it decays linearly.")
+    seed: int = flag(42, "Seed of new weights, the order of batches and dropout.")
 
     model_path: str | None = flag(None, "The model to train: a folder, or a name on the hub.")
 
@@ -158,11 +166,11 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
 
     role = "student"
 
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Rows per device in training."})
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Rows per device in evaluation."})
-    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training rows."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "Initial learning rate; it decays linearly."})
-    seed: int = field(default=0, metadata={"help": "Seed of new weights, the order of batches and dropout."})
+    per_device_train_batch_size: int = flag(16, "Rows per device in training.")
+    per_device_eval_batch_size: int = flag(16, "Rows per device in evaluation.")
+    num_train_epochs: float = flag(8.0, "Passes over the training rows.")
+    learning_rate: float = flag(5e-5, "Initial learning rate; it decays linearly.")
+    seed: int = flag(0, "Seed of new weights, the order of batches and dropout.")
 
     teacher_path: str | None = flag(None, "The fine-tuned teacher: a folder, or a name on the hub.")
     student_path: str | None = flag(None, "The student to train: a folder, or a name on the hub.")
@@ -187,7 +195,7 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
         super().__post_init__()
         if not 0 <= self.on_policy <= 1:
             raise SinkdError(f"--on_policy is {self.on_policy}; it must be from 0 (never) to 1 (always)")
-        self.refuse_impossible_cache()
+        self.check_cache()
 
 
 REFUSED = {
@@ -217,10 +225,3 @@ def _refuse_impossible(args: TaskArguments) -> None:
             raise SinkdError(f"{seed} is no seed; a seed is a whole number from 0 to {2**32 - 1}")
         if args.seed_list.count(seed) > 1:
             raise SinkdError(f"--seeds {args.seeds} names {seed} twice; give each seed once")
-
-
-def _whole_number(text: str, name: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise SinkdError(f'{name} holds "{text}"; give whole numbers separated by commas, as in 0,1,2') from error

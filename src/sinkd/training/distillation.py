@@ -119,8 +119,8 @@ class DistillationTrainer(TaskTrainer):
             self._go_live()
             return
         rows, collator = read or (self.train_dataset, self.data_collator)
-        kept, precision = kept_features(self.objective, self.args), self.accelerator.mixed_precision
-        answers = self.teacher.answers(kept, rows, collator, self.args, precision, self.on_teacher_rows)
+        kept = kept_features(self.objective, self.args)
+        answers = self.teacher.answers(kept, rows, collator, self.args, self.on_teacher_rows)
         self.train_dataset = TaughtRows(self.train_dataset, self.data_collator, answers)
         if self.args.on_policy or not self.objective.cacheable:
             self._go_live()

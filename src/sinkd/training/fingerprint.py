@@ -1,4 +1,4 @@
-"""Hashes of what decides a teacher's answers: a model, and the rows that it reads."""
+"""Hashes of what decides a teacher's answers: the model, and the rows that it reads."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-# The columns of a row that decide what a model shows of it.
+# The columns of a row that decide a model's features.
 ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids")
 
 
@@ -26,16 +26,12 @@ def fingerprint_model(model: nn.Module) -> str:
 
 
 def fingerprint_rows(rows: Dataset) -> str:
-    """A hash of what a model is shown: the token columns of every row, in order, and its label."""
+    """A hash of what a model reads: the tokens of every row, in order, and its label."""
     digest = hashlib.sha256()
-    columns = [name for name in ROW_INPUTS if name in rows.column_names]
-    labels = [name for name in ("labels",) if name in rows.column_names]
-    arrow = rows.select_columns(columns + labels).with_format("arrow")
-    for table in arrow.iter(batch_size=10_000):
+    columns = [name for name in (*ROW_INPUTS, "labels") if name in rows.column_names]
+    for table in rows.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
         for name in columns:
-            lists = table[name].combine_chunks()
-            for numbers in (lists.value_lengths(), lists.flatten()):
-                digest.update(numbers.to_numpy(zero_copy_only=False).tobytes())
-        if "labels" in table.column_names:
-            digest.update(np.ascontiguousarray(table["labels"].to_numpy()).tobytes())
+            values = table[name].combine_chunks()
+            for numbers in (values,) if name == "labels" else (values.value_lengths(), values.flatten()):
+                digest.update(np.ascontiguousarray(numbers.to_numpy(zero_copy_only=False)).tobytes())
     return digest.hexdigest()

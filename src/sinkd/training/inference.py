@@ -1,4 +1,4 @@
-"""A trained model at work: its scores on dev sets, its answers for test sets, its size and its speed."""
+"""Using a trained model: its scores on dev sets, its answers for test sets, its size and its speed."""
 
 import copy
 import statistics
@@ -15,21 +15,21 @@ from sinkd.models import Family, family_of
 from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.manifest import read_manifest
-from sinkd.training.outcome import read_outcome
+from sinkd.training.outcome import TIMING, read_outcome
 from sinkd.training.teacher import Teacher
 from sinkd.training.trainer import TaskTrainer, length_order
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model with the family that reads a task's rows for it."""
+    """A trained model and the family that reads a task's rows for it."""
 
     trainer: TaskTrainer
     family: Family
 
     @classmethod
     def load(cls, path: str, task: Task, args: TaskArguments, flag: str = "--model_path") -> "Model":
-        """The model in `path`; SinkdError if its head does not fit the task."""
+        """Load the model in `path`. Raises SinkdError if its head does not fit the task."""
         family = family_of(task, args, path, flag)
         return cls(make_evaluator(family.load(path, flag), family, args), family)
 
@@ -69,39 +69,38 @@ def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) 
 
 
 def teacher_scores(args: TaskArguments, task: Task, teacher: Teacher | None) -> tuple[dict[str, float], str]:
-    """The dev scores of a run's teacher, and where they come from; nothing without a teacher.
+    """The dev scores of a run's teacher, and where they come from; empty without a teacher.
 
-    They are those that its own run reported on this very file, or else are measured; only a teacher that this run has
-    loaded is measured, since any other may not fit beside the student.
+    They are what the teacher's own run reported on the same file; else the teacher is evaluated, but only if this run
+    has loaded it, since it may not fit into memory beside the student.
     """
     path = getattr(args, "teacher_path", None)
     if path is None:
         return {}, ""
     outcome, manifest = read_outcome(Path(path)), read_manifest(Path(path))
-    if outcome is not None and manifest is not None and outcome.task == task.name:
+    if outcome and manifest and outcome.task == task.name:
         fingerprints = {f"{split} file": task.fingerprint(split) for split in task.dev_splits}
         if fingerprints.items() <= manifest.inputs.items():
             return outcome.scores, "as its own run reports"
     if teacher is None or not teacher.loaded or args.world_size > 1:
         return {}, "not known, since no report on this dev set lies beside it; `sinkd evaluate` measures it"
     scores = Model(make_evaluator(teacher.model, teacher.family, copy.copy(args)), teacher.family).scores()
-    timing = {"runtime", "samples_per_second", "epoch"}
-    return {name: value for name, value in scores.items() if name not in timing}, "measured by this run"
+    return {name: value for name, value in scores.items() if name not in TIMING}, "measured by this run"
 
 
 def parameters(model: PreTrainedModel) -> int:
-    """How many numbers the model has learned."""
+    """The number of parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def megabytes(folder: Path) -> float:
-    """Size of a model's weights on disk, in 10^6 bytes."""
+    """The size of a model's weights on disk, in 10^6 bytes."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
 
 
 @torch.inference_mode()
 def rows_per_second(model: Model, repeats: int = 5) -> float:
-    """Median rows per second of the model alone over the dev set, in batches made beforehand, after one warm-up."""
+    """Measure the model alone: median rows per second over the dev set, in prepared batches, after one warm-up."""
     trainer, family = model.trainer, model.family
     batches = [
         trainer._prepare_inputs(batch)

@@ -54,7 +54,7 @@ class ObjectiveArguments:
         None, "Keep only a language model's most probable entries at each answer token (so many), and the rest's mass."
     )
 
-    def refuse_impossible_cache(self) -> None:
+    def check_cache(self) -> None:
         """Raise SinkdError where `teacher_cache_top_k` keeps fewer entries than the transport reads."""
         kept, read = self.teacher_cache_top_k, self.options_of("sinkhorn")["top_k"]
         if kept is not None and kept < max(1, read or 1):

@@ -1,4 +1,4 @@
-"""What runs came to: `metrics.json`, and the seeds of a command together."""
+"""The results of runs: `metrics.json` for one, and a summary over the seeds of a command."""
 
 import csv
 import io
@@ -9,14 +9,20 @@ from pathlib import Path
 
 from sinkd.training.checkpoint import write_text
 
+TIMING = {"runtime", "samples_per_second", "epoch", "step"}  # what an evaluation reports beside its scores
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: metrics.json.
+    """The result of a run: metrics.json.
 
-    metric: the name of the score that picks the best model; best and final: its value for the kept model and after the
-    last step; scores: all scores of the kept model; history: one entry an evaluation; seconds: of training;
-    teacher_scores and teacher_source: the dev scores of the teacher, and where they come from.
+    Attributes:
+        metric: The score that picks the best model.
+        best, final: Its value for the best model, which is kept, and after the last step.
+        scores: All scores of the best model.
+        history: The scores of each evaluation.
+        seconds: How long training took.
+        teacher_scores, teacher_source: The teacher's dev scores, and where they come from.
     """
 
     task: str
@@ -35,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcomes of a command's seeds, with mean and spread (sample standard deviation) of the best scores."""
+    """The results for each seed, with mean and spread (sample standard deviation) of the best scores."""
 
     outcomes: list[Outcome]
     mean: float = field(init=False)
@@ -48,7 +54,7 @@ class Summary:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """What a finished run in `folder` came to; None where none finished."""
+    """The result of the run in `folder`; None if there is none."""
     try:
         return Outcome(**json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder=str(folder))
     except (OSError, ValueError, TypeError):
@@ -56,7 +62,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def write_results(path: Path, names: dict[str, str], outcome: Outcome) -> None:
-    """results.csv with the published columns: `names`, epoch, step, metric, score; a line an evaluation and metric."""
+    """Write results.csv, a line for each evaluation and score, in the published columns, which begin with `names`."""
     text = io.StringIO()
     table = csv.DictWriter(text, [*names, "epoch", "step", "metric", "score"], lineterminator="\n")
     table.writeheader()

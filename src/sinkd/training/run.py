@@ -29,7 +29,7 @@ from sinkd.training.distillation import DistillationTrainer, kept_features
 from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.folder import claim, clear, keep_inputs, locked
 from sinkd.training.inference import teacher_scores, trainer_keywords
-from sinkd.training.outcome import Outcome, Summary, write_results
+from sinkd.training.outcome import TIMING, Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
 from sinkd.training.teacher import Teacher
@@ -41,8 +41,7 @@ TeacherScores = tuple[dict[str, float], str]  # and where they come from
 
 def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
     """Train `args.model_path` on a task's labels, once for each seed."""
-    _need_splits(task)
-    path = _given(args.model_path, "--model_path")
+    path = args.model("model_path")
     family = family_of(task, args, path, "--model_path", to_train=True)
 
     def trainer(args: FinetuneArguments, family: Family) -> TaskTrainer:
@@ -60,22 +59,21 @@ def distill(
     on_teacher_rows: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Train `args.student_path` under the objective that the arguments name, once for each seed."""
-    _need_splits(task)
     objective = args.parse_objective()
-    path = _given(args.student_path, "--student_path")
+    path = args.model("student_path")
     copies = args.student_init == "copy"
     if args.copy_layers is not None and not copies:
         raise SinkdError("--copy_layers says which layers of the teacher are copied; give --student_init copy with it")
-    taught = bool(objective.teacher_needs) or copies
     teacher = None
-    if taught or args.teacher_path is not None:
-        teacher_path = _given(args.teacher_path, "--teacher_path")
+    if objective.teacher_needs or copies:
+        teacher_path = args.model("teacher_path")
         student, family = student_and_teacher(task, args, path, teacher_path)
-        if taught:
-            student, family = student.share_head(family)
-            teacher = Teacher(teacher_path, family)
-        if teacher is not None and copies and (difference := teacher.differs_from(student)):
+        student, family = student.share_head(family)
+        teacher = Teacher(teacher_path, family)
+        if copies and (difference := teacher.differs_from(student)):
             raise different_tokens(difference, " where layers are copied")
+    elif args.teacher_path is not None:
+        student, _ = student_and_teacher(task, args, path, args.teacher_path)
     else:
         student = family_of(task, args, path, "--student_path", to_train=True)
 
@@ -111,10 +109,10 @@ def cache_teacher(
         SinkdError: Nothing that the objective needs can be kept.
     """
     objective = args.parse_objective()
-    path = _given(args.teacher_path, "--teacher_path")
+    path = args.model("teacher_path")
     if objective.compares_layers:
         # The student's depth decides which of the teacher's layers are needed.
-        learner = stack(load_config(_given(args.student_path, "--student_path"), "--student_path"))
+        learner = stack(load_config(args.model("student_path"), "--student_path"))
         if args.keep_layers is not None:
             layers = choose_layers(args.keep_layers, learner.layers, "--keep_layers")
             learner = learner._replace(layers=len(layers))
@@ -126,13 +124,9 @@ def cache_teacher(
     teacher = Teacher(path, family)
     teacher.check_tokens(objective, student)
     kept = kept_features(objective, args)
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-    stores: dict[Path, Answers] = {}
-    for seed in args.seed_list:
-        read = family.for_seed(seed)
-        answers = teacher.answers(kept, read.train, read.collator, args, precision, on_rows)
-        stores[answers.home] = answers
-    return list(stores.values())
+    families = map(family.for_seed, args.seed_list)
+    stores = [teacher.answers(kept, family.train, family.collator, args, on_rows) for family in families]
+    return list({answers.home: answers for answers in stores}.values())
 
 
 def _model_to_train(path: str, flag: str, family: Family, args: TaskArguments) -> PreTrainedModel:
@@ -158,6 +152,9 @@ def _keywords(args: TaskArguments, family: Family, callbacks: Sequence[TrainerCa
 
 
 def _each_seed(args: Any, family: Family, trainer: MakeTrainer, teacher: Teacher | None) -> Summary:
+    for split in ("train", "dev"):
+        if not any(name.startswith(split) for name in family.task.splits):
+            raise SinkdError(f"{family.task.name} has no {split} file, so nothing can be trained on it")
     family.refuse(args)
     taught = functools.cache(lambda: teacher_scores(args, family.task, teacher))
     run = functools.partial(_run, family=family, make_trainer=trainer, taught=taught)
@@ -198,10 +195,9 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         if trainer.state.global_step < trainer.state.max_steps and trainer.schedule.terminated:
             raise Terminated(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
-        outcome = _outcome(trainer, family.task, args, time.perf_counter() - started, result.metrics)
+        seconds = time.perf_counter() - started
         trainer.adopt_best()
-        scores, source = taught()
-        outcome = replace(outcome, teacher_scores=scores, teacher_source=source)
+        outcome = _outcome(trainer, family.task, args, seconds, result.metrics, taught())
         if args.should_save:
             content = {name: value for name, value in asdict(outcome).items() if name != "folder"}
             write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
@@ -226,28 +222,29 @@ def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
     return read | family.fingerprints
 
 
-def _outcome(trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, metrics: dict) -> Outcome:
-    evaluations = [log for log in trained.state.log_history if "eval_runtime" in log] or [_evaluated(trained)]
+def _outcome(
+    trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, metrics: dict, taught: TeacherScores
+) -> Outcome:
+    evaluations = [log for log in trained.state.log_history if "eval_runtime" in log]
+    if not evaluations:
+        progress = {"epoch": trained.state.epoch or 0.0, "step": trained.state.global_step}
+        evaluations = [trained.evaluate() | progress]
     history = [{name.removeprefix("eval_"): value for name, value in log.items()} for log in evaluations]
     best = max(history, key=lambda entry: entry[task.metric])
-    timing = {"runtime", "samples_per_second", "epoch", "step"}
     return Outcome(
         task=task.name,
         metric=task.metric,
         best=best[task.metric],
         final=history[-1][task.metric],
-        scores={name: value for name, value in best.items() if name not in timing},
+        scores={name: value for name, value in best.items() if name not in TIMING},
         history=history,
         seconds=round(seconds, 3),
         samples_per_second=metrics.get("train_samples_per_second", 0.0),
         seed=args.seed,
         folder=args.output_dir,
+        teacher_scores=taught[0],
+        teacher_source=taught[1],
     )
-
-
-def _evaluated(trained: TaskTrainer) -> dict[str, float]:
-    """The scores of a run that never evaluated, as its log would have them."""
-    return trained.evaluate() | {"epoch": trained.state.epoch or 0.0, "step": trained.state.global_step}
 
 
 def _overrides(text: str | None) -> dict[str, object]:
@@ -262,15 +259,3 @@ def _overrides(text: str | None) -> dict[str, object]:
         except ValueError:
             overrides[key.strip()] = value.strip()
     return overrides
-
-
-def _given(value: str | None, flag: str) -> str:
-    if value is None:
-        raise SinkdError(f"{flag} is missing; name a model's folder, or a name on the hub")
-    return value
-
-
-def _need_splits(task: Task) -> None:
-    for split in ("train", "dev"):
-        if not any(name.startswith(split) for name in task.splits):
-            raise SinkdError(f"{task.name} has no {split} file, so nothing can be trained on it")

@@ -56,18 +56,18 @@ def resolve_settings(
         SinkdError: An unknown flag or key (names the nearest), or a value that does not fit.
     """
     parser = FlagParser(kind, prog)
-    typed = parser.typed(argv)
-    config = typed.get("config")
-    given = _over(typed, {} if config is None else parser.read(Path(config)))
+    given = parser.typed(argv)
+    if given.get("config") is not None:
+        given = merge(parser.read(Path(given["config"])), given)
     run = _of_run(given, trained)
     task = named_task({**run, **given})
-    settings: dict[str, Any] = {"output_dir": ""}
+    layers: list[Mapping[str, Any]] = [{"output_dir": ""}]
     if task is not None and names_superglue(task):
-        settings |= parser.read(recipes.find(f"t0/{kind.role}"))
-    settings = _over(run, settings)
+        layers.append(parser.read(recipes.find(f"t0/{kind.role}")))
+    layers.append(run)
     if task is not None and recipe is not None and recipe(task) in recipes.names():
-        settings = _over(parser.read(recipes.find(recipe(task))), settings)
-    settings = _over(given, settings)
+        layers.append(parser.read(recipes.find(recipe(task))))
+    settings = merge(*layers, given)
     try:
         return kind(**settings)
     except SinkdError:
@@ -93,18 +93,21 @@ def named_task(settings: Mapping[str, Any]) -> str | None:
     return name if names_superglue(name) else f"superglue/{name}"
 
 
-def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
-    """`upper` over `lower`; a batch size for training or evaluation is over a lower one for both, too."""
-    both = lower.get("per_gpu_batch_size")
-    if both is not None and not upper.keys().isdisjoint(SIDES):
-        lower = {**lower, "per_gpu_batch_size": None, **dict.fromkeys(SIDES, both)}
-    return {**lower, **upper}
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from layers, lowest first: a batch size for training or evaluation also overrides one for both."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        both = merged.get("per_gpu_batch_size")
+        if both is not None and not layer.keys().isdisjoint(SIDES):
+            merged |= {"per_gpu_batch_size": None, **dict.fromkeys(SIDES, both)}
+        merged |= layer
+    return merged
 
 
 def _of_run(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The settings `names` of the run that trained the model; its data only if no other data is given."""
     path = given.get("model_path")
-    manifest = None if path is None or not names else read_manifest(Path(path))
+    manifest = read_manifest(Path(path)) if path is not None and names else None
     if manifest is None:
         return {}
     if any(given.get(name) is not None for name in NAMES_DATA):

@@ -1,4 +1,4 @@
-"""Training rows with what the teacher makes of them."""
+"""Training rows with the teacher's answers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,26 +11,24 @@ from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
 from sinkd.training.answers import Answers
 
-# Prefix of the names under which a batch carries the teacher's kept answers.
-TAUGHT = "teacher/"
-# The name under which it carries the same rows as the teacher reads them.
-READ = "read by the teacher"
+TAUGHT = "teacher/"  # a batch has the teacher's kept answers under this prefix and a feature's name
+READ = TAUGHT + "rows"  # and here the same rows as the teacher reads them
 
 Batch = dict[str, Any]
 Collate = Callable[[list[Batch]], Batch]
 
 
 class TaughtRows(TorchDataset):
-    """Training rows with what the teacher makes of them.
-
-    Kept answers are under `TAUGHT` + a feature's name; rows as the teacher reads them, if its tokens differ and it
-    answers live, are under `READ`.
+    """Training rows with the teacher's kept answers; also as the teacher reads them, if it answers live other tokens.
 
     Args:
         rows: The student's rows.
         collator: Makes a batch of them.
         answers: The teacher's kept answers, in their order.
         read: The rows as the teacher reads them, in their order, and what makes a batch of them.
+
+    Raises:
+        SinkdError: There are not as many answers as rows.
     """
 
     def __init__(
@@ -43,39 +41,35 @@ class TaughtRows(TorchDataset):
         for there in (answers, read and read[0]):
             if there is not None and len(rows) != len(there):
                 raise SinkdError(f"the teacher has answers for {len(there)} rows, the data set {len(rows)} rows")
-        self.rows = rows
-        self.collator = collator
-        self.answers = answers
-        self.read = read
+        self.rows, self.collator, self.answers, self.read = rows, collator, answers, read
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Batch:
-        return {**self.rows[index], **self._taught(index)}
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[Batch]:
-        columns = self.rows[indices]
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [{**row, **self._taught(index)} for row, index in zip(rows, indices, strict=True)]
-
-    def _taught(self, index: int) -> Batch:
-        answers = {} if self.answers is None else self.answers[index]
-        return {TAUGHT + name: value for name, value in answers.items()} | (
-            {} if self.read is None else {READ: self.read[0][index]}
-        )
+        rows = self.rows.__getitems__(indices)
+        for row, index in zip(rows, indices, strict=True):
+            if self.answers is not None:
+                row |= {TAUGHT + name: value for name, value in self.answers[index].items()}
+            if self.read is not None:
+                row[READ] = self.read[0][index]
+        return rows
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """A batch of these rows, with the teacher's features as `Feature.join` puts them together."""
-        own = [{n: value for n, value in row.items() if n != READ and not n.startswith(TAUGHT)} for row in rows]
-        batch = self.collator(own)
-        features = {} if self.answers is None else {TAUGHT + feature.name: feature for feature in self.answers.features}
-        taught: Batch = {name: f.join([row[name] for row in rows], batch) for name, f in features.items()}
+        """Make a batch of rows, with the teacher's answers joined by their features."""
+        batch = self.collator([{n: value for n, value in row.items() if not n.startswith(TAUGHT)} for row in rows])
+        taught: Batch = {}
+        for feature in self.answers.features if self.answers is not None else ():
+            name = TAUGHT + feature.name
+            taught[name] = feature.join([row[name] for row in rows], batch)
         if self.read is not None:
             taught[READ] = self.read[1]([row[READ] for row in rows])
         return batch | taught
 
 
 def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
-    """The teacher's side of a batch, as far as the batch carries it."""
+    """The teacher's kept features that a batch carries."""
     return View(None, {f: batch[TAUGHT + f.name] for f in features if TAUGHT + f.name in batch}, batch.get("counts"))

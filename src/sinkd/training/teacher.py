@@ -1,7 +1,6 @@
-"""The teacher: a model and its family, which answers rows live, or once for all with answers that are kept on disk.
+"""The teacher: a model and its family. It answers rows live, or once, with the answers kept on disk.
 
-The key of kept answers is a hash of the teacher's weights and of the tokenised rows, which stands for data, tokenizer
-and length alike.
+The key of kept answers hashes the teacher's weights and the tokenised rows, and so the data, tokenizer and length.
 """
 
 import hashlib
@@ -31,22 +30,18 @@ from sinkd.training.fingerprint import fingerprint_model, fingerprint_rows
 from sinkd.training.taught_rows import Collate
 
 FORMAT = 2
-# A shard is made in memory: smaller than this if rows are large.
-SHARD_BYTES = 2**28
+SHARD_BYTES = 2**28  # a shard is made in memory, so shards of large rows have fewer of them
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 logger = logging.getLogger(__name__)
-
-AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-OnRows = Callable[[int, int], None]
 
 
 class Teacher:
     """A frozen model and the family that reads rows for it.
 
     Args:
-        model: The model; or a folder or a name on the hub, loaded when it is first needed: a run that finds all answers
-            on disk never loads it.
+        model: The model; or a folder or a name on the hub, which is loaded when first needed: a run that finds all
+            answers on disk never loads it.
         family: Reads, loads and runs the model. What it loads must depend on the folder's files and its `head_width`.
 
     Raises:
@@ -63,10 +58,10 @@ class Teacher:
 
     @cached_property
     def model(self) -> Any:
-        """The model itself, frozen."""
-        if isinstance(self._given, str):
-            return freeze(self.family.load(self._given, "--teacher_path"))
-        return freeze(self._given)
+        """The model in evaluation mode, without gradients."""
+        given = self._given
+        model = self.family.load(given, "--teacher_path") if isinstance(given, str) else given
+        return model.eval().requires_grad_(False)
 
     @property
     def loaded(self) -> bool:
@@ -75,12 +70,12 @@ class Teacher:
 
     @property
     def cacheable(self) -> bool:
-        """Whether `fingerprint` tells models apart: any module has weights, and may do more with them than they say."""
+        """Whether `fingerprint` identifies the model; other modules may compute anything with the same weights."""
         return self.folder is not None or isinstance(self._given, PreTrainedModel)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the files that make the model; of the model itself if it has no folder."""
+        """A hash of the model's files, or of the model itself if it has no folder."""
         if self.folder is None or not self.folder.is_dir():
             return fingerprint_model(self.model)
         kinds = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
@@ -109,22 +104,20 @@ class Teacher:
         return stack_of(self._given, "teacher")
 
     def move(self, device: torch.device) -> None:
-        """Load the model, and put it on a device; one that is spread over several stays there."""
+        """Load the model and move it to a device, unless it is spread over several."""
         if not getattr(self.model, "hf_device_map", None):
             self.model.to(device)
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
-        """The model's features of a batch, from a pass of it now."""
+        """Run the model on a batch and return its features."""
         with fast_layers(self.model):
             return self.family.observe(self.model, batch, features)
 
     def key(self, rows: Dataset, autocast: torch.dtype | None = None) -> str:
-        """What decides the answers: weights and config, the tokenised rows, and the precision."""
-        digest = hashlib.sha256(f"format {FORMAT} autocast {autocast}".encode())
-        digest.update(self.fingerprint.encode())
-        digest.update(fingerprint_rows(rows).encode())
-        return digest.hexdigest()[:32]
+        """A hash of what decides the answers: weights and config, the tokenised rows, and the precision."""
+        parts = f"format {FORMAT} autocast {autocast}", self.fingerprint, fingerprint_rows(rows)
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
     def answers(
         self,
@@ -132,10 +125,9 @@ class Teacher:
         rows: Dataset,
         collator: Collate,
         args: DistillationArguments,
-        precision: str = "no",
-        on_rows: OnRows | None = None,
+        on_rows: Callable[[int, int], None] | None = None,
     ) -> Answers:
-        """The features of all rows, memory-mapped from a folder; computed if they are missing or damaged.
+        """Return the features of all rows, memory-mapped from a folder, and compute what is missing or damaged there.
 
         Processes that start together share the work.
 
@@ -143,23 +135,21 @@ class Teacher:
             features: What to answer.
             rows: Tokenised, with a `length` column.
             collator: Makes a batch of rows.
-            args: Say where answers are kept and as what numbers, where the model runs, and on how many rows at once.
-            precision: "no", "bf16" or "fp16": the mixed precision in which the model runs.
+            args: The folder and type of kept answers, and the model's device, precision and batch size.
             on_rows: Called with (rows done, rows in all) while the teacher answers.
 
         Raises:
             SinkdError: The teacher gives a number that is not finite, or there is no row.
         """
         if len(rows) == 0:
-            raise SinkdError("there is no row for the teacher to answer; the training set is empty")
-        features, dtype = list(features), args.teacher_cache_dtype
+            raise SinkdError("the training set is empty; the teacher needs rows to answer")
+        features, dtype, autocast = list(features), args.teacher_cache_dtype, AUTOCAST.get(args.mixed_precision)
         token_bytes = sum(feature.token_bytes(self.family.head_width, DTYPES[dtype].itemsize) for feature in features)
         size = self.family.answer_tokens(rows) * token_bytes
         shard = min(SHARD, max(1, SHARD_BYTES * len(rows) // max(size, 1)))
-        autocast = AUTOCAST[precision]
         name = self.key(rows, autocast) + (f"-{shard}" if shard < SHARD else "")
         folder = Path(args.teacher_cache_dir or cache_dir() / "teachers")
-        answers = Answers(folder / name, features, len(rows), dtype, shard if shard < SHARD else None)
+        answers = Answers(folder / name, features, len(rows), dtype, shard)
         lengths = rows.select_columns(["length"]).with_format("numpy")[:]["length"]
 
         def answer(wanted: range, missing: list[Feature]) -> Mapping[str, Sequence[Tensor]]:
@@ -189,11 +179,6 @@ class Teacher:
 
         answers.fill(answer)
         return answers
-
-
-def freeze(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, without gradients."""
-    return model.eval().requires_grad_(False)
 
 
 def stack_of(model: Any, side: str) -> Stack:
