@@ -58,7 +58,7 @@ def test_a_sweeps_trial_has_the_settings_of_its_command(task, tmp_path):
     (trial,) = read_sweep(tmp_path / "sweep.yaml", tmp_path / "O").trials
     typed = ["--task_name", task, "--distill_loss", "kd", "--learning_rate", "2e-4", "--seed", "3"]
     args = resolve_settings(DistillationArguments, typed, "sinkd distill")
-    assert settings(trial.parse()) == settings(args)
+    assert settings(trial.settings()) == settings(args)
     assert args.num_train_epochs == (8 if task == "cola" else 10)
 
 

@@ -69,6 +69,12 @@ def test_every_combination_is_a_trial_with_a_folder_and_a_command_of_its_own(rea
     assert {trial.settings().num_train_epochs for trial in sweep.trials[:8]} == {5, 2}
 
 
+def test_a_setting_for_one_batch_size_overrides_a_flag_for_both(read):
+    content = {**SMALL, "flags": {"per_gpu_batch_size": 6}, "settings": {"s": {"per_device_train_batch_size": 2}}}
+    args = read(content).trials[0].settings()
+    assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (2, 6)
+
+
 def test_an_objective_may_have_flags_and_a_name_of_its_own(read):
     objectives = {"kd": None, "flat": {"distill_loss": "kd+sinkhorn", "sinkhorn_cost": "l1"}}
     _, flat = read({**SMALL, "objectives": objectives}).trials

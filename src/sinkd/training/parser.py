@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
 
 
 def flag(default: Any, text: str, *aliases: str) -> Any:
@@ -19,11 +19,21 @@ def flag(default: Any, text: str, *aliases: str) -> Any:
     return HfArg(default=default, help=text, aliases=list(aliases) or None)
 
 
+def read_yaml(path: Path, example: str) -> Any:
+    """The content of the file that `--config` names. Raises SinkdError if there is none, or it is not YAML."""
+    if not path.is_file():
+        raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in {example}")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SinkdError(f"{path} is not YAML: {first_sentence(error)}") from error
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with errors of one sentence; its usage would fill several screens."""
 
     def error(self, message: str) -> Any:
-        """Raise SinkdError in place of leaving the program."""
+        """Raise SinkdError instead of leaving the program."""
         raise SinkdError(f"{message}; see --help")
 
 
@@ -55,12 +65,7 @@ class FlagParser(HfArgumentParser):
         Raises:
             SinkdError: No such file, no YAML, an unknown key (names the nearest), or a value that does not fit.
         """
-        if not path.is_file():
-            raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in recipes/glue/")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SinkdError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+        content = read_yaml(path, "recipes/glue/") or {}
         if not isinstance(content, dict):
             kind = type(content).__name__
             raise SinkdError(f"{path} must hold keys and values, as in recipes/glue/; it holds a {kind}")
@@ -106,15 +111,3 @@ def _converted(action: argparse.Action, value: Any, key: str, place: str) -> Any
     if action.choices is not None and typed not in action.choices:
         raise SinkdError(f"{place} sets {key} to {value!r}; it must be one of {', '.join(map(str, action.choices))}")
     return typed
-
-
-def words(settings: Mapping[str, Any]) -> list[str]:
-    """Checked settings as typed on a command line; None is left out."""
-    line: list[str] = []
-    for name, value in settings.items():
-        if isinstance(value, list):
-            line += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            text = json.dumps(value) if isinstance(value, dict) else str(value)
-            line += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
-    return line

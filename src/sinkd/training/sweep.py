@@ -14,6 +14,7 @@ A setting's flags take precedence over an objective's, these over a task's, and 
 """
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +22,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sinkd.errors import SinkdError
-from sinkd.training.parser import FlagParser, words
+from sinkd.training.parser import FlagParser, read_yaml
+from sinkd.training.settings import merge
 from sinkd.training.trial import COMMANDS, Trial
 
 KEYS = ("command", "tasks", "objectives", "settings", "seeds", "flags", "baseline", "resources")
@@ -64,13 +64,7 @@ class Sweep:
 
 def read_sweep(path: Path, output_dir: Path, seeds: str | None = None) -> Sweep:
     """Read a sweep's YAML file; `make_sweep` describes the other arguments and the errors."""
-    if not path.is_file():
-        raise SinkdError(f"--config names {path}, which does not exist; give a sweep's YAML file, as in recipes/sweep/")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SinkdError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    return make_sweep(content, str(path), output_dir, seeds)
+    return make_sweep(read_yaml(path, "recipes/sweep/"), str(path), output_dir, seeds)
 
 
 def make_sweep(content: Any, source: str, output_dir: Path, seeds: str | None = None) -> Sweep:
@@ -104,8 +98,8 @@ def make_sweep(content: Any, source: str, output_dir: Path, seeds: str | None = 
     for task, objective, setting, seed in product(tasks, objectives, settings, numbers):
         names = [name for name in (task, objective, setting) if name]
         folder = output_dir.joinpath(*map(_slug, names), f"seed-{seed}")
-        flags = {**shared, **tasks[task], **objectives[objective], **settings[setting]}
-        argv = tuple(words({**flags, "seed": seed, "output_dir": str(folder)}))
+        flags = merge(shared, tasks[task], objectives[objective], settings[setting])
+        argv = tuple(_words({**flags, "seed": seed, "output_dir": str(folder)}))
         name = " ".join([*names, f"seed {seed}"])
         trial = Combination(name, command, argv, folder, task, objective, setting, seed)
         other = trials.setdefault(str(folder).lower(), trial)  # a file system may ignore case
@@ -192,3 +186,15 @@ def _resources(content: Any, source: str) -> dict[str, float]:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9+._-]+", "-", name).strip(".") or "-"
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as typed on a command line, without those that are None."""
+    line: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            line += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            line += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+    return line
