@@ -160,9 +160,8 @@ def test_a_file_in_promptsources_form_is_read(tmp_path):
     first, second = read_templates(path)
     assert (first.name, first.answer_choices) == ("…which one?", "{{choice1}} ||| {{choice2}}")
     assert first.jinja == "{{ premise }} \n\n ||| {{ answer_choices[label] }}"
-    assert (first.choices_in_prompt, first.original_task, first.metrics) == (True, False, ("Accuracy",))
-    assert (first.reference, first.source) == ("somebody", path)
-    assert (second.name, second.answer_choices, second.choices_in_prompt, second.metrics) == ("bare", None, None, ())
+    assert (first.choices_in_prompt, first.source) == (True, path)
+    assert (second.name, second.answer_choices, second.choices_in_prompt) == ("bare", None, None)
     assert first.fingerprint != second.fingerprint
 
 
@@ -205,4 +204,4 @@ def test_what_an_author_wrote_about_a_template_may_be_anything(tmp_path):
     path = tmp_path / "templates.yaml"
     path.write_text("templates: {a: !Template {jinja: x, metadata: {choices_in_prompt: perhaps, metrics: 3}}}")
     (template,) = read_templates(path)
-    assert (template.choices_in_prompt, template.metrics) == (None, ())
+    assert template.choices_in_prompt is None

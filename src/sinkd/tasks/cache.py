@@ -1,9 +1,8 @@
 """A cache of Arrow files, built once and memory-mapped afterwards.
 
-- A file is written under a temporary name, sealed and renamed, so a file that exists is complete. A lock lets one
-  process build while others wait.
-- The seal after the Arrow stream holds size, CRC-32 and notes. Arrow silently reads a truncated stream as a shorter
-  one; the seal detects it, and the file is built again.
+- A file is written under a temporary name and renamed. A lock lets one process build while others wait.
+- A seal, a JSON file beside it, holds its CRC-32 and notes. Arrow reads a truncated stream as a shorter one, without an
+  error; the checksum detects it, and the file is built again.
 - Nothing here is ever stale: the name is a hash of everything the content depends on. The folder can always be deleted.
 """
 
@@ -31,7 +30,6 @@ from sinkd.errors import SinkdError
 logger = logging.getLogger(__name__)
 
 BATCH = 1000  # rows held as Python objects at a time
-MAGIC = b"sinkd1\r\n"
 CHUNK = 1 << 20
 
 Batches = Callable[[], Iterator[dict[str, Any]]]
@@ -70,14 +68,14 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
         features: Column names and types.
         batches: Returns an iterator of {column: values}, a bounded number of rows each.
         notes: JSON values that `batches` fills while it runs; read from the file if there is one.
-        title: Title of the progress bar, shown if building takes longer than a few seconds.
+        title: Title of the progress bar, which is shown if building takes longer than three seconds.
 
     Raises:
         SinkdError: The cache folder cannot be written. Errors of `batches` pass through and leave no file behind.
     """
     path = cache_dir() / key[:2] / f"{key}.arrow"
     with _locked(path):
-        kept = _unseal(path)
+        kept = _notes(path)
         if kept is None:
             if path.exists():
                 logger.warning("%s is damaged and is built again", path)
@@ -120,45 +118,30 @@ def _build(path: Path, key: str, features: Features, batches: Batches, notes: di
                 writer.write_batch(batch)
                 bar.update(len(next(iter(batch.values()))))
             writer.finalize()
-        _seal(temporary, notes)
+        checksum = _checksum(temporary)
         os.replace(temporary, path)
+        temporary.write_text(json.dumps({"crc32": checksum, "notes": notes}), encoding="utf-8")
+        os.replace(temporary, _seal_of(path))
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _checksum(path: Path, size: int) -> int:
+def _checksum(path: Path) -> int:
     checksum = 0
     with path.open("rb") as file:
-        while size > 0 and (chunk := file.read(min(CHUNK, size))):
+        while chunk := file.read(CHUNK):
             checksum = zlib.crc32(chunk, checksum)
-            size -= len(chunk)
     return checksum
 
 
-def _seal(path: Path, notes: dict[str, Any]) -> None:
-    size = path.stat().st_size
-    seal = json.dumps({"size": size, "crc32": _checksum(path, size), "notes": notes}).encode()
-    with path.open("ab") as file:
-        file.write(seal + len(seal).to_bytes(8, "little") + MAGIC)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _unseal(path: Path) -> dict[str, Any] | None:
+def _notes(path: Path) -> dict[str, Any] | None:
     """Return the notes of a complete file; None if it is absent, truncated or altered."""
-    tail = 8 + len(MAGIC)
     try:
-        total = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(max(0, total - tail))
-            end = file.read()
-            length = int.from_bytes(end[:8], "little")
-            if len(end) != tail or end[8:] != MAGIC or length > total - tail:
-                return None
-            file.seek(total - tail - length)
-            seal = json.loads(file.read(length))
-        size = total - tail - length
-        whole = seal["size"] == size and seal["crc32"] == _checksum(path, size)
-        return dict(seal["notes"]) if whole else None
+        seal = json.loads(_seal_of(path).read_text(encoding="utf-8"))
+        return dict(seal["notes"]) if seal["crc32"] == _checksum(path) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -3,7 +3,7 @@
 - There are twelve phenomena, from word pairs (these lamp) through verb frames (the king yawned the violin) to relations
   across a clause (the pilot that no clerk trusted has ever laughed). A file's first column names the phenomenon.
 - Each phenomenon produces a minimal pair. A corpus takes one side of each pair at random, so half of its rows are
-  acceptable and guessing has an MCC of 0.
+  acceptable, and guessing has an MCC of 0.
 - Most determiners show number (this, these). A small model learns agreement between these few words first; the number
   of nouns, agreement across other nouns and verb frames take more capacity.
 - The same seed writes the same bytes, and no sentence occurs twice in any split.
@@ -11,8 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import cycle
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -47,21 +47,21 @@ Pair = tuple[Words, Words]  # acceptable, unacceptable
 
 
 def third(verb: str) -> str:
-    """Third person singular of a regular verb, and the plural of a regular noun."""
+    """Return the third person singular of a regular verb, or the plural of a regular noun."""
     if verb.endswith(("sh", "ch", "s", "x")):
         return verb + "es"
     return verb[:-1] + "ies" if verb.endswith("y") and verb[-2] not in "aeiou" else verb + "s"
 
 
 def past(verb: str) -> str:
-    """Past, and past participle, of a regular verb."""
+    """Return the past, and past participle, of a regular verb."""
     if verb.endswith("y") and verb[-2] not in "aeiou":
         return verb[:-1] + "ied"
     return verb + ("d" if verb.endswith("e") else "ed")
 
 
 def progressive(verb: str) -> str:
-    """The -ing form of a regular verb."""
+    """Return the -ing form of a regular verb."""
     return (verb[:-1] if verb.endswith("e") else verb) + "ing"
 
 
@@ -98,18 +98,21 @@ class Grammar:
         return ["the", *self.noun(THINGS, determiners=ANY).words[-1:]]
 
     def laughed(self) -> str:
-        """In the past, so that it agrees with any subject."""
+        """Return a verb in the past, which agrees with any subject."""
         return past(self.random.choice(LAUGH))
 
-    def verb(self, verb: str, plural: bool) -> str:
-        return verb if plural else third(verb)
+    def laughing(self, subject: Words, plural: bool) -> Pair:
+        """Add a verb of two words that agrees with the subject, and one that does not."""
+        forms, verb = self.random.choice(FORMS), progressive(self.random.choice(LAUGH))
+        return [*subject, forms[plural], verb], [*subject, forms[not plural], verb]
 
     def between(self) -> Words:
         """Return words between a subject and its verb, with a noun that the verb must not agree with."""
         if self.maybe():
             return [self.random.choice(PLACES), *self.noun().words]
         other = self.noun()
-        return ["that", *other.words, self.verb(self.random.choice(ADMIRE), other.plural)]
+        verb = self.random.choice(ADMIRE)
+        return ["that", *other.words, verb if other.plural else third(verb)]
 
     def determiner(self) -> Pair:
         """these lamps vanished / these lamp vanished"""
@@ -122,31 +125,24 @@ class Grammar:
     def agreement(self) -> Pair:
         """the king laughs / the king laugh"""
         subject = self.noun()
-        forms, rest = self.random.choice(FORMS), [progressive(self.random.choice(LAUGH))]
-        if self.maybe(0.3):
-            verb = self.random.choice(LAUGH)
-            forms, rest = (third(verb), verb), []
-        return (
-            [*subject.words, forms[subject.plural], *rest],
-            [*subject.words, forms[not subject.plural], *rest],
-        )
+        pair = self.laughing(subject.words, subject.plural)
+        if not self.maybe(0.3):
+            return pair
+        verb = self.random.choice(LAUGH)
+        forms = (third(verb), verb)
+        return [*subject.words, forms[subject.plural]], [*subject.words, forms[not subject.plural]]
 
     def attractor(self) -> Pair:
         """the king near the nuns is old / the king near the nuns are old"""
         subject = self.noun()
-        start = subject.words + self.between()
-        forms = self.random.choice(FORMS)
-        rest = [progressive(self.random.choice(LAUGH))]
-        return [*start, forms[subject.plural], *rest], [*start, forms[not subject.plural], *rest]
+        return self.laughing(subject.words + self.between(), subject.plural)
 
     def coordination(self) -> Pair:
         """the king and the nun are laughing / the king and the nun is laughing"""
         plain = [*ANY, "this"]  # "every king and every nun" would be singular
         one, other = (self.noun(plural=False, determiners=plain).words for _ in range(2))
         plural = self.maybe()  # "with" in place of "and" leaves the singular
-        subject = [*one, "and" if plural else "with", *other]
-        forms, rest = self.random.choice(FORMS), [progressive(self.random.choice(LAUGH))]
-        return [*subject, forms[plural], *rest], [*subject, forms[not plural], *rest]
+        return self.laughing([*one, "and" if plural else "with", *other], plural)
 
     def auxiliary(self) -> Pair:
         """the king has laughed / the king will laughed"""
@@ -168,7 +164,7 @@ class Grammar:
             [
                 [do[not subject.plural], "not", verb],
                 [do[subject.plural], "not", self.random.choice([third, past])(verb)],
-                ["not", self.verb(verb, subject.plural)],
+                ["not", verb if subject.plural else third(verb)],
             ]
         )
         return [*subject.words, do[subject.plural], "not", verb], subject.words + wrong
@@ -187,8 +183,7 @@ class Grammar:
         subject = self.noun().words
         verb, own = self.random.choice(RELY).split("/")
         other = self.random.choice([word for word in ("on", "to", "at", "") if word != own])
-        noun = self.noun().words
-        start = [*subject, past(verb)]
+        noun, start = self.noun().words, [*subject, past(verb)]
         return [*start, own, *noun], [*start, *other.split(), *noun]
 
     def clause(self) -> Pair:
@@ -229,18 +224,9 @@ class Grammar:
 
 
 PHENOMENA: dict[str, Callable[[Grammar], Pair]] = {
-    "determiner": Grammar.determiner,
-    "agreement": Grammar.agreement,
-    "attractor": Grammar.attractor,
-    "coordination": Grammar.coordination,
-    "auxiliary": Grammar.auxiliary,
-    "negation": Grammar.negation,
-    "transitivity": Grammar.transitivity,
-    "preposition": Grammar.preposition,
-    "clause": Grammar.clause,
-    "reflexive": Grammar.reflexive,
-    "polarity": Grammar.polarity,
-    "gap": Grammar.gap,
+    name: getattr(Grammar, name)
+    for name in "determiner agreement attractor coordination auxiliary negation "
+    "transitivity preposition clause reflexive polarity gap".split()
 }
 
 
@@ -253,8 +239,7 @@ def sentences(seed: int = 0) -> Iterator[tuple[str, int, str]]:
         for _ in range(MOST_DRAWS):
             pair = phenomenon(grammar)
             label = int(random.random() < 0.5)
-            words = pair[0] if label else pair[1]
-            sentence = " ".join(words)
+            sentence = " ".join(pair[0] if label else pair[1])
             if sentence not in seen:
                 break
         else:
@@ -278,15 +263,16 @@ def write_corpus(
     folder = Path(folder)
     (folder / "CoLA").mkdir(parents=True, exist_ok=True)
     rows = sentences(seed)
-    for split, count in (("train", n_train), ("dev", n_dev), ("test", n_dev)):
-        lines = [] if split != "test" else ["index\tsentence"]
-        for number in range(count):
-            name, label, sentence = next(rows)
-            mark = "" if label else "*"
-            lines.append(f"{name}\t{label}\t{mark}\t{sentence}" if split != "test" else f"{number}\t{sentence}")
-        with (folder / "CoLA" / f"{split}.tsv").open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
+    for split, count in (("train", n_train), ("dev", n_dev)):
+        lines = [f"{name}\t{label}\t{'' if label else '*'}\t{text}" for name, label, text in islice(rows, count)]
+        _write_lines(folder / "CoLA" / f"{split}.tsv", lines)
+    lines = [f"{number}\t{text}" for number, (_, _, text) in enumerate(islice(rows, n_dev))]
+    _write_lines(folder / "CoLA" / "test.tsv", ["index\tsentence", *lines])
     if n_unlabeled:
-        with (folder / "unlabeled.txt").open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{next(rows)[2]}\n" for _ in range(n_unlabeled))
+        _write_lines(folder / "unlabeled.txt", [text for _, _, text in islice(rows, n_unlabeled)])
     return folder
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)

@@ -50,52 +50,41 @@ class Layout:
             label: Converts a word to a label; None leaves labels out.
         """
         needed = self.text if label is None else (*self.text, self.label)
-        for position, (number, found) in enumerate(self._records(path, needed)):
+        rows = records(path, self._format(path), needed, self.headerless)
+        for position, (number, found) in enumerate(rows):
             yield number, attempt(self._example, found, position, label)
 
     def texts(self, path: Path) -> Examples:
-        """Yield rows as text[, text_pair] alone.
+        """Yield rows as text[, text_pair].
 
         A TSV whose first line names the text columns is read by them. Any other TSV has one sentence per line, tabs
         included, or for pairs two columns without a header. CSV and JSON lines have the task's text columns.
         """
-        plain = self._format(path) == "tsv" and not names_columns(path, self.text)
-        for number, found in self._plain(path) if plain else self._records(path, self.text):
-            yield number, attempt(self._texts, found)
+        format = self._format(path)
+        if format == "tsv" and len(self.text) == 1 and not names_columns(path, self.text):
+            for number, line in lines(path):
+                yield number, attempt(lambda line: self._texts({self.text[0]: decode(line)}), line)
+        else:
+            headerless = self.text if format == "tsv" else ()
+            for number, found in records(path, format, self.text, headerless):
+                yield number, attempt(self._texts, found)
 
     def _format(self, path: Path) -> str:
         return self.format or FORMATS.get(path.suffix.lower(), "tsv")
 
-    def _records(self, path: Path, needed: tuple[str, ...]) -> Iterator[tuple[int, Record | SinkdError]]:
-        return records(path, self._format(path), needed, self.headerless)
-
-    def _plain(self, path: Path) -> Iterator[tuple[int, Record | SinkdError]]:
-        if len(self.text) == 2:
-            yield from records(path, "tsv", self.text, headerless=self.text)
-            return
-        for number, line in lines(path):
-            yield number, attempt(lambda line: {self.text[0]: decode(line)}, line)
-
-    def _texts(self, found: Record | SinkdError) -> Record:
-        if isinstance(found, SinkdError):
-            raise found
+    def _texts(self, found: Record) -> Record:
         row = {}
         for name, column in zip(self.names, self.text, strict=True):
             text = found.get(column)
             if not isinstance(text, str):
-                raise SinkdError(
-                    f"found {'no' if text is None else 'other than text in'} column {column!r}, expected text"
-                )
+                found_it = "no" if text is None else "other than text in"
+                raise SinkdError(f"found {found_it} column {column!r}, expected text")
             if not text.strip():
                 raise SinkdError(f"found an empty sentence in column {column!r}, expected text")
             row[name] = text
         return row
 
-    def _example(
-        self, found: Record | SinkdError, position: int, label: Callable[[str], object] | None
-    ) -> Record | None:
-        if isinstance(found, SinkdError):
-            raise found
+    def _example(self, found: Record, position: int, label: Callable[[str], object] | None) -> Record | None:
         row = self._texts(found)
         if label is not None:
             if found.get(self.label) is None:

@@ -30,10 +30,12 @@ def excerpt(text: object, width: int = 60) -> str:
     return shown if len(shown) <= width else shown[: width - 4] + "..." + shown[0]
 
 
-def attempt(parse: Callable[..., T], *args: Any) -> T | SinkdError:
-    """Return `parse(*args)`, or the SinkdError that it raised, so that a stream goes on after a bad row."""
+def attempt(parse: Callable[..., T], found: Any, *args: Any) -> T | SinkdError:
+    """Return `parse(found, *args)`, or the SinkdError that it raised or that was found, so that a stream goes on."""
+    if isinstance(found, SinkdError):
+        return found
     try:
-        return parse(*args)
+        return parse(found, *args)
     except SinkdError as error:
         return error
 
@@ -63,9 +65,7 @@ def decode(line: bytes) -> str:
         raise SinkdError(f"{found}, expected UTF-8 text") from None
 
 
-def _record(fields: list[str] | SinkdError, columns: tuple[str, ...]) -> Record:
-    if isinstance(fields, SinkdError):
-        raise fields
+def _record(fields: list[str], columns: tuple[str, ...]) -> Record:
     if len(fields) != len(columns):
         shown = excerpt("\t".join(fields))
         expected = f"expected {len(columns)} ({', '.join(columns)})"
@@ -91,14 +91,10 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str] | SinkdError]]:
             except csv.Error as error:
                 yield number, SinkdError(f"found broken CSV ({error}), expected fields quoted as in RFC 4180")
                 continue
-            if not fields:  # a blank line is no row of a CSV file
-                continue
-            try:
-                decode("\t".join(fields).encode("utf-8", errors="surrogateescape"))
-            except SinkdError as error:
-                yield number, error
-            else:
-                yield number, fields
+            if fields:  # a blank line is no row of a CSV file
+                text = "\t".join(fields).encode("utf-8", errors="surrogateescape")
+                wrong = attempt(decode, text)
+                yield number, wrong if isinstance(wrong, SinkdError) else fields
 
 
 def _object(line: bytes) -> Record:

@@ -6,7 +6,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,33 @@ from sinkd.tasks.records import Record, attempt, excerpt, records
 from sinkd.tasks.superglue_rows import LineParser
 
 
+@dataclass(frozen=True)
 class Source(ABC):
-    """Splits and their rows."""
+    """Splits and their rows.
 
-    name: str  # the task's, for errors
-    files: Mapping[str, Path]  # split -> file; empty for the hub
+    Attributes:
+        name: The task's name, for errors.
+        files: Split -> file; empty for the hub.
+    """
+
+    name: str
+    files: Mapping[str, Path]
 
     @property
     def splits(self) -> tuple[str, ...]:
         return tuple(self.files)
+
+    @property
+    def searched(self) -> Mapping[str, object]:
+        """Split -> where its file was looked for."""
+        return self.files
 
     def place(self, split: str) -> str:
         """Where the split's rows are, for messages."""
         return str(self._file(split))
 
     def fingerprint(self, split: str) -> str:
-        """A hash of what the split holds."""
+        """Return a hash of the split's content."""
         return file_hash(self._file(split))
 
     def key(self, split: str) -> object:
@@ -48,33 +59,28 @@ class Source(ABC):
 
     @abstractmethod
     def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
-        """The rows; for a bad row the error that describes it, and None for one to be left out."""
+        """Yield the rows; the error that describes a bad row, and None for a row to be left out."""
 
-    def _file(self, split: str, looked: Mapping[str, str] | None = None) -> Path:
-        """The file of a split. looked: split -> the files that were looked for, if these are more than one."""
-        if split not in (looked or self.files):
-            there = ", ".join(looked or self.files)
-            raise SinkdError(f"task {self.name} has no split {split!r}, expected one of {there}")
+    def _file(self, split: str) -> Path:
+        if split not in self.searched:
+            expected = ", ".join(self.searched)
+            raise SinkdError(f"task {self.name} has no split {split!r}, expected one of {expected}")
         path = self.files.get(split)
         if path is None or not path.is_file():
-            raise SinkdError(f"no {split} file for {self.name}: looked for {path or (looked or {})[split]}")
+            raise SinkdError(f"no {split} file for {self.name}: looked for {self.searched[split]}")
         return path
 
 
 @dataclass(frozen=True)
 class TableSource(Source):
-    """Tables on disk, with one or two columns of text and a label.
+    """Tables on disk, with one or two columns of text and a label; the split "unlabeled" is text alone.
 
     Attributes:
-        name: The task's name.
-        files: Split -> file; "unlabeled" is text alone.
         layout: The columns.
         words: What files may hold for a label -> its id; empty for regression.
         score_range: Lowest and highest score of a regression whose scale is fixed.
     """
 
-    name: str
-    files: Mapping[str, Path]
     layout: Layout
     words: Mapping[str, int]
     score_range: tuple[float, float] | None = None
@@ -126,18 +132,18 @@ class FileSource(Source):
     """JSON lines on disk.
 
     Attributes:
-        name: The task's name.
-        files: Split -> file.
         columns: The columns of rows.
         parse: Converts the fields of a line to its rows.
-        looked: Split -> the files that were looked for.
+        candidates: Split -> the files that it may be in, for errors.
     """
 
-    name: str
-    files: Mapping[str, Path]
     columns: Features
     parse: LineParser
-    looked: Mapping[str, str]
+    candidates: Mapping[str, str]
+
+    @property
+    def searched(self) -> Mapping[str, object]:
+        return self.candidates
 
     def features(self, split: str) -> Features:
         return self.columns
@@ -146,7 +152,7 @@ class FileSource(Source):
         path = self._file(split)
         for number, found in records(path, "jsonl", ()):
             # All rows of a line or none: half a paragraph would count as a whole one in exact match.
-            rows = found if isinstance(found, SinkdError) else attempt(self._parse, found, split)
+            rows = attempt(self._parse, found, split)
             if isinstance(rows, SinkdError):
                 yield SinkdError(f"{path}, line {number}, {rows}")
             else:
@@ -155,9 +161,6 @@ class FileSource(Source):
     def _parse(self, record: Record, split: str) -> list[Record]:
         return list(self.parse(Fields(record), split != "test"))
 
-    def _file(self, split: str, looked: Mapping[str, str] | None = None) -> Path:
-        return super()._file(split, self.looked)
-
 
 # The hub's Parquet copy of a data set whose main branch is a script, which `datasets` refuses to run.
 TABLES = "hf://datasets/{repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*.parquet"
@@ -165,10 +168,9 @@ TABLES = "hf://datasets/{repository}@refs%2Fconvert%2Fparquet/{config}/{split}/*
 
 @dataclass(frozen=True)
 class HubSource(Source):
-    """A data set on the hub, or in any folder that `datasets` reads, that has the schema already.
+    """A data set on the hub, or in a folder that `datasets` reads, whose rows have the right columns already.
 
     Attributes:
-        name: The task's name.
         repository: Name on the hub.
         config: Its configuration, if any.
         named: Split -> the hub's name for it.
@@ -176,13 +178,11 @@ class HubSource(Source):
         advice: What to do without network.
     """
 
-    name: str
     repository: str
     config: str | None
     named: Mapping[str, str]
     columns: Features
     advice: str
-    files: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[str, ...]:

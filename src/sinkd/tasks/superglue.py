@@ -4,12 +4,11 @@
     template = find_template(task.name, "NAME", templates_dir)      # template_folders.py
     worded = examples(task, "train", template, seed)                # wording.py: prompt, target, choices, answer, ...
 
-`names_superglue` tells whether a task's name is one of these: bare "rte" is GLUE's, "superglue/rte" is this one.
+The bare name "rte" is GLUE's; "superglue/rte" is this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from datasets import Features
 from sinkd.errors import SinkdError
 from sinkd.tasks import glue, metrics, submission
 from sinkd.tasks import superglue_rows as rows
+from sinkd.tasks.folders import find_folder, plain
 from sinkd.tasks.metrics import Scorer
-from sinkd.tasks.source import FileSource, HubSource, Source
+from sinkd.tasks.source import FileSource, HubSource
 from sinkd.tasks.submission import Submission
+from sinkd.tasks.superglue_rows import LineParser
 from sinkd.tasks.task import Task
 
 DEFAULT_FOLDER = Path("datas", "superglue")
@@ -36,17 +37,23 @@ ANLI_HUB = "facebook/anli"
 
 @dataclass(frozen=True)
 class SuperGlue:
-    """One line of the registry.
+    """An entry of the registry.
 
-    folder : the name in the official archive and of the submission file.
-    words : what a submission writes for each label, in id order; the labels themselves where it is empty.
-    lines : a submission of the task's own shape.
+    Attributes:
+        folder: Name in the official archive, and of the submission file.
+        labels: Label names in id order; () where the entities of a row are its labels.
+        features: The columns of its rows.
+        parse: Converts a line of its files to rows.
+        scorer: Scores a split.
+        metric: The score that picks the best model.
+        words: What a submission writes for each label, in id order; the labels themselves if empty.
+        lines: A submission that is not one label per row.
     """
 
     folder: str
     labels: tuple[str, ...]
     features: Features
-    parse: rows.LineParser
+    parse: LineParser
     scorer: Scorer = metrics.accuracy
     metric: str = "accuracy"
     words: tuple[str | int, ...] = ()
@@ -74,52 +81,48 @@ SUPERGLUE = {
 
 
 def wordings(known: str) -> str:
-    """The folder of a task's templates, as promptsource calls it; below super_glue as the hub names the task."""
+    """Return the folder of a task's templates in promptsource: super_glue/copa, super_glue/wsc.fixed, anli."""
     return known.partition("/")[0] if "/" in known else f"super_glue/{'wsc.fixed' if known == 'wsc' else known}"
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
 def _known(name: str) -> str | None:
-    """The registry's name for a name without prefix, in any spelling: "CoPA", "wsc.fixed", "anli_r1", "train_r1"."""
-    wanted = _plain(name).removesuffix("fixed")
+    """Return the registry's name for a name without prefix: "CoPA", "wsc.fixed", "anli_r1", "train_r1"."""
+    wanted = plain(name).removesuffix("fixed")
     for known in SUPERGLUE:
         r = known.partition("/")[2]
-        if wanted == _plain(known) or (r and wanted.removeprefix("anli") in (r, f"train{r}", f"dev{r}", f"test{r}")):
+        if wanted == plain(known) or (r and wanted.removeprefix("anli") in (r, f"train{r}", f"dev{r}", f"test{r}")):
             return known
     return None
 
 
 def superglue_name(name: str) -> str:
-    """The registry's name for "superglue/copa", "super_glue/wsc.fixed", "COPA", "anli/r1" ...; here "rte" is this RTE.
+    """Return the registry's name for "superglue/copa", "super_glue/wsc.fixed", "COPA", "anli/r1" ...
 
-    Raises SinkdError, with the names there are, for an unknown one.
+    Raises:
+        SinkdError: The task is unknown; with the names that are known.
     """
     bare = name.lower()
     for prefix in PREFIXES:
         bare = bare.removeprefix(prefix)
     known = _known(bare)
     if known is None:
-        raise SinkdError(f"found task {name!r}, expected one of {', '.join(map(full_name, SUPERGLUE))}")
+        raise SinkdError(f"found task {name!r}, expected one of {', '.join(map(_full_name, SUPERGLUE))}")
     return known
 
 
-def full_name(known: str) -> str:
-    """What a task calls itself: superglue/copa, anli/r1."""
+def _full_name(known: str) -> str:
     return known if "/" in known else f"superglue/{known}"
 
 
 def names_superglue(name: str) -> bool:
-    """Whether a task's name means one of these tasks: any with its prefix; a bare one that GLUE does not have."""
+    """Return whether a name means one of these tasks: it has their prefix, or is a bare name that GLUE lacks."""
     if name.lower().startswith(PREFIXES):
         return True
     return _known(name) is not None and name.lower() not in glue.TASKS
 
 
 def load_superglue(name: str, data_dir: str | Path | None = None, bad_rows: str = "error") -> Task:
-    """A task of SuperGLUE or ANLI, from the folder that holds its files or from the hub.
+    """Load a task of SuperGLUE or ANLI, from the folder that holds its files or from the hub.
 
     Args:
         name: boolq, cb, copa, multirc, record, rte, wic, wsc, anli/r1, anli/r2 or anli/r3, in any spelling
@@ -129,16 +132,17 @@ def load_superglue(name: str, data_dir: str | Path | None = None, bad_rows: str 
         bad_rows: "error" stops at a bad line with file, line and field; "skip" leaves it out and counts it.
 
     Raises:
-        SinkdError: The task is unknown (the names are listed), or data_dir lacks its files (with all that was looked
-            for).
+        SinkdError: The task is unknown (the names are listed), or `data_dir` lacks its files (the places are listed).
     """
     known = superglue_name(name)
-    entry = SUPERGLUE[known]
-    folder, looked = _folder(known, Path(data_dir) if data_dir is not None else DEFAULT_FOLDER)
+    entry, name = SUPERGLUE[known], _full_name(known)
+    others = [place for other in SUPERGLUE if other != known for place in _places(other)]
+    candidates = [file for files in FILES.values() for file in files]
+    folder, places = find_folder(Path(data_dir or DEFAULT_FOLDER), _places(known), others, candidates)
     if folder is None and data_dir is not None:
-        raise SinkdError(f"no files of {full_name(known)} ({_sought()}); looked in {', '.join(map(str, looked))}")
+        raise SinkdError(f"no files of {name} ({_sought()}); looked in {', '.join(map(str, places))}")
     return Task(
-        name=full_name(known),
+        name=name,
         labels=entry.labels,
         metric=entry.metric,
         source=_hub(known) if folder is None else _files(known, folder),
@@ -154,51 +158,27 @@ def _sought() -> str:
     return ", ".join(" or ".join(names) for names in FILES.values())
 
 
-def _folder(known: str, data_dir: Path) -> tuple[Path | None, list[Path]]:
-    """The task's folder in data_dir, in any spelling, or data_dir itself; and where it was looked for."""
-    looked = [data_dir / name for name in _places(known)]
-    plain = {_plain(str(place)) for place in _places(known)}
-    looked += sorted(found for found in _folders(data_dir) if _plain(str(found.relative_to(data_dir))) in plain)
-    others = {_plain(place) for other in SUPERGLUE if other != known for place in _places(other)} - plain
-    if _plain(data_dir.resolve().name) not in others:
-        looked.append(data_dir)
-    looked = list(dict.fromkeys(looked))
-    for folder in looked:
-        if any((folder / file).is_file() for names in FILES.values() for file in names):
-            return folder, looked
-    return None, looked
-
-
 def _places(known: str) -> list[str]:
-    """What the task's folder may be called, below the folder of all tasks."""
+    """Return what the task's folder may be called, below the folder of all tasks."""
     folder = SUPERGLUE[known].folder
     if "/" not in known:
-        return [folder, *(["WSC.fixed"] if known == "wsc" else [])]
-    return [folder, f"anli/{folder}", f"anli_v1.0/{folder}", f"anli_v1.0/anli_v1.0/{folder}", known]
+        return [folder, "WSC.fixed"] if known == "wsc" else [folder]
+    return [folder, *(f"{anli}/{folder}" for anli in ("anli", "anli_v1.0", "anli_v1.0/anli_v1.0")), f"anli_{folder}"]
 
 
-def _folders(data_dir: Path) -> Iterator[Path]:
-    """The folders in data_dir, and in those of them that are called after ANLI."""
-    if data_dir.is_dir():
-        for found in data_dir.iterdir():
-            if found.is_dir():
-                yield found
-                if _plain(found.name).startswith("anli"):
-                    yield from (inner for inner in found.iterdir() if inner.is_dir())
+def _files(known: str, folder: Path) -> FileSource:
+    candidates = {split: [folder / name for name in names] for split, names in FILES.items()}
+    files = {split: next((path for path in paths if path.is_file()), None) for split, paths in candidates.items()}
+    looked = {split: " or ".join(map(str, paths)) for split, paths in candidates.items()}
+    entry, there = SUPERGLUE[known], {split: path for split, path in files.items() if path is not None}
+    return FileSource(_full_name(known), there, entry.features, entry.parse, looked)
 
 
-def _files(known: str, folder: Path) -> Source:
-    there = {split: [folder / name for name in names if (folder / name).is_file()] for split, names in FILES.items()}
-    files = {split: found[0] for split, found in there.items() if found}
-    looked = {split: " or ".join(str(folder / name) for name in names) for split, names in FILES.items()}
-    return FileSource(full_name(known), files, SUPERGLUE[known].features, SUPERGLUE[known].parse, looked)
-
-
-def _hub(known: str) -> Source:
-    entry, name = SUPERGLUE[known], full_name(known)
+def _hub(known: str) -> HubSource:
+    entry, name = SUPERGLUE[known], _full_name(known)
     advice = f"put the files of {name} into {DEFAULT_FOLDER / _places(known)[0]} ({_sought()}), or give their folder"
     if "/" in known:
         r = known.partition("/")[2]
-        return HubSource(name, ANLI_HUB, None, {split: f"{split}_{r}" for split in FILES}, entry.features, advice)
-    named = {"train": "train", "dev": "validation", "test": "test"}
-    return HubSource(name, HUB, wordings(known).partition("/")[2], named, entry.features, advice)
+        return HubSource(name, {}, ANLI_HUB, None, {split: f"{split}_{r}" for split in FILES}, entry.features, advice)
+    splits = {"train": "train", "dev": "validation", "test": "test"}
+    return HubSource(name, {}, HUB, wordings(known).partition("/")[2], splits, entry.features, advice)

@@ -1,7 +1,7 @@
 """Prompt templates in promptsource's format: from a row to a prompt, an answer and the answers to choose from.
 
 - YAML is read by a safe loader that knows two more tags, `!Template` and `!TemplateMetadata`, as plain mappings.
-- Jinja runs in its sandbox: a template is somebody's program and may read the row and nothing else.
+- Jinja runs in its sandbox: a template is a program by someone else, and may read the row only.
 - A name that the row does not have is an error, not an empty string.
 """
 
@@ -38,16 +38,13 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """A wording of a task.
+    """A way to word a task's rows.
 
     Attributes:
         name: Unique among the templates of its file.
         jinja: prompt ||| answer.
         answer_choices: answer ||| answer ...; None where any text may be the answer.
         choices_in_prompt: Whether the prompt names the choices; None where its author did not say.
-        original_task: Whether it asks what the data set was made for.
-        metrics: The author's note on metrics.
-        reference: The author's reference.
         source: The file that it was read from.
     """
 
@@ -55,9 +52,6 @@ class Template:
     jinja: str
     answer_choices: str | None = None
     choices_in_prompt: bool | None = None
-    original_task: bool | None = None
-    metrics: tuple[str, ...] = ()
-    reference: str = ""
     source: Path | None = None
 
     @property
@@ -72,18 +66,17 @@ class Template:
         template that does not apply to a row gives "" for prompt or answer.
 
         Raises:
-            SinkdError: The template fails on this row; with its name, the example and the reason.
+            SinkdError: The template fails on this row; with the template's name, the example and the reason.
         """
         values = {name: _hide(value) for name, value in row.items()}
         example = row.get("idx", row.get("uid", "without idx"))
         if isinstance(example, Mapping):
             example = "-".join(map(str, example.values()))
         try:
-            self._program.random.seed(f"{seed} {example}")
-            choices = self._program.choices(values)
-            parts = [_show(part) for part in self._program.text(values | {"answer_choices": choices}).split(BAR)]
+            text, choices = self._program.render(values, f"{seed} {example}")
         except Exception as error:  # a template is a program: it may fail in any way
             raise self._failure(example, f"{type(error).__name__}: {error}") from error
+        parts = [_show(part) for part in text.split(BAR)]
         if len(parts) > 2:
             raise self._failure(example, f"found {len(parts)} parts between {BAR}, expected a prompt and an answer")
         prompt, target = (*parts, "")[:2]
@@ -116,15 +109,14 @@ class _Program:
         self._text = environment.from_string(jinja)
         self._choices = None if answer_choices is None else environment.from_string(answer_choices)
 
-    def text(self, values: Mapping[str, Any]) -> str:
-        return self._text.render(values)
-
-    def choices(self, values: Mapping[str, Any]) -> list[str] | None:
-        """Return the choices, or None for a template without."""
-        if self._choices is None:
-            return None
-        rendered = self._choices.render(values)
-        return [choice.strip() for choice in rendered.split(BAR)] if rendered.strip() else []
+    def render(self, values: dict[str, Any], seed: str) -> tuple[str, list[str] | None]:
+        """Return the text and the choices; None for a template without choices."""
+        self.random.seed(seed)
+        choices: list[str] | None = None
+        if self._choices is not None:
+            rendered = self._choices.render(values)
+            choices = [choice.strip() for choice in rendered.split(BAR)] if rendered.strip() else []
+        return self._text.render(values | {"answer_choices": choices}), choices
 
     # Jinja folds filters of constants at compile time, unless they take the context.
     @pass_context
@@ -159,7 +151,7 @@ def _show(text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML's plain types, and promptsource's two tags as mappings."""
+    """Loads YAML's plain types, and promptsource's two tags as mappings."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
@@ -199,21 +191,11 @@ def _template(key: object, fields: Any, path: Path) -> Template:
     about = fields.get("metadata") or {}
     if not isinstance(about, dict):
         raise SinkdError(f"{place}, field 'metadata': found {excerpt(about)}, expected a mapping")
+    named = about.get("choices_in_prompt")
     return Template(
         name=str(fields.get("name") or key).strip(),
         jinja=fields["jinja"],
         answer_choices=fields.get("answer_choices") or None,
-        choices_in_prompt=_flag(about.get("choices_in_prompt")),
-        original_task=_flag(about.get("original_task")),
-        metrics=_words(about.get("metrics")),
-        reference=str(fields.get("reference") or ""),
+        choices_in_prompt=named if isinstance(named, bool) else None,
         source=path,
     )
-
-
-def _flag(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _words(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list) else ()

@@ -1,6 +1,6 @@
 """Find templates by task and name.
 
-They are looked up in three places, in this order; of two templates with the same name the first wins:
+Three places are searched, in this order; of two templates with the same name the first wins:
 
 1. `templates_dir`: templates.yaml in it, or in super_glue/copa, copa, anli ... below it;
 2. the package's own;
@@ -14,9 +14,7 @@ from pathlib import Path
 from sinkd.errors import SinkdError
 from sinkd.tasks.cache import cache_dir
 from sinkd.tasks.superglue import superglue_name, wordings
-from sinkd.tasks.template import Rendered, Template, read_templates
-
-__all__ = ["OWN", "Rendered", "Template", "find_template", "templates"]
+from sinkd.tasks.template import Template, read_templates
 
 OWN = Path(__file__).resolve().parent / "wordings"
 FILE = "templates.yaml"
@@ -35,7 +33,7 @@ def templates(task_name: str, templates_dir: str | Path | None = None) -> list[T
         SinkdError: Unknown task, a folder without the task's templates (with what was looked for), or a file without
             templates.
     """
-    files = [_own_file(task_name, Path(templates_dir))] if templates_dir is not None else []
+    files = [_file_in(Path(templates_dir), task_name)] if templates_dir is not None else []
     shared = wordings(superglue_name(task_name))
     files += [path for path in (OWN / shared / FILE, promptsource_dir() / shared / FILE) if path.is_file()]
     found: dict[str, Template] = {}
@@ -61,8 +59,8 @@ def find_template(task_name: str, template_name: str, templates_dir: str | Path 
     return template
 
 
-def _own_file(task_name: str, folder: Path) -> Path:
-    """Find the file of a task's templates in a user's folder."""
+def _file_in(folder: Path, task_name: str) -> Path:
+    """Return the file of a task's templates in a user's folder."""
     known = superglue_name(task_name)
     shared = wordings(known)
     places = dict.fromkeys((shared, shared.rpartition("/")[2], known, known.partition("/")[0], "."))
