@@ -7,13 +7,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from small_language_models import small_model, word_tokenizer, write_language_model
 
 from sinkd import SinkdError
-from sinkd.models import cut_head, decoder_start, load_language_model, tokenizers_of, shared_vocabulary
+from sinkd.models import cut_head, decoder_start, load_language_model, shared_vocabulary, tokenizers_of
 from sinkd.models.head import head_width
 from sinkd.models.language_model import device_map, say_not_spread
-
+from small_language_models import small_model, word_tokenizer, write_language_model
 
 KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
 
@@ -110,7 +109,7 @@ def edited(folder: Path, change) -> str:
 def test_one_vocabulary_with_other_merges_is_another_tokenizer(tmp_path):
     teacher = write_language_model(tmp_path / "t", "gpt2")
     student = edited(write_language_model(tmp_path / "s", "gpt2"), lambda model: model["merges"].reverse())
-    with pytest.raises(SinkdError, match="their tokenizers differ in their merges \\(as at \"Ġ t\"\\)"):
+    with pytest.raises(SinkdError, match='their tokenizers differ in their merges \\(as at "Ġ t"\\)'):
         tokenizers_of(str(teacher), student)
 
 

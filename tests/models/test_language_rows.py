@@ -45,7 +45,11 @@ def test_the_tasks_first_template_is_the_default(family):
 
 def test_a_submission_answers_every_row(family, tmp_path):
     # an answer for one of the two questions
-    causes = TEMPLATE.replace("{% if question", "{% if question == \"cause\" %}{% if question").replace("]}}'", "]}}{% endif %}'")
+    causes = TEMPLATE.replace("{% if question", '{% if question == "cause" %}{% if question').replace(
+        "]}}'", "]}}{% endif %}'"
+    )
     some = family(template=causes)
-    with pytest.raises(SinkdError, match="has no answer for 6 rows of superglue/copa test, and a submission answers all"):
+    with pytest.raises(
+        SinkdError, match="has no answer for 6 rows of superglue/copa test, and a submission answers all"
+    ):
         some.write_submission("test", np.zeros((6, 2)), tmp_path)

@@ -47,7 +47,12 @@ def published(taught, tmp_path, request):
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.get)))
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    settings = {"do_lower_case": True, "model_max_length": 512, "name_or_path": "/home/someone/bert", "tokenizer_file": None}
+    settings = {
+        "do_lower_case": True,
+        "model_max_length": 512,
+        "name_or_path": "/home/someone/bert",
+        "tokenizer_file": None,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(special | settings | {"special_tokens_map_file": None}))
     (folder / "training_args.bin").write_bytes(pickle.dumps(Evil(tmp_path / "opened")))
     return tmp_path / "student"
@@ -113,7 +118,9 @@ def test_a_language_models_weights_are_tensors_or_refused(kind, tmp_path):
 
     whole = weights.read_bytes()
     wrong = {
-        "is refused: its pytorch_model.bin holds more than tensors": pickle.dumps(Evil(tmp_path / "opened"), protocol=2),
+        "is refused: its pytorch_model.bin holds more than tensors": pickle.dumps(
+            Evil(tmp_path / "opened"), protocol=2
+        ),
         "pytorch_model.bin is cut or damaged": whole[: len(whole) // 2],
         "pytorch_model.bin is cut": b"",
     }

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from sinkd.models import decoder_start
-from sinkd.models.prompt_collator import PromptCollator
 from sinkd.models.likelihood import choice_log_likelihoods
+from sinkd.models.prompt_collator import PromptCollator
 from small_language_models import small_model, word_tokenizer
 
 KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]

@@ -7,19 +7,19 @@ import pytest
 
 from sinkd.errors import SinkdError
 from sinkd.tasks import Template, examples, load_superglue
-from sinkd.tasks.wording import meant, truth
+from sinkd.tasks.wording import chosen_answers, right_answers
 from superglue_layouts import LINES, write_superglue
 
 
 def score(task, worded, chosen):
     """The task's scores of what was chosen."""
-    return task.scores(meant(task, worded, chosen), truth(task, worded), worded["index"])
+    return task.scores(chosen_answers(task, worded, chosen), right_answers(task, worded), worded["index"])
 
 
 def submit(task, template, chosen, folder):
     """The submission of what was chosen of the test split."""
     worded = examples(task, "test", template)
-    return task.write_submission("test", meant(task, worded, chosen), folder, worded["index"])
+    return task.write_submission("test", chosen_answers(task, worded, chosen), folder, worded["index"])
 
 
 COLUMNS = ["prompt", "target", "choices", "answer", "index", "meanings", "accepted"]

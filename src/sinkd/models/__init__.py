@@ -1,4 +1,4 @@
-"""The two families of models, and making students out of layers."""
+"""The two families of models, and students made of layers."""
 
 from sinkd.models.config import find_checkpoint
 from sinkd.models.encoder import Encoder, load_encoder

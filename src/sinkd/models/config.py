@@ -1,4 +1,4 @@
-"""Where a model lies, and its config."""
+"""Find a model's folder, and load its config."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ PUBLISHED_BEST = Path("checkpoints", "best_checkpoint")
 
 
 def find_checkpoint(path: str, flag: str) -> str:
-    """The folder that holds a model's config.json: `path`, or the best checkpoint of a published run inside it.
+    """Return the folder that holds a model's config.json: `path`, or the best checkpoint of a published run inside it.
 
-    What is no folder is taken for a name on the hub. Raises SinkdError for a folder without a model.
+    A path that does not exist is a name on the hub, unless it looks like a path.
+
+    Raises:
+        SinkdError: The folder does not exist, or holds no model.
     """
     folder = Path(path).expanduser()
     if not folder.exists():
-        looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
-        if looks_local:
+        if path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/"):
             raise SinkdError(f"{flag} names {path}, which does not exist; give a model's folder or a name on the hub")
         return path
     tried = [folder, folder / PUBLISHED_BEST]
@@ -33,7 +35,7 @@ def find_checkpoint(path: str, flag: str) -> str:
 
 
 def load_config(path: str, flag: str) -> PretrainedConfig:
-    """The config of the model at `path`; SinkdError with the reason where there is none to read."""
+    """Load the config of the model at `path`; SinkdError if that fails."""
     folder = find_checkpoint(path, flag)
     try:
         return untyped_bert(Path(folder)) or AutoConfig.from_pretrained(folder)
@@ -42,17 +44,18 @@ def load_config(path: str, flag: str) -> PretrainedConfig:
 
 
 def untyped_bert(folder: Path) -> BertConfig | None:
-    """The config in a folder that names no model type, as BERT's first releases have it; None for any other."""
+    """Load a config that names no model type, as in BERT's first releases; None for any other."""
     path = folder / "config.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not isinstance(content, dict):
         raise SinkdError(f"{path} holds no JSON object, which a config is")
     # RoBERTa has one token type, DistilBERT none.
-    return BertConfig.from_dict(content) if "model_type" not in content and content.get("type_vocab_size") == 2 else None
+    is_bert = "model_type" not in content and content.get("type_vocab_size") == 2
+    return BertConfig.from_dict(content) if is_bert else None
 
 
 def override(config: PretrainedConfig, values: Mapping[str, object] | None, path: str) -> None:
-    """Set the config's values, in place; SinkdError for a name that the config of `path` does not have."""
+    """Set values of the config at `path`, in place; SinkdError for a name that it does not have."""
     for key, value in (values or {}).items():
         if not hasattr(config, key):
             raise SinkdError(f'--config_overrides sets "{key}", which the config of {path} does not have')

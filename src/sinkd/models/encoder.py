@@ -1,4 +1,4 @@
-"""Encoders (BERT and the like): a head on top answers a text with a logit for each label, or with a score."""
+"""Encoders (BERT and the like), whose head answers a text with a logit for each label, or with a score."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
@@ -38,7 +34,7 @@ class Encoder(Family):
 
     @cached_property
     def train(self) -> Dataset:
-        """The labelled rows, and after them the unlabelled ones."""
+        """The labelled rows, followed by the unlabelled ones."""
         rows = self._encode(first(self.task.read("train"), self.reading.max_train_rows))
         unlabelled = self.reading.unlabeled_file
         if unlabelled is None:
@@ -79,26 +75,26 @@ class Encoder(Family):
 def load_encoder(
     path: str, task: Task | None, flag: str, *, overrides: dict[str, object] | None = None, must_have_head: bool = False
 ) -> PreTrainedModel:
-    """A model with a head for the task's labels, float32.
+    """Load an encoder with a head for the task's labels, float32.
 
     Args:
-        path: A folder, or a name on the hub. A checkpoint that has a head must fit the task (unnamed labels fit by
-            number); one without gets a new head, unless `must_have_head`.
+        path: A folder, or a name on the hub. The head of a checkpoint must fit the task (unnamed labels fit by number).
         task: The task; None takes the head as it is.
         flag: The flag that gave the path, for messages.
         overrides: Values for the model's config.
+        must_have_head: Refuse a checkpoint without a head, which otherwise gets a new one.
 
     Raises:
-        SinkdError: The model cannot be loaded, lacks weights or does not fit.
+        SinkdError: The model cannot be loaded, lacks weights or does not fit the task.
     """
     folder = find_checkpoint(path, flag)
     config = _fitting_config(path, task, flag, must_have_head)
     if task is not None:
-        name_labels(config, task)
+        _name_labels(config, task)
     for key in (overrides or {}).keys() & {"num_labels", "id2label", "label2id", "problem_type"}:
         raise SinkdError(f"--config_overrides sets {key}, which the task decides")
     override(config, overrides, path)
-    headed = has_head(config)
+    headed = _has_head(config)
     model, missing = load_weights(AutoModelForSequenceClassification, folder, f"{flag} {path}", config=config)
     # transformers initialises what a file lacks at random, silently: only a head and its pooler may be new.
     body = f"{model.base_model_prefix}."
@@ -109,24 +105,22 @@ def load_encoder(
 
 
 def _fitting_config(path: str, task: Task | None, flag: str, must_have_head: bool = False) -> PretrainedConfig:
-    """The config at `path`; SinkdError if its head does not fit the task, or is missing where one is needed."""
+    """Load the config at `path`; SinkdError if its head does not fit the task, or is missing but needed."""
     config = load_config(path, flag)
-    if has_head(config):
+    if _has_head(config):
         if task is not None:
-            check_labels(config, task, flag, path)
+            _check_labels(config, task, f"{flag} {path}")
     elif must_have_head or task is None:
         on = "a task" if task is None else task.name
         raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {on} first (sinkd finetune)")
     return config
 
 
-def has_head(config: PretrainedConfig) -> bool:
-    """Whether the checkpoint was saved with a sequence classifier on top."""
+def _has_head(config: PretrainedConfig) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
 
 
-def name_labels(config: PretrainedConfig, task: Task) -> None:
-    """Write the task's labels, or that it is a regression, into a model's config."""
+def _name_labels(config: PretrainedConfig, task: Task) -> None:
     if task.regression:
         config.num_labels = 1
         config.problem_type = "regression"
@@ -136,17 +130,17 @@ def name_labels(config: PretrainedConfig, task: Task) -> None:
     config.problem_type = "single_label_classification"
 
 
-def check_labels(config: PretrainedConfig, task: Task, flag: str, path: str) -> None:
+def _check_labels(config: PretrainedConfig, task: Task, model: str) -> None:
     """Refuse a head whose labels are not the task's in number, names or order."""
     if config.num_labels != task.num_labels:
         raise SinkdError(
-            f"{flag} {path} answers with {config.num_labels} numbers, and {task.name} needs {task.num_labels}; "
+            f"{model} answers with {config.num_labels} numbers, and {task.name} needs {task.num_labels}; "
             "give a model that was fine-tuned on this task"
         )
     names = [str(config.id2label[i]) for i in range(config.num_labels)]
     unnamed = all(name.upper() == f"LABEL_{i}" for i, name in enumerate(names))
     if not (task.regression or unnamed or names == list(task.labels)):
         raise SinkdError(
-            f"{flag} {path} has the labels {', '.join(names)}, and {task.name} has {', '.join(task.labels)}, "
+            f"{model} has the labels {', '.join(names)}, and {task.name} has {', '.join(task.labels)}, "
             "in that order; give a model that was fine-tuned on this task"
         )

@@ -1,4 +1,4 @@
-"""Which family a model belongs to: the one place that decides it, by the task."""
+"""Choose the family of a model: a task of choices is answered by a language model, any other by an encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sinkd.models.config import load_config
 from sinkd.models.encoder import Encoder
 from sinkd.models.family import Family, Reading
 from sinkd.models.language_model import LanguageModel
-from sinkd.models.tokenizer import load_tokenizer, tokenizers_of
+from sinkd.models.tokenizer import read_tokenizer, tokenizers_of
 from sinkd.tasks import Task
 
 
@@ -23,43 +23,32 @@ def family_of(
     tokenizer: PreTrainedTokenizerBase | None = None,
     to_train: bool = False,
 ) -> Family:
-    """The family of the model at `path`, which is to answer the task.
+    """Return the family of the model at `path`, for a task.
 
     Args:
-        task: The task.
-        settings: Whatever has the fields of `Reading`.
+        task: The task to answer.
+        settings: An object with (some of) the attributes of `Reading`.
         path: A model's folder, or a name on the hub.
         flag: The flag that gave the path, for messages.
-        tokenizer: What it reads with, if not with what lies beside it or what `--tokenizer_name` names.
+        tokenizer: Default: the one that `--tokenizer_name` names, or that lies beside the model.
         to_train: The model is to be trained, with the config that `--config_name` names.
     """
     reading = Reading.of(settings)
     tokenizer = tokenizer or read_tokenizer(path, flag, reading)
-    if task.choices:
-        named = reading.config_name if to_train else None
-        config = load_config(named or path, "--config_name" if named else flag)
-        return LanguageModel(tokenizer, task, reading, config)
-    return Encoder(tokenizer, task, reading)
+    if not task.choices:
+        return Encoder(tokenizer, task, reading)
+    named = reading.config_name if to_train else None
+    return LanguageModel(tokenizer, task, reading, load_config(named or path, "--config_name" if named else flag))
 
 
 def student_and_teacher(task: Task, settings: Any, student: str, teacher: str) -> tuple[Family, Family]:
-    """The families of the models at two paths, of which one is to teach the other the task.
+    """Return the families of a student and a teacher of one task.
 
-    Both read with the teacher's tokenizer; an encoder whose folder holds another tokenizer keeps it.
+    Both read with the teacher's tokenizer, unless an encoder's folder holds another one.
 
     Raises:
         SinkdError: Language models have different tokenizers.
     """
-    reading = Reading.of(settings)
-    named = reading.tokenizer_name, reading.config_name
-    read = tokenizers_of(teacher, student, reading.do_lower_case, *named, may_differ=not task.choices)
-    taught = family_of(task, settings, student, "--student_path", tokenizer=read[1], to_train=True)
-    return taught, family_of(task, settings, teacher, "--teacher_path", tokenizer=read[0])
-
-
-def read_tokenizer(path: str, flag: str, reading: Reading) -> PreTrainedTokenizerBase:
-    """The tokenizer that `--tokenizer_name` names, else the one beside the model."""
-    if reading.tokenizer_name is None:
-        return load_tokenizer(path, flag, reading.do_lower_case)
-    config = load_config(path, flag)
-    return load_tokenizer(reading.tokenizer_name, "--tokenizer_name", reading.do_lower_case, config)
+    reads, student_reads = tokenizers_of(teacher, student, Reading.of(settings), may_differ=not task.choices)
+    taught = family_of(task, settings, student, "--student_path", tokenizer=student_reads, to_train=True)
+    return taught, family_of(task, settings, teacher, "--teacher_path", tokenizer=reads)

@@ -1,4 +1,4 @@
-"""How one kind of model reads a task and answers it."""
+"""A family of models: how one kind of model reads a task and answers it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sinkd.tasks.metrics import Scores
 
 @dataclass(frozen=True)
 class Reading:
-    """How a task's rows are read; each field is the flag of its name, and `seed` draws shots and wordings."""
+    """How a task's rows are read. Each field is the flag of that name; `seed` draws shots and wordings."""
 
     seed: int = 0
     max_train_rows: int | None = None
@@ -45,31 +45,40 @@ class Reading:
 
     @classmethod
     def of(cls, settings: Any) -> Reading:
-        """The fields of these names of any settings; defaults where there are none."""
+        """Take the attributes of these names from any object, and defaults where it has none."""
         given: dict[str, Any] = {f.name: getattr(settings, f.name) for f in fields(cls) if hasattr(settings, f.name)}
         return cls(**given)
 
 
 @dataclass(frozen=True)
 class Family(ABC):
-    """A kind of model, bound to a task, a tokenizer and how rows are read: `Encoder` or `LanguageModel`.
+    """A kind of model, bound to a tokenizer and a task: `Encoder` or `LanguageModel`.
 
     Without a task it only runs models.
+
+    Attributes:
+        tokenizer: Reads the task's text.
+        task: The task to answer.
+        reading: How rows are read.
+        attributes: Whether attributions (saliency) are defined for it.
+        refused: Flags that only the other family understands, and their defaults.
+        refusal: Why they cannot be given.
+        shorter: The flag that makes rows shorter, with {} for a length.
     """
 
     tokenizer: PreTrainedTokenizerBase = None
     task: Task = None  # type: ignore[assignment]
     reading: Reading = Reading()
 
-    attributes: ClassVar[bool]  # whether attributions (saliency) are defined for it
-    refused: ClassVar[Mapping[str, Any]]  # flags that only the other family understands, and their defaults
-    refusal: ClassVar[str]  # why they cannot be given
-    shorter: ClassVar[str]  # the flag that makes rows shorter, with {} for a length
+    attributes: ClassVar[bool]
+    refused: ClassVar[Mapping[str, Any]]
+    refusal: ClassVar[str]
+    shorter: ClassVar[str]
 
     # A task's rows
 
     def for_seed(self, seed: int) -> Family:
-        """The family that reads the rows of the run with this seed."""
+        """Return the family that reads the rows of the run with this seed."""
         return self
 
     @cached_property
@@ -79,7 +88,7 @@ class Family(ABC):
 
     @abstractmethod
     def rows(self, split: str) -> Dataset:
-        """The tokenised rows of a dev or test split."""
+        """Return the tokenised rows of a dev or test split."""
 
     @cached_property
     def dev(self) -> dict[str, Dataset]:
@@ -89,36 +98,36 @@ class Family(ABC):
     @property
     @abstractmethod
     def collator(self) -> Callable[[Any], dict[str, Tensor]]:
-        """Makes a batch of tokenised rows."""
+        """Makes batches of tokenised rows."""
 
     @property
     def template_name(self) -> str | None:
-        """The prompt template that is used, for the run's settings."""
+        """Name of the prompt template in use."""
         return self.reading.template_name
 
     @property
     def names(self) -> dict[str, str]:
-        """The first columns of results.csv; empty if a run writes none."""
+        """The first columns of results.csv; empty if runs write no such file."""
         return {}
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What decides the rows beside the task's files and flags."""
+        """Fingerprints of what decides the rows beside the task's files and the flags."""
         return {}
 
     def answer_tokens(self, rows: Dataset) -> int:
-        """How many answer tokens training rows have; 0 for one answer per row."""
+        """Return the number of answer tokens in training rows; 0 if each row has one answer."""
         return 0
 
     # Models
 
     @property
     def head_width(self) -> int:
-        """How wide a language model's logits are; 0 if the task decides it."""
+        """Width of a language model's logits; 0 if the task decides it."""
         return 0
 
     def share_head(self, teacher: Any) -> tuple[Family, Family]:
-        """This family and a teacher's of the same kind, set to load models with heads of one width."""
+        """Return this family and a teacher's of the same kind, set to load models with heads of one width."""
         return self, teacher
 
     @abstractmethod
@@ -129,30 +138,30 @@ class Family(ABC):
     def load(
         self, path: str, flag: str, *, to_train: bool = False, overrides: dict[str, object] | None = None
     ) -> PreTrainedModel:
-        """The model at `path`; one that is not `to_train` must know the task's labels. overrides: config values."""
+        """Load the model at `path`, with `overrides` in its config; unless `to_train`, its head must fit the task."""
 
     @staticmethod
     @abstractmethod
     def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
-        """The features of a batch of training rows, from one forward pass."""
+        """Read features of a batch of training rows from one forward pass."""
 
     @abstractmethod
     def answer(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """What the model answers a batch of dev or test rows: logits (B, C), or log-probabilities of each row's
-        choices (B, K), -inf beyond a row's last."""
+        """Answer a batch of dev or test rows: logits (B, C), or log-probabilities (B, K) of each row's choices, -inf
+        beyond a row's last choice."""
 
     def sample(self, model: nn.Module, batch: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-        """The batch with answers that the model itself draws, for `--on_policy`."""
+        """Replace the answers of a batch by answers that the model draws, for `--on_policy`."""
         raise SinkdError("only a language model draws answers of its own; leave out --on_policy")
 
     # Results
 
     def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
-        """The task's scores of a dev split, from `answer`'s results for all its rows."""
+        """Score a dev split, from `answer`'s results for all its rows."""
         return self.task.scores(answers, labels)
 
     def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
-        """Write the task's submission, from `answer`'s results for all rows of a test split."""
+        """Write the submission of a test split, from `answer`'s results for all its rows."""
         return self.task.write_submission(split, answers, folder)
 
     # Limits
@@ -164,24 +173,26 @@ class Family(ABC):
                 raise SinkdError(f"--{name} is {self.refusal}; leave it out")
 
     def refuse_long_rows(self, model: PreTrainedModel) -> None:
-        """Raise SinkdError for training or dev rows that are longer than what the model reads."""
+        """Raise SinkdError if the model cannot read the longest training or dev row."""
         most = positions(model)
-        for rows in () if most is None else (self.train, *self.dev.values()):
+        if most is None:
+            return
+        for rows in (self.train, *self.dev.values()):
             longest = max(rows.select_columns(["length"]).with_format("numpy")[:]["length"], default=0)
-            if longest > (most or longest):
+            if longest > most:
                 read = f"rows of up to {longest} tokens do not fit the model, which reads {most}"
                 raise SinkdError(f"{read}; give {self.shorter.format(most)}")
 
 
 def first(rows: Dataset, most: int | None) -> Dataset:
-    """The first `most` rows; all of them for None."""
+    """Return the first `most` rows; all rows for None."""
     return rows if most is None else rows.select(range(min(len(rows), most)))
 
 
 def positions(model: PreTrainedModel) -> int | None:
-    """How many tokens of a row a model can read; None where its config sets no limit.
+    """Return how many tokens of a row a model can read; None if its config sets no limit.
 
-    A position embedding with a padding index (RoBERTa's) counts positions from behind that index.
+    A position embedding with a padding index (RoBERTa's) begins to count after that index.
     """
     most = getattr(model.config, "max_position_embeddings", None)
     tokens = model.get_input_embeddings()

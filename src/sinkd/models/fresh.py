@@ -8,12 +8,12 @@ from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokeniz
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerBase:
-    """An uncased WordPiece tokenizer of at most `vocab_size` pieces, learned from `texts`; deterministic."""
+    """Train an uncased WordPiece tokenizer of at most `vocab_size` pieces; the same texts give the same tokenizer."""
     texts = list(texts)
     trainer = BertWordPieceTokenizer(lowercase=True)
     words = {word for text in texts for word, _ in trainer.pre_tokenizer.pre_tokenize_str(trainer.normalize(text))}
-    # Pieces inside words are numbered in the order of a hash table, and numbers decide between equally frequent pairs:
-    # listed beforehand, they have the same numbers every time.
+    # The trainer numbers pieces inside words in the order of a hash table, and the numbers decide between equally
+    # frequent pairs. Listing the pieces fixes their numbers.
     inside = sorted({f"##{letter}" for word in words for letter in word[1:]})
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     options = {"min_frequency": 2, "special_tokens": special + inside, "show_progress": False}
@@ -27,12 +27,15 @@ def write_encoder(
     """Write an untrained BERT without a head, and its tokenizer, to a folder from which finetune and distill can start.
 
     Args:
-        folder: Where to write; also what is returned.
+        folder: Where to write.
         tokenizer: The tokenizer.
         layers: Number of layers.
         width: Width of the hidden states, a multiple of `heads`; feed-forward layers are four times as wide.
         heads: Number of attention heads.
         seed: Decides the weights.
+
+    Returns:
+        `folder`.
     """
     set_seed(seed)
     config = BertConfig(
@@ -43,7 +46,8 @@ def write_encoder(
         intermediate_size=4 * width,
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
-        # Models this small learn from a few thousand sentences only without dropout, and with weights larger than BERT's.
+        # Without dropout, and with larger weights than BERT's: so small a model learns little from a few thousand
+        # sentences otherwise.
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.05,

@@ -1,4 +1,4 @@
-"""Heads of language models: how wide they are, and cutting them to a shared vocabulary."""
+"""Heads of language models: their width, and cutting them to a shared vocabulary."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from sinkd.errors import SinkdError
 
 
 def decoder_start(config: PretrainedConfig) -> int | None:
-    """The token that the decoder of an encoder-decoder begins with; None for a decoder.
+    """Return the token that the decoder of an encoder-decoder begins with; None for a decoder.
 
-    Raises SinkdError for an encoder-decoder whose config names none.
+    Raises:
+        SinkdError: The config of an encoder-decoder names none.
     """
     if not config.is_encoder_decoder:
         return None
@@ -25,11 +26,16 @@ def decoder_start(config: PretrainedConfig) -> int | None:
 def shared_vocabulary(
     tokenizer: PreTrainedTokenizerBase, teacher: PretrainedConfig, student: PretrainedConfig
 ) -> tuple[int, str | None]:
-    """How wide the heads of teacher and student are to be, and in one sentence what is cut for it, if anything.
+    """Choose the width of the heads of teacher and student.
 
-    Heads of different width are cut to the tokenizer's vocabulary; only padding is cut off. Raises SinkdError if one
-    model is an encoder-decoder and the other is not, they begin answers with different tokens, or one has no entry for
-    a token.
+    Heads of different width are cut to the tokenizer's vocabulary, which removes padding only.
+
+    Returns:
+        The width, and a sentence that says what is cut, if anything.
+
+    Raises:
+        SinkdError: Only one model is an encoder-decoder, the models begin answers with different tokens, or one has no
+            entry for a token.
     """
     if teacher.is_encoder_decoder != student.is_encoder_decoder:
         kinds = ["an encoder-decoder" if config.is_encoder_decoder else "a decoder" for config in (teacher, student)]
@@ -38,7 +44,9 @@ def shared_vocabulary(
     if starts[0] != starts[1]:
         raise SinkdError(f"teacher and student begin answers with different tokens, {starts[0]} and {starts[1]}")
     real = vocabulary(tokenizer)
-    widths = {side: config.get_text_config().vocab_size for side, config in (("teacher", teacher), ("student", student))}
+    widths = {
+        side: config.get_text_config().vocab_size for side, config in (("teacher", teacher), ("student", student))
+    }
     for side, width in widths.items():
         if width < real:
             raise SinkdError(f"the tokenizer has {real} entries and the {side}'s head {width}; it must have them all")
@@ -49,7 +57,7 @@ def shared_vocabulary(
 
 
 def cut_head(model: PreTrainedModel, width: int) -> PreTrainedModel:
-    """The model with no more than its first `width` entries of embedding and head, in place."""
+    """Cut a model's embedding and head to their first `width` entries, in place."""
     if head_width(model) == width:
         return model
     weight = model.get_output_embeddings().weight
@@ -65,10 +73,10 @@ def cut_head(model: PreTrainedModel, width: int) -> PreTrainedModel:
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many entries of a head a tokenizer can name."""
+    """Return the size of the smallest head that has an entry for each token."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
 def head_width(model: PreTrainedModel) -> int:
-    """Width of a language model's logits."""
+    """Return the width of a language model's logits."""
     return model.get_output_embeddings().weight.shape[0]

@@ -13,12 +13,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
@@ -34,7 +29,7 @@ from sinkd.models.sampling import sampled_batch
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Template, examples, find_template, templates
 from sinkd.tasks.metrics import Scores
-from sinkd.tasks.wording import meant, truth
+from sinkd.tasks.wording import chosen_answers, right_answers
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +38,12 @@ logger = logging.getLogger(__name__)
 class LanguageModel(Family):
     """The family of language models with one config.
 
-    The seed draws a run's shots, and what the filter `choice` gives in the prompts of training rows; dev and test rows
-    have the same prompts in every run, so that their scores compare. width: what heads are cut to.
+    The seed draws a run's shots, and what the filter `choice` returns in training prompts. Dev and test prompts are the
+    same in every run, so that scores compare.
+
+    Attributes:
+        config: The models' config.
+        width: Heads are cut to this width; None leaves them as they are.
     """
 
     config: PretrainedConfig = None
@@ -79,13 +78,13 @@ class LanguageModel(Family):
 
     @cached_property
     def template(self) -> Template:
-        """The template that is named, else the task's first."""
+        """The template that `--template_name` names, else the task's first."""
         name, folder = self.reading.template_name, self.reading.templates_dir
         return find_template(self.task.name, name or templates(self.task.name, folder)[0].name, folder)
 
     @cached_property
     def reader(self) -> PromptReader:
-        """Makes token ids of prompts and answers."""
+        """Converts prompts and answers to token ids."""
         reading = self.reading
         lengths = (reading.max_length, reading.target_max_length)
         return PromptReader(self.tokenizer, not self.config.is_encoder_decoder, *lengths, reading.input_eos)
@@ -127,10 +126,10 @@ class LanguageModel(Family):
         return replace(self, width=width), replace(teacher, width=width)
 
     def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
-        # These tasks have one dev split; official scores need its examples, not the numbers of the right choices.
+        # These tasks have one dev split; their scores need its examples, not only the numbers of the right choices.
         (worded,) = map(self._worded, self.task.dev_splits)
-        said = meant(self.task, worded, answers.argmax(axis=-1))
-        return self.task.scores(said, truth(self.task, worded), worded["index"])
+        said = chosen_answers(self.task, worded, answers.argmax(axis=-1))
+        return self.task.scores(said, right_answers(self.task, worded), worded["index"])
 
     def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
         task, worded = self.task, self._worded(split)
@@ -139,7 +138,7 @@ class LanguageModel(Family):
                 f"the template has no answer for {missing} rows of {task.name} {split}, and a submission answers all;"
                 " choose another template"
             )
-        said = meant(task, worded, answers.argmax(axis=-1))
+        said = chosen_answers(task, worded, answers.argmax(axis=-1))
         return task.write_submission(split, said, folder, list(worded["index"]))
 
     def check(self, path: str, flag: str) -> None:
@@ -186,7 +185,7 @@ def load_language_model(
     parallelize: bool = False,
     config_path: str | None = None,
 ) -> PreTrainedModel:
-    """The language model in a folder or on the hub, float32: an encoder-decoder or a decoder, as its config says.
+    """Load a language model, float32: an encoder-decoder or a decoder, as its config says.
 
     Args:
         path: A folder, or a name on the hub.
@@ -202,16 +201,14 @@ def load_language_model(
     override(config, overrides, path)
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     spread = device_map() if parallelize else None
-    model, lacking = load_weights(
-        auto, find_checkpoint(path, flag), f"{flag} {path}", config=config, device_map=spread
-    )
+    model, lacking = load_weights(auto, find_checkpoint(path, flag), f"{flag} {path}", config=config, device_map=spread)
     if lacking:
         raise SinkdError(f"{flag} {path} lacks {len(lacking)} of a language model's weights, {lacking[0]} among them")
     return model
 
 
 def device_map() -> str | None:
-    """How `--parallelize` spreads a model: over all accelerators, or not at all if there are fewer than two."""
+    """Return how `--parallelize` spreads a model: "auto", over all accelerators; None if there are fewer than two."""
     count = torch.cuda.device_count()
     if count > 1:
         return "auto"
@@ -221,5 +218,5 @@ def device_map() -> str | None:
 
 @cache
 def say_not_spread(there: str) -> None:
-    """Say once why `--parallelize` spreads nothing."""
+    """Log once why `--parallelize` does nothing."""
     logger.info("--parallelize: this machine has %s, so models are not spread", there)

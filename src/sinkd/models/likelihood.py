@@ -1,13 +1,13 @@
-"""How likely a language model finds answers: the logits that predict them, and the likelihood of a row's choices.
+"""The logits with which a language model predicts answers, and the likelihood of a row's choices.
 
-A choice scores the sum of its tokens' log-probabilities, or their mean. All choices of a row share one pass over its
-prompt: of the encoder, or of a decoder whose keys and values are kept.
+A choice's score is the sum of its tokens' log-probabilities, or their mean. All choices of a row share one pass over
+its prompt: of the encoder, or of a decoder whose keys and values are kept.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -20,16 +20,19 @@ from sinkd.models.prompt_collator import UNLABELLED
 
 
 def answer_keywords(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords for a language model beside its inputs, so that it computes no logits of the prompt if it can."""
-    if not ("columns" in batch and takes_positions(model)):
-        return {"use_cache": False}
-    return {"use_cache": False, "logits_to_keep": indices(model, batch["columns"])}
+    """Return keywords with which a language model, if it can, computes no logits of the prompt."""
+    if "columns" in batch and takes_positions(model):
+        return {"use_cache": False, "logits_to_keep": indices(model, batch["columns"])}
+    return {"use_cache": False}
 
 
 def answer_logits(logits: Tensor, batch: Mapping[str, Tensor], kept: bool) -> Tensor:
-    """The logits (N, V) at a batch's `positions`, from the model's logits (B, L, V).
+    """Select the logits (N, V) at a batch's `positions`; nothing is copied if these are all positions.
 
-    kept: the model gave logits (B, C, V) of the batch's `columns` alone. Copies nothing if all positions are wanted.
+    Args:
+        logits: (B, L, V); with `kept` (B, C, V), of the batch's `columns` only.
+        batch: Training rows, as `PromptCollator` makes them.
+        kept: The model was called with `logits_to_keep`.
     """
     rows, places = batch["positions"].unbind(1)
     if kept:
@@ -39,26 +42,25 @@ def answer_logits(logits: Tensor, batch: Mapping[str, Tensor], kept: bool) -> Te
     return logits[rows, places]
 
 
-@cache
-def _parameters(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
-
-
 def takes_positions(model: Any) -> bool:
-    """Whether the model's forward takes the positions whose logits are wanted."""
-    return "logits_to_keep" in _parameters(type(getattr(model, "module", model)))  # type: ignore[arg-type]
+    """Return whether the model's forward takes `logits_to_keep`, the positions whose logits are wanted."""
+    return "logits_to_keep" in _parameters(type(getattr(model, "module", model)).forward)
+
+
+@cache
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def indices(model: Any, numbers: Tensor) -> Tensor:
-    """Numbers that index a model's tensors: on the CPU if the model is spread over devices, since any device takes
-    indices from there."""
+    """Move indices of a model's tensors to the CPU if the model is spread over devices: each takes them from there."""
     return numbers.cpu() if getattr(getattr(model, "module", model), "hf_device_map", None) else numbers
 
 
 def choice_log_likelihoods(
     model: PreTrainedModel, batch: Mapping[str, Tensor], length_normalize: bool = False
 ) -> Tensor:
-    """(B, K) float32 log-likelihoods of each row's choices, -inf beyond a row's last.
+    """Compute the log-likelihoods of each row's choices: (B, K) float32, -inf beyond a row's last choice.
 
     Args:
         model: A language model.
@@ -76,7 +78,7 @@ def choice_log_likelihoods(
 
 
 def _after_encoder(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """(M, T) log-probabilities of the choices' tokens."""
+    """Return the log-probabilities (M, T) of the choices' tokens, given by an encoder-decoder."""
     encoded = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     rows = indices(model, batch["choice_rows"])
     logits = model(
@@ -89,7 +91,7 @@ def _after_encoder(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _after_prefix(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """(M, T) log-probabilities of the choices' tokens."""
+    """Return the log-probabilities (M, T) of the choices' tokens, given by a decoder."""
     prompt = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
     last = {"logits_to_keep": 1} if takes_positions(model) else {}
     seen = model(**prompt, use_cache=True, **last)
@@ -111,6 +113,6 @@ def _after_prefix(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    """(M, T) of logits (M, T, V) and labels (M, T)."""
+    """Return (M, T) from logits (M, T, V) and labels (M, T)."""
     picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return picked.float() - logits.float().logsumexp(-1)

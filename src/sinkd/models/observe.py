@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sinkd.losses.random_state import RandomState
-from sinkd.losses.input_embedding import watched
 from sinkd.losses.feature import Feature, Forward
+from sinkd.losses.input_embedding import watched
+from sinkd.losses.random_state import RandomState
 from sinkd.losses.term import View
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
@@ -25,17 +25,17 @@ def observe(
     logits_of: Callable[[Any], Tensor] = lambda outputs: outputs.logits,
     counts: Tensor | None = None,
 ) -> View:
-    """The features of a batch, all from one forward pass.
+    """Read features of a batch from one forward pass.
 
-    Without gradients nothing in the view has a graph, even if an attribution differentiates on the way.
+    Under `torch.no_grad` no feature has a graph, although attributions differentiate.
 
     Args:
-        model: Any model that gives logits for the batch's MODEL_INPUTS.
+        model: Any model that returns logits for the batch's MODEL_INPUTS.
         batch: The collated rows.
-        features: What to read from the pass.
-        keywords: What else to call the model with.
+        features: The features.
+        keywords: Further keywords for the model.
         logits_of: Takes the logits from the model's outputs.
-        counts: (B,), of a language model the number of answer tokens that each row has.
+        counts: (B,), the number of answer tokens of each row, for a language model.
     """
     features = list(features)
     captures = frozenset().union(*(feature.captures for feature in features))

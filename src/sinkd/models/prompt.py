@@ -19,13 +19,13 @@ from sinkd.tasks.cache import BATCH, cached, key_of
 from sinkd.tasks.encode import tokenizer_hash
 
 VERSION = 2  # raise it when the same examples would be encoded into other rows
-# What an answer is tokenised behind: in every vocabulary, and part of no word.
-BEFORE = ":"
+IDS = List(Value("int32"))
+BEFORE = ":"  # answers are tokenised after it: in every vocabulary, and part of no word
 
 
 @dataclass(frozen=True)
 class PromptReader:
-    """Makes token ids of prompts and answers.
+    """Converts prompts and answers to token ids.
 
     Attributes:
         tokenizer: Must have an end-of-sequence token.
@@ -49,7 +49,7 @@ class PromptReader:
                 raise SinkdError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts, at least one each, cut on the tokenizer's truncation side."""
+        """Return the token ids of prompts, at least one each, cut on the tokenizer's truncation side."""
         eos = self.tokenizer.eos_token_id
         ids = self.tokenizer(list(texts), add_special_tokens=self.one_sequence, verbose=False)["input_ids"]
         kept = []
@@ -61,7 +61,7 @@ class PromptReader:
         return kept
 
     def answers(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of answers, the end-of-sequence token last."""
+        """Return the token ids of answers, each with the end-of-sequence token last."""
         room = self.target_max_length - 1
         return [[*row[:room], self.tokenizer.eos_token_id] for row in self._pieces(texts)]
 
@@ -73,12 +73,12 @@ class PromptReader:
             return self.tokenizer(text_target=list(texts), **plain)["input_ids"]
         if self.input_eos:
             return self.tokenizer(list(texts), **plain)["input_ids"]
-        # The text before a word decides how the word is cut, so tokenise the answer at the end of a text and take its part.
+        # The text before a word decides how it is cut: tokenise the answer at the end of a text, and take its part.
         before = self.tokenizer(BEFORE, **plain)["input_ids"]
         whole = self.tokenizer([f"{BEFORE} {text}" for text in texts], **plain)["input_ids"]
         alone = {i: f" {texts[i]}" for i, row in enumerate(whole) if row[: len(before)] != before}
         pieces = [row[len(before) :] for row in whole]
-        if alone:  # a tokenizer that joins ":" to what follows: tokenise these by themselves
+        if alone:  # the tokenizer joins ":" to what follows: tokenise these answers by themselves
             read = self.tokenizer(list(alone.values()), **plain)["input_ids"]
             for i, ids in zip(alone, read, strict=True):
                 pieces[i] = ids
@@ -86,11 +86,11 @@ class PromptReader:
 
 
 def answer_rows(examples: Dataset, reader: PromptReader) -> Dataset:
-    """Rows to train on, memory-mapped, from examples with columns prompt and target.
+    """Tokenise rows to train on, memory-mapped, from examples with columns prompt and target.
 
     Returns:
-        Columns input_ids (the prompt), answer_ids (lists of int32), and length (int32): tokens of the longest sequence
-        that a model reads for the row.
+        Columns input_ids (the prompt), answer_ids (lists of int32), and length (int32): the number of tokens in the
+        longest sequence that a model reads for the row.
     """
 
     def columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -98,18 +98,16 @@ def answer_rows(examples: Dataset, reader: PromptReader) -> Dataset:
         lengths = [_length(reader, p, [a]) for p, a in zip(prompts, answers, strict=True)]
         return {"input_ids": prompts, "answer_ids": answers, "length": lengths}
 
-    ids = List(Value("int32"))
-    return _encode(
-        "answers", examples, reader, {"input_ids": ids, "answer_ids": ids, "length": Value("int32")}, columns
-    )
+    types = {"input_ids": IDS, "answer_ids": IDS, "length": Value("int32")}
+    return _encode("answers", examples, reader, types, columns)
 
 
 def choice_rows(examples: Dataset, reader: PromptReader) -> Dataset:
-    """Rows to answer, memory-mapped, from examples with columns prompt, choices and answer.
+    """Tokenise rows to answer, memory-mapped, from examples with columns prompt, choices and answer.
 
     Returns:
-        Columns input_ids (the prompt), choices (the token ids of each), length, and labels (int64): the number of the
-        right choice, -1 if it is unknown.
+        Columns input_ids (the prompt), choices (the token ids of each), length as in `answer_rows`, and labels (int64):
+        the number of the right choice, -1 if it is unknown.
     """
 
     def columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -123,14 +121,13 @@ def choice_rows(examples: Dataset, reader: PromptReader) -> Dataset:
         lengths = [_length(reader, p, c) for p, c in zip(prompts, choices, strict=True)]
         return {"input_ids": prompts, "choices": choices, "length": lengths, "labels": batch["answer"]}
 
-    ids = List(Value("int32"))
-    types = {"input_ids": ids, "choices": List(ids), "length": Value("int32"), "labels": Value("int64")}
+    types = {"input_ids": IDS, "choices": List(IDS), "length": Value("int32"), "labels": Value("int64")}
     return _encode("choices", examples, reader, types, columns)
 
 
 def _length(reader: PromptReader, prompt: list[int], answers: list[list[int]]) -> int:
     longest = max(map(len, answers))
-    # A decoder reads prompt and answer without its last token in one sequence, an encoder-decoder in two.
+    # The last token of an answer is not read. A decoder reads prompt and answer in one sequence, others in two.
     return len(prompt) + longest - 1 if reader.one_sequence else max(len(prompt), longest)
 
 

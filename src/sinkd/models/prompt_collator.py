@@ -1,4 +1,4 @@
-"""Batches of prompts and answers: what a language model reads, and where its logits predict the answers."""
+"""Batches of prompts and answers: what a language model reads, and which of its logits predict the answers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Ids = Sequence[int]
 
 
 class PromptCollator:
-    """Makes tensors of rows of `answer_rows` or of `choice_rows`.
+    """Pads rows of `answer_rows` or of `choice_rows` to tensors.
 
-    Pads on the tokenizer's side, with its padding token or else its end of sequence; padding changes no loss.
+    It pads on the tokenizer's side, with its padding token or else its end of sequence; padding changes no loss.
 
-    Rows with answers give input_ids and attention_mask (B, L), decoder_input_ids (B, T) or, if padding is on the left,
+    Rows with answers: input_ids and attention_mask (B, L), decoder_input_ids (B, T) or, if padding is on the left,
     position_ids (B, L); and for the N answer tokens of the batch: labels (N,), the tokens themselves; positions (N, 2),
     row and position of the logits that predict each; counts (B,), the number in each row; and columns (C,), ascending,
     the positions that occur, for a model of one sequence.
 
-    Rows with choices give the prompts (padded on the left for a model of one sequence), and for all M choices of the
+    Rows with choices: the prompts (padded on the left for a model of one sequence), and for all M choices of the
     batch: choice_rows (M,), the row of each; choice_labels (M, T), its tokens, -100 beyond them; choice_inputs, what a
     model reads to predict them, (M, T), or (M, T - 1) if the prompt's last token predicts the first; and choice_places
     (B, K), which of the M are each row's choices, -1 beyond the last. Known answers give labels (B,).
@@ -51,7 +51,7 @@ class PromptCollator:
         return self.assemble(prompts, [row["answer_ids"] for row in rows])
 
     def assemble(self, prompts: Sequence[Ids], answers: Sequence[Ids]) -> dict[str, Tensor]:
-        """A batch to train on: token ids of B prompts and of their answers, none of them empty."""
+        """Make a batch to train on, from the token ids of B prompts and of their answers, none of them empty."""
         counts = torch.tensor([len(answer) for answer in answers])
         rows = torch.arange(len(answers)).repeat_interleave(counts)
         place = torch.cat([torch.arange(len(answer)) for answer in answers])
@@ -59,30 +59,24 @@ class PromptCollator:
         if self.decoder_start is not None:
             batch = self._padded(prompts, self.left)
             batch["decoder_input_ids"] = padded([[self.decoder_start, *answer[:-1]] for answer in answers], self.pad)
-            positions = torch.stack([rows, place], 1)
-            return batch | {"labels": labels, "positions": positions, "counts": counts}
-        whole = [[*prompt, *answer[:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
-        batch = self._padded(whole, self.left)
-        length = batch["input_ids"].shape[1]
-        starts = [
-            (length - len(ids) if self.left else 0) + len(prompt) - 1
-            for prompt, ids in zip(prompts, whole, strict=True)
-        ]
-        positions = torch.stack([rows, place + torch.tensor(starts)[rows]], 1)
-        batch |= {"labels": labels, "positions": positions, "counts": counts}
-        return batch | {"columns": positions[:, 1].unique()}
+        else:
+            batch = self._padded([[*p, *a[:-1]] for p, a in zip(prompts, answers, strict=True)], self.left)
+            padding = (batch["attention_mask"] == 0).sum(1) * self.left
+            starts = padding + torch.tensor([len(prompt) for prompt in prompts]) - 1
+            place = place + starts[rows]
+            batch["columns"] = place.unique()
+        return batch | {"labels": labels, "positions": torch.stack([rows, place], 1), "counts": counts}
 
     def prompts_of(self, batch: Mapping[str, Tensor]) -> list[list[int]]:
-        """The prompts of a batch to train on."""
-        rows = [
-            ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        ]
+        """Return the prompts of a batch to train on."""
+        masks = batch["attention_mask"].bool()
+        rows = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], masks, strict=True)]
         if self.decoder_start is not None:
             return rows
         return [row[: len(row) - count + 1] for row, count in zip(rows, batch["counts"].tolist(), strict=True)]
 
     def ask(self, prompts: Sequence[Ids]) -> dict[str, Tensor]:
-        """Prompts alone, for a model to answer: padded on the left for a model of one sequence."""
+        """Pad prompts alone, for a model to answer; on the left for a model of one sequence."""
         return self._padded(prompts, self.left if self.decoder_start is not None else True)
 
     def _choices(self, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]]) -> dict[str, Tensor]:

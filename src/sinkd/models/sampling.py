@@ -1,4 +1,4 @@
-"""Answers that a language model draws itself, for a teacher to score (`--on_policy`)."""
+"""Answers that a student draws itself, for a teacher to score (`--on_policy`)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sinkd.models.prompt_collator import UNLABELLED, PromptCollator
 
 
 @contextmanager
-def _drawing_by(network: Any, settings: GenerationConfig) -> Iterator[None]:
-    """Within it the model generates by these settings, not by its own generation_config."""
+def _generating(network: Any, settings: GenerationConfig) -> Iterator[None]:
+    """Within it, `network.generate` uses these settings only, nothing of the model's own generation_config."""
     own, training = network.generation_config, network.training
     network.generation_config = settings
     try:
@@ -30,13 +30,13 @@ def _drawing_by(network: Any, settings: GenerationConfig) -> Iterator[None]:
 def sampled_batch(
     model: Any, batch: Mapping[str, Tensor], collator: PromptCollator, eos: int, vocabulary: int, seed: int
 ) -> dict[str, Tensor]:
-    """The batch with answers drawn from the model, none longer than the longest of the batch, and without labels.
+    """Replace a batch's answers by answers drawn from the model, none longer than the longest; labels are -100.
 
-    Answers follow the softmax of the model's logits at temperature 1, whatever its generation_config says. The random
-    state stays as it was.
+    Answers follow the softmax of the model's logits at temperature 1, whatever its generation_config says. The global
+    random state does not change.
 
     Args:
-        model: The language model, possibly in an engine's wrapper.
+        model: The language model, possibly wrapped (DDP, FSDP).
         batch: Training rows, as `collator` makes them.
         collator: Makes the new batch.
         eos: The token that ends an answer.
@@ -61,7 +61,7 @@ def sampled_batch(
         decoder_start_token_id=collator.decoder_start,
         suppress_tokens=list(range(vocabulary, network.config.get_text_config().vocab_size)) or None,
     )
-    with RandomState(device).replayed(), _drawing_by(network, settings):
+    with RandomState(device).replayed(), _generating(network, settings):
         torch.manual_seed(seed)
         drawn = network.generate(**question, generation_config=settings)
     begin = 1 if collator.decoder_start is not None else question["input_ids"].shape[1]

@@ -11,16 +11,17 @@ from sinkd.losses.feature import Stack
 
 
 def choose_layers(text: str, available: int, flag: str, wanted: int | None = None) -> list[int]:
-    """The layer numbers, from 0, that a flag asks for.
+    """Parse a choice of layers to their numbers, from 0.
 
     Args:
-        text: "3" is three evenly spaced layers; "0,2,4" is these layers. If `wanted` is given, also "first" or "spaced".
-        available: How many layers there are.
+        text: "3" is three evenly spaced layers; "0,2,4" is these layers. If `wanted` is given, also "first" or
+            "spaced".
+        available: The number of layers to choose from.
         flag: The flag, for messages.
-        wanted: How many layers to fill.
+        wanted: The number of layers to fill.
 
     Raises:
-        SinkdError: A layer does not exist, or there are not as many as wanted.
+        SinkdError: A layer does not exist, or their number is not `wanted`.
     """
     if text in ("first", "spaced") and wanted is not None:
         if wanted > available:
@@ -44,7 +45,8 @@ def choose_layers(text: str, available: int, flag: str, wanted: int | None = Non
 def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """Cut an encoder down to the given layers, in place, and set its config accordingly.
 
-    Raises SinkdError if the model's first layer differs from the others (ModernBERT) and is not kept.
+    Raises:
+        SinkdError: The model's first layer differs from the others (ModernBERT) and is not kept.
     """
     stack_owner, name, stack = _stack(model)
     setattr(stack_owner, name, nn.ModuleList(stack[i] for i in layers))
@@ -68,7 +70,8 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
 def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """Copy the teacher's embeddings and the given layers into the student, in place; the student keeps its head.
 
-    Raises SinkdError if shapes differ.
+    Raises:
+        SinkdError: Shapes differ.
     """
     _, _, stack = _stack(student)
     _, _, source = _stack(teacher)
@@ -81,27 +84,30 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
 
 
 def depth(model: PreTrainedModel) -> int:
-    """How many layers an encoder has."""
+    """Return the number of an encoder's layers."""
     return len(_stack(model)[2])
 
 
 def stack(config: PretrainedConfig) -> Stack:
-    """A model's depth and width, for terms that compare hidden states.
+    """Return a model's depth and width, for terms that compare hidden states.
 
-    Raises SinkdError for an encoder-decoder, which has two stacks.
+    Raises:
+        SinkdError: The model is an encoder-decoder, which has two stacks.
     """
     if config.is_encoder_decoder:
-        raise SinkdError(f"a {config.model_type} has two stacks of layers; hidden states are compared where there is one")
+        raise SinkdError(
+            f"a {config.model_type} has two stacks of layers; hidden states are compared where there is one"
+        )
     return Stack(config.num_hidden_layers, config.hidden_size)
 
 
 def _spaced(wanted: int, available: int) -> list[int]:
-    # 3 of 6 are 0, 2, 4: the first of each even share.
+    """Return the first of each even share: 3 of 6 are 0, 2, 4."""
     return [i * available // wanted for i in range(wanted)]
 
 
 def _stack(model: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList]:
-    """The list of layers, and the module and name that hold it: the longest list of equal modules in the model."""
+    """Find the module that holds the layers, their name in it, and the layers: the longest list of equal modules."""
     found = [
         (owner, name, child)
         for owner in model.base_model.modules()

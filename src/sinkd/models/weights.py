@@ -1,7 +1,7 @@
 """Load a checkpoint's weights with transformers, and report what is wrong with a file in one sentence.
 
-A `pytorch_model.bin` is a pickle, from which torch reads tensors only. For any other content torch's error advises to
-load it all the same, so that error is not passed on.
+A `pytorch_model.bin` is a pickle, from which torch reads tensors only. Torch's error for other content advises to load
+it all the same, so that error is replaced.
 """
 
 import pickle

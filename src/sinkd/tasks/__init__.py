@@ -1,4 +1,4 @@
-"""What there is to learn: files in, examples and a score out."""
+"""Tasks: files in, examples and scores out."""
 
 from sinkd.tasks.cache import cache_dir
 from sinkd.tasks.collate import Collator

@@ -13,9 +13,9 @@ from sinkd.errors import SinkdError
 
 
 class Collator:
-    """Makes tensors of rows of `encode`.
+    """Pads rows of `encode` to tensors.
 
-    Called on a list of B rows, gives input_ids, attention_mask and, if rows have them, token_type_ids, each (B, L)
+    Called on a list of B rows, it returns input_ids, attention_mask and, if rows have them, token_type_ids, each (B, L)
     int64 with L the length of the longest row; and labels (B,) int64 or float32. Other columns are dropped.
 
     Args:
@@ -27,9 +27,8 @@ class Collator:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         if tokenizer.pad_token_id is None:
-            raise SinkdError(
-                f"{type(tokenizer).__name__} has no padding token, expected one (tokenizer.pad_token = ...)"
-            )
+            name = type(tokenizer).__name__
+            raise SinkdError(f"{name} has no padding token, expected one (tokenizer.pad_token = ...)")
         self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self.left = tokenizer.padding_side == "left"
 
@@ -45,7 +44,7 @@ class Collator:
 
 
 def padded(sequences: Sequence[Sequence[int]], padding: int, left: bool = False, least: int = 0) -> torch.Tensor:
-    """Sequences of numbers as (B, L) int64, L the longest of them and at least `least`; padded on the right or left."""
+    """Pad B sequences to (B, L) int64, where L is the length of the longest and at least `least`."""
     length = max(least, *map(len, sequences))
     filled = np.full((len(sequences), length), padding, dtype=np.int64)
     for row, sequence in zip(filled, sequences, strict=True):
@@ -54,7 +53,7 @@ def padded(sequences: Sequence[Sequence[int]], padding: int, left: bool = False,
 
 
 def mask(lengths: Sequence[int], left: bool = False, least: int = 0) -> torch.Tensor:
-    """Which entries of `padded` are no padding: (B, L) int64 of 0 and 1."""
+    """Return which entries of `padded` are no padding: (B, L) int64 of 0 and 1."""
     longest = max(least, *lengths)
     places = torch.arange(longest)
     kept = torch.tensor(lengths)[:, None]

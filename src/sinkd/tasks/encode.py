@@ -1,4 +1,4 @@
-"""Text as token ids, computed once: rows to train on, memory-mapped and cached."""
+"""Text as token ids, computed once: rows for an encoder, memory-mapped and cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNLABELLED = -100  # the label that PyTorch's cross-entropy ignores
 
 
 def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, regression: bool = False) -> Dataset:
-    """Token ids of a data set's texts, computed once for this text, tokenizer and length.
+    """Tokenise a data set's texts, once for this text, tokenizer and length.
 
     Pairs are cut at the longer text first. Segment ids follow the tokenizer's own rule, if it has any.
 
@@ -28,7 +28,7 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
         dataset: Columns text, text_pair (optional) and label (optional), as `Task.read` and `read_unlabeled` give them.
         tokenizer: The tokenizer.
         max_length: Tokens to keep, special tokens included.
-        regression: Fill the labels of a data set without any with NaN, not with -100.
+        regression: Labels that are missing are NaN, not -100.
 
     Returns:
         Columns input_ids (list of int32), token_type_ids (list of int8, if the tokenizer has them), length (int32) and
@@ -73,8 +73,10 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of everything that decides which ids a text gets: vocabulary, merges, normalisation, special tokens,
-    segments; not of the folder that it came from, nor of the padding and truncation that its last call set."""
+    """Return a SHA-256 of all that decides a text's ids: vocabulary, merges, normalisation, special tokens, segments.
+
+    Its folder, and the padding and truncation that its last call set, do not count.
+    """
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content["padding"] = content["truncation"] = None

@@ -25,7 +25,7 @@ class Fields:
         self.path = path
 
     def text(self, name: str, empty: bool = False) -> str:
-        """Return a string; it may be blank only if `empty`."""
+        """Return a string; only with `empty` may it be blank."""
         value = self._get(name)
         expected = "text" if empty else "text that is not empty"
         if not isinstance(value, str) or not (empty or value.strip()):

@@ -1,8 +1,8 @@
 """Scores of one split, as GLUE and SuperGLUE define them; scikit-learn and scipy compute them.
 
-Each function takes n answers, the truth and the rows' indices, and gives {name: number in -1..1}. Answers and truth are
-label ids or numbers (n,); for `record`, texts and lists of the texts that are right. Where a score is not defined (a
-correlation of constant predictions, F1 without a positive row) it is 0.0.
+Each function takes n answers, the truth and the rows' indices, and returns {name: number in -1..1}. Answers and truth
+are label ids or numbers (n,); for `record`, texts and lists of the texts that are right. A score that is not defined (a
+correlation of constant predictions, F1 without a positive row) is 0.0.
 """
 
 from __future__ import annotations
@@ -54,11 +54,8 @@ def correlation(said: np.ndarray, truth: np.ndarray, index: Sequence[str] = ()) 
 
 
 def multirc(said: np.ndarray, truth: np.ndarray, index: Sequence[str]) -> Scores:
-    """MultiRC: "f1a", the F1 of label 1 over all answers; "em", the share of questions with every answer right; and the
-    accuracy over all answers.
-
-    index: "0-1-2" for paragraph, question and answer.
-    """
+    """MultiRC: "f1a", the F1 of label 1 over all answers; "em", the share of questions with every answer right; and
+    accuracy. An index is "0-1-2" for paragraph, question and answer."""
     questions: dict[str, list[bool]] = defaultdict(list)
     for row, right in zip(index, said == truth, strict=True):
         questions[row.rpartition("-")[0]].append(bool(right))
@@ -67,8 +64,8 @@ def multirc(said: np.ndarray, truth: np.ndarray, index: Sequence[str]) -> Scores
 
 
 def record(said: Sequence[str], truth: Sequence[Sequence[str]], index: Sequence[str] = ()) -> Scores:
-    """ReCoRD: "f1" of words and "em", exact match, both after SQuAD's normalisation and each with a row's best match;
-    and the accuracy of the text as it is."""
+    """ReCoRD: "f1" of words and "em" (exact match), each with the best of a row's answers after SQuAD's normalisation;
+    and accuracy without normalisation."""
     pairs = list(zip(said, truth, strict=True))
     f1 = [max(word_f1(text, answer) for answer in answers) for text, answers in pairs]
     exact = [any(normalised(text) == normalised(answer) for answer in answers) for text, answers in pairs]
@@ -77,13 +74,13 @@ def record(said: Sequence[str], truth: Sequence[Sequence[str]], index: Sequence[
 
 
 def normalised(text: str) -> str:
-    """SQuAD's normal form: lower case, without punctuation and articles, single spaces (Rajpurkar et al. 2016)."""
+    """Return SQuAD's normal form: lower case, no punctuation or articles, single spaces (Rajpurkar et al. 2016)."""
     bare = text.lower().translate(_PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
 def word_f1(text: str, truth: str) -> float:
-    """F1 of the words of two texts in normal form, as bags: 2 * shared / (words of one + words of the other)."""
+    """Return the F1 of two texts' words in normal form: 2 * shared / (words of one + words of the other)."""
     words, right = normalised(text).split(), normalised(truth).split()
     shared = sum((Counter(words) & Counter(right)).values())
     return 2 * shared / (len(words) + len(right)) if shared else 0.0

@@ -24,7 +24,6 @@ ANLI = ("entailment", "neutral", "contradiction")
 CHOICES = ("choice1", "choice2")
 
 _TRUE_OR_FALSE = {"false": 0, "true": 1, "0": 0, "1": 1}
-_LETTERS = {"e": 0, "n": 1, "c": 2}
 _TEXT, _WHOLE = Value("string"), Value("int32")
 
 
@@ -34,7 +33,7 @@ def _label(fields: Fields, words: dict[str, int], labelled: bool) -> int:
     return fields.one_of("label", words)
 
 
-def _words(names: tuple[str, ...]) -> dict[str, int]:
+def _ids(names: tuple[str, ...]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
@@ -42,17 +41,17 @@ def _columns(labels: tuple[str, ...], idx: object = _WHOLE, **columns: object) -
     return Features({**columns, "idx": idx, "label": ClassLabel(names=list(labels))})
 
 
+def _row(fields: Fields, words: dict[str, int], labelled: bool, **columns: object) -> Record:
+    return {**columns, "idx": fields.whole("idx"), "label": _label(fields, words, labelled)}
+
+
 BOOLQ = _columns(TRUTH, question=_TEXT, passage=_TEXT)
 
 
 def boolq(fields: Fields, labelled: bool) -> Iterator[Record]:
     """A passage and a yes/no question."""
-    yield {
-        "question": fields.text("question"),
-        "passage": fields.text("passage"),
-        "idx": fields.whole("idx"),
-        "label": _label(fields, _TRUE_OR_FALSE, labelled),
-    }
+    question, passage = fields.text("question"), fields.text("passage")
+    yield _row(fields, _TRUE_OR_FALSE, labelled, question=question, passage=passage)
 
 
 CB = _columns(NLI, premise=_TEXT, hypothesis=_TEXT)
@@ -61,12 +60,8 @@ RTE = _columns(BINARY_NLI, premise=_TEXT, hypothesis=_TEXT)
 
 def _pair(names: tuple[str, ...]) -> LineParser:
     def rows(fields: Fields, labelled: bool) -> Iterator[Record]:
-        yield {
-            "premise": fields.text("premise"),
-            "hypothesis": fields.text("hypothesis"),
-            "idx": fields.whole("idx"),
-            "label": _label(fields, _words(names), labelled),
-        }
+        premise, hypothesis = fields.text("premise"), fields.text("hypothesis")
+        yield _row(fields, _ids(names), labelled, premise=premise, hypothesis=hypothesis)
 
     return rows
 
@@ -79,23 +74,13 @@ COPA = _columns(CHOICES, premise=_TEXT, choice1=_TEXT, choice2=_TEXT, question=_
 def copa(fields: Fields, labelled: bool) -> Iterator[Record]:
     """A premise and two sentences, one of which is its cause or effect."""
     fields.one_of("question", {"cause": 0, "effect": 1})
-    yield {
-        "premise": fields.text("premise"),
-        "choice1": fields.text("choice1"),
-        "choice2": fields.text("choice2"),
-        "question": fields.text("question").strip().lower(),
-        "idx": fields.whole("idx"),
-        "label": _label(fields, {"0": 0, "1": 1, **_words(CHOICES)}, labelled),
-    }
+    texts = {name: fields.text(name) for name in ("premise", *CHOICES)}
+    question = fields.text("question").strip().lower()
+    yield _row(fields, {"0": 0, "1": 1, **_ids(CHOICES)}, labelled, **texts, question=question)
 
 
-MULTIRC = _columns(
-    TRUTH,
-    {"paragraph": _WHOLE, "question": _WHOLE, "answer": _WHOLE},
-    paragraph=_TEXT,
-    question=_TEXT,
-    answer=_TEXT,
-)
+_MULTIRC_IDX = {"paragraph": _WHOLE, "question": _WHOLE, "answer": _WHOLE}
+MULTIRC = _columns(TRUTH, _MULTIRC_IDX, paragraph=_TEXT, question=_TEXT, answer=_TEXT)
 
 
 def multirc(fields: Fields, labelled: bool) -> Iterator[Record]:
@@ -103,15 +88,12 @@ def multirc(fields: Fields, labelled: bool) -> Iterator[Record]:
     paragraph = fields.inside("passage")
     for question in paragraph.items("questions"):
         for answer in question.items("answers"):
+            parts = {"paragraph": fields, "question": question, "answer": answer}
             yield {
                 "paragraph": paragraph.text("text"),
                 "question": question.text("question"),
                 "answer": answer.text("text", empty=True),
-                "idx": {
-                    "paragraph": fields.whole("idx"),
-                    "question": question.whole("idx"),
-                    "answer": answer.whole("idx"),
-                },
+                "idx": {name: part.whole("idx") for name, part in parts.items()},
                 "label": _label(answer, _TRUE_OR_FALSE, labelled),
             }
 
@@ -150,16 +132,8 @@ def record(fields: Fields, labelled: bool) -> Iterator[Record]:
         }
 
 
-WIC = _columns(
-    TRUTH,
-    word=_TEXT,
-    sentence1=_TEXT,
-    sentence2=_TEXT,
-    start1=_WHOLE,
-    start2=_WHOLE,
-    end1=_WHOLE,
-    end2=_WHOLE,
-)
+_WIC_SPANS = dict.fromkeys(("start1", "start2", "end1", "end2"), _WHOLE)
+WIC = _columns(TRUTH, word=_TEXT, sentence1=_TEXT, sentence2=_TEXT, **_WIC_SPANS)
 
 
 def wic(fields: Fields, labelled: bool) -> Iterator[Record]:
@@ -169,7 +143,7 @@ def wic(fields: Fields, labelled: bool) -> Iterator[Record]:
         length = len(row[f"sentence{number}"])
         row[f"start{number}"] = fields.whole(f"start{number}", high=length - 1)
         row[f"end{number}"] = fields.whole(f"end{number}", low=row[f"start{number}"] + 1, high=length)
-    yield {**row, "idx": fields.whole("idx"), "label": _label(fields, _TRUE_OR_FALSE, labelled)}
+    yield _row(fields, _TRUE_OR_FALSE, labelled, **row)
 
 
 WSC = _columns(TRUTH, text=_TEXT, span1_index=_WHOLE, span2_index=_WHOLE, span1_text=_TEXT, span2_text=_TEXT)
@@ -182,7 +156,7 @@ def wsc(fields: Fields, labelled: bool) -> Iterator[Record]:
     for span in ("span1", "span2"):
         row[f"{span}_index"] = target.whole(f"{span}_index")
         row[f"{span}_text"] = _as_written(target.text(f"{span}_text"), text, row[f"{span}_index"])
-    yield {**row, "idx": fields.whole("idx"), "label": _label(fields, _TRUE_OR_FALSE, labelled)}
+    yield _row(fields, _TRUE_OR_FALSE, labelled, **row)
 
 
 def _as_written(span: str, text: str, word: int) -> str:
@@ -211,7 +185,7 @@ def anli(fields: Fields, labelled: bool) -> Iterator[Record]:
         "uid": fields.text("uid"),
         "premise": fields.text("context"),
         "hypothesis": fields.text("hypothesis"),
-        "label": _label(fields, {**_LETTERS, **_words(ANLI)}, labelled),
+        "label": _label(fields, {"e": 0, "n": 1, "c": 2, **_ids(ANLI)}, labelled),
         "reason": fields.text("reason", empty=True) if fields.has("reason") else "",
     }
 

@@ -26,10 +26,10 @@ def table_task(
     kind: str = "auto",
     bad_rows: str = "error",
 ) -> Task:
-    """A task from a user's own files.
+    """Make a task of a user's own files.
 
-    The suffix says how a file is written: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object per line),
-    and any other a header and columns separated by tabs, without quoting.
+    The suffix gives the format: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object per line), any other a
+    header and columns separated by tabs, without quoting.
 
     Classes are the labels of the training file, sorted: as numbers if all are integers, else as words. Scores are
     accuracy and macro F1, best by accuracy; for regression Pearson's and Spearman's correlation, best by Spearman's.
@@ -55,9 +55,9 @@ def table_task(
     train = Path(train_file)
     if not train.is_file():
         raise SinkdError(f"no train file: looked for {train}")
-    found = _label_words(train, layout, kind)
+    found = set() if kind == "regression" else _label_words(train, layout)
     regression = kind == "regression" or (kind == "auto" and _has_fractions(found))
-    labels = () if regression else _sorted(found, train, layout)
+    labels = () if regression else _sorted(found, train, label_column)
     files = {"train": train, "dev": Path(dev_file)} | ({} if test_file is None else {"test": Path(test_file)})
     # A file called train.csv says nothing about the task; its folder does.
     short = train.stem if train.stem != "train" else train.resolve().parent.name
@@ -74,15 +74,10 @@ def table_task(
     )
 
 
-def _label_words(path: Path, layout: Layout, kind: str) -> set[str]:
-    """The different labels of the good rows; `Task.read` reports the bad ones."""
-    words: set[str] = set()
-    if kind == "regression":
-        return words
-    for _, row in layout.examples(path, lambda word: word):
-        if isinstance(row, dict) and row["label"]:
-            words.add(row["label"])
-    return words
+def _label_words(path: Path, layout: Layout) -> set[str]:
+    """Return the different labels of the good rows; `Task.read` reports the bad ones."""
+    rows = (row for _, row in layout.examples(path, lambda word: word))
+    return {row["label"] for row in rows if isinstance(row, dict) and row["label"]}
 
 
 def _has_fractions(words: set[str]) -> bool:
@@ -93,9 +88,9 @@ def _has_fractions(words: set[str]) -> bool:
     return all(map(math.isfinite, numbers)) and any(not number.is_integer() for number in numbers)
 
 
-def _sorted(words: set[str], path: Path, layout: Layout) -> tuple[str, ...]:
+def _sorted(words: set[str], path: Path, column: str) -> tuple[str, ...]:
     if len(words) < 2 or len(words) > MOST_LABELS:
-        found = f"found {len(words):,} different label{'s' * (len(words) != 1)} in column {layout.label!r} of {path}"
+        found = f"found {len(words):,} different label{'s' * (len(words) != 1)} in column {column!r} of {path}"
         raise SinkdError(f"{found}, expected 2 to {MOST_LABELS:,} classes, or scores and --table_kind regression")
     try:
         return tuple(sorted(words, key=lambda word: (int(word), word)))

@@ -27,7 +27,7 @@ UNLABELED = "unlabeled"
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned, from rows to a score. `load_task`, `table_task` and `load_superglue` make one.
+    """What a model learns, from rows to a score. `load_task`, `table_task` and `load_superglue` make one.
 
     Attributes:
         name: "glue/cola", "superglue/copa", "table/reviews".
@@ -37,7 +37,7 @@ class Task:
             test; AX: test).
         scorer: Scores answers against the truth.
         submission: Writes answers as the task's server takes them.
-        choices: A row has its own list of answers, which a template words (SuperGLUE).
+        choices: A row has a list of answers of its own, which a template words (SuperGLUE).
         submissions: Split -> name of its submission file; <split>.tsv by default.
         bad_rows: "error" stops at the first bad row, "skip" leaves bad rows out and counts them.
         skipped: Split -> rows left out so far, filled by `read`.
@@ -89,11 +89,11 @@ class Task:
         return tuple(split for split in self.splits if split.startswith("test"))
 
     def fingerprint(self, split: str) -> str:
-        """Hash of what the split holds: the bytes of its file, or the hub's version of it."""
+        """Return a hash of the split's content: of the bytes of its file, or of the hub's version."""
         return self.source.fingerprint(split)
 
     def read(self, split: str) -> Dataset:
-        """Rows of a split, memory-mapped; the source is read once and kept in the cache folder.
+        """Return the rows of a split, memory-mapped; the source is read once and kept in the cache folder.
 
         Returns:
             GLUE and tables: columns text (string), text_pair (string, pairs only), label (int64 id, or float32 for
@@ -101,8 +101,8 @@ class Task:
             (ReCoRD: no answers) in rows without label.
 
         Raises:
-            SinkdError: There is no such split or file; a header lacks columns; with bad_rows="error" the first bad row,
-                with file, line, what was found and what was expected; or there is no good row at all.
+            SinkdError: There is no such split or file; a header lacks columns; with bad_rows="error" there is a bad row
+                (with file, line, what was found and what was expected); or there is no good row at all.
         """
         place, features = self.source.place(split), self.source.features(split)
         notes = {"bad": 0, "open": 0}
@@ -132,7 +132,7 @@ class Task:
         return dataset
 
     def scores(self, answers: Any, truth: Any, index: Sequence[str] = ()) -> Scores:
-        """Scores of one split.
+        """Score the answers of one split.
 
         Args:
             answers: Logits (n, C) or label ids (n,); scores (n, 1) or (n,) for regression; n texts if the task's
@@ -141,9 +141,9 @@ class Task:
             index: The rows' indices, which MultiRC's scores need.
 
         Raises:
-            SinkdError: Shapes that do not fit, NaN logits, rows without label, or no row at all.
+            SinkdError: Shapes do not fit, logits are NaN, rows have no label, or there is no row.
         """
-        said = self._decided(answers, len(truth))
+        said = self._decide(answers, len(truth))
         if self.labels or self.regression:
             truth = np.asarray(truth)
             unlabelled = int((np.isnan(truth) if self.regression else truth < 0).sum())
@@ -154,8 +154,11 @@ class Task:
         return self.scorer(said, truth, index)
 
     def combine(self, scores: Mapping[str, Scores]) -> Scores:
-        """What a run reports, from {split: scores}: the scores of the one dev split, or for several (MNLI) each
-        split's own, as accuracy_matched, and their plain mean, as accuracy."""
+        """Return what a run reports, from {split: scores}.
+
+        That is the scores of the only dev split; of several (MNLI) each split's own (accuracy_matched) and their mean
+        (accuracy).
+        """
         if len(scores) == 1:
             return dict(next(iter(scores.values())))
         combined: Scores = {}
@@ -167,13 +170,16 @@ class Task:
     def write_submission(
         self, split: str, answers: Any, folder: str | Path, index: Sequence[str] | None = None
     ) -> Path:
-        """Answers as the task's server takes them, for every row of the split; returns the file written.
+        """Write answers to every row of a test split in the form that the task's server takes.
 
         Args:
             split: A test split.
             answers: As for `scores`.
-            folder: Where the file goes.
-            index: The rows' indices, if they are no column of `read`.
+            folder: Where to write.
+            index: The rows' indices, unless they are a column of `read`.
+
+        Returns:
+            The file written.
 
         Raises:
             SinkdError: As `scores` and `read` do; or bad rows were left out, which a submission must answer too.
@@ -184,7 +190,7 @@ class Task:
                 f"{self.source.place(split)} has {self.skipped[split]} bad rows, and a submission needs an answer for "
                 "each; mend the file, or leave out --bad_rows skip to see the first of them"
             )
-        said = self._decided(answers, len(rows))
+        said = self._decide(answers, len(rows))
         if self.labels and min(said) < 0:
             raise SinkdError(
                 f"an answer for {self.name} {split} stands for no label, and a submission needs one for each"
@@ -195,8 +201,8 @@ class Task:
             file.writelines(f"{line}\n" for line in self.submission(zip(index or rows["index"], said, strict=True)))
         return path
 
-    def _decided(self, answers: Any, rows: int) -> Any:
-        """Label ids, numbers or texts, (rows,), from answers."""
+    def _decide(self, answers: Any, rows: int) -> Any:
+        """Return label ids, numbers or texts, (rows,)."""
         if rows == 0:
             raise SinkdError(f"found no rows to score for {self.name}, expected at least one")
         if not self.labels and not self.regression:
@@ -215,11 +221,11 @@ class Task:
 
 
 def read_unlabeled(path: str | Path, task: Task) -> Dataset:
-    """Text without labels for a task, memory-mapped: columns text, and text_pair for pairs.
+    """Read text without labels for a task, memory-mapped: columns text, and text_pair for pairs.
 
-    The file has the task's text columns (TSV with a header, or for tables CSV and JSON lines), or, as any other text
-    file, one sentence per line; pairs then are two columns without a header. Bad rows stop it or are counted in
-    `task.skipped["unlabeled"]`, as `task.bad_rows` says.
+    The file has the task's text columns (TSV with a header; tables also CSV and JSON lines), or one sentence per line,
+    or for pairs two columns without a header. `task.bad_rows` decides whether a bad row is an error or is counted in
+    `task.skipped["unlabeled"]`.
     """
     source: Any = task.source
     return replace(task, source=replace(source, files={UNLABELED: Path(path)})).read(UNLABELED)

@@ -1,4 +1,4 @@
-"""From a row and a template to an example: prompt, answer, the answers to choose from, and what each of them means."""
+"""Word a task's rows by a template: prompt, answer, choices, and the label or entity that each choice stands for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXAMPLE = Features(
 
 
 def examples(task: Task, split: str, template: Template, seed: int = 0) -> Dataset:
-    """Rows of a split as a template words them, memory-mapped and kept in the cache folder.
+    """Return the rows of a split as a template words them, memory-mapped and kept in the cache folder.
 
     Rows for which the template has no prompt or no answer are left out and counted in `task.skipped[split]`. A row
     without label is kept if the template would have an answer for some label.
@@ -80,14 +80,13 @@ def examples(task: Task, split: str, template: Template, seed: int = 0) -> Datas
     return worded
 
 
-def meant(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
-    """What the chosen answers stand for, as `Task.scores` takes it: label ids (-1 for a choice that stands for no
-    label), or texts.
+def chosen_answers(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
+    """Convert chosen answers to what `Task.scores` takes: label ids (-1 for no label), or texts.
 
     Args:
         task: The task.
-        worded: Rows of `examples`, all of a split's or some; of the columns, meanings.
-        chosen: Which of each row's choices, (n,).
+        worded: n rows of `examples`; of the columns, meanings.
+        chosen: The number of a choice of each row, (n,).
 
     Raises:
         SinkdError: A number is no choice of its row.
@@ -97,41 +96,33 @@ def meant(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
         if not 0 <= number < len(meanings):
             raise SinkdError(f"found choice {number} in row {row} of {task.name}, which has {len(meanings)} choices")
         found.append(meanings[number])
-    return _ids(task, found) if task.labels else found
+    return _label_ids(task, found) if task.labels else found
 
 
-def truth(task: Task, worded: Any) -> list[Any]:
-    """What is right in each row of `examples`, as `Task.scores` takes it: label ids (-1 if unknown), or texts."""
+def right_answers(task: Task, worded: Any) -> list[Any]:
+    """Convert what is right in rows of `examples` to what `Task.scores` takes: label ids (-1 if unknown), or texts."""
     accepted = list(worded["accepted"])
-    return _ids(task, ["".join(right) for right in accepted]) if task.labels else accepted
+    return _label_ids(task, ["".join(right) for right in accepted]) if task.labels else accepted
 
 
-def _ids(task: Task, names: Sequence[str]) -> list[int]:
+def _label_ids(task: Task, names: Sequence[str]) -> list[int]:
     return [task.labels.index(name) if name in task.labels else UNKNOWN for name in names]
 
 
 @dataclass(frozen=True)
 class Wording:
-    """How the rows of a task are worded for a model.
-
-    Attributes:
-        labels: The task's labels in id order; () where the entities of a row are its labels (ReCoRD).
-        template: The wording.
-        seed: Decides what the filter `choice` draws.
-    """
+    """Words single rows; `labels` is () where the entities of a row are its labels (ReCoRD)."""
 
     labels: tuple[str, ...]
     template: Template
-    seed: int = 0
+    seed: int
 
     def example(self, row: Record) -> Record | None:
-        """Word a row, with the columns of EXAMPLE; None if it has no prompt or no answer.
-
-        Raises:
-            SinkdError: The template fails on the row, gives an answer that is none of its choices, or needs the answer
-                of a row without label; with the template's name, the example and the reason.
-        """
-        answers = self._answers(row)
+        """Word a row, with the columns of EXAMPLE; None if it has no prompt or no answer."""
+        if self.labels:
+            answers = [] if row["label"] == UNKNOWN else [self.labels[row["label"]]]
+        else:
+            answers = list(row["answers"])
         rendered = self.template.render(row, self.seed) if answers else self._unlabelled(row)
         if rendered is None or not rendered.prompt or (answers and not rendered.target):
             return None
@@ -149,20 +140,14 @@ class Wording:
             "accepted": answers,
         }
 
-    def _answers(self, row: Record) -> list[str]:
-        """Return the label or entities that are right for a row; [] if unknown."""
-        if not self.labels:
-            return list(row["answers"])
-        return [] if row["label"] == UNKNOWN else [self.labels[row["label"]]]
-
-    def _were(self, row: Record, meaning: str) -> Rendered:
+    def _labelled(self, row: Record, answer: str) -> Rendered:
         """Render the row as if this were its label or only answer."""
-        known = {"label": self.labels.index(meaning)} if self.labels else {"answers": [meaning]}
+        known = {"label": self.labels.index(answer)} if self.labels else {"answers": [answer]}
         return self.template.render(row | known, self.seed)
 
     def _unlabelled(self, row: Record) -> Rendered | None:
         """Render a row without label; prompt and choices must not depend on the label, so that they reveal none."""
-        guesses = [self._were(row, guess) for guess in self.labels or row["entities"][:2]]
+        guesses = [self._labelled(row, guess) for guess in self.labels or row["entities"][:2]]
         guesses = [guess for guess in guesses if guess.target]
         if not guesses:
             return None
@@ -173,19 +158,19 @@ class Wording:
         return first._replace(target="")
 
     def _meanings(self, row: Record, choices: list[str]) -> list[str]:
-        """Return the label or entity that each choice stands for: the one under which it would be the answer."""
+        """Return the label or entity under which each choice would be the answer."""
         if not choices:
             return []
         if not self.labels:
             entities = list(row["entities"])
-            if choices == entities:
-                return entities
             # Choices are sentences about the entities, usually in their order; checking the last one is enough.
-            if len(choices) == len(entities) and choices[-1] == self._were(row, entities[-1]).target:
+            if choices == entities or (
+                len(choices) == len(entities) and choices[-1] == self._labelled(row, entities[-1]).target
+            ):
                 return entities
         targets: dict[str, str] = {}
         for meaning in self.labels or row["entities"]:
-            targets.setdefault(self._were(row, meaning).target, meaning)
+            targets.setdefault(self._labelled(row, meaning).target, meaning)
         return [targets.get(choice, "") for choice in choices]
 
     def _failure(self, row: Record, reason: str) -> SinkdError:
