@@ -1,23 +1,23 @@
-"""The one error that wrong input raises."""
+"""The errors that sinkd raises itself."""
 
 
 class SinkdError(ValueError):
-    """Wrong input from the user, told in one sentence: what, where, and what would be right.
+    """Wrong input, described in one sentence: what, where, and what would be right.
 
-    A `ValueError`, so that code which knows nothing of sinkd can still catch it. The command line
-    prints its text without a traceback and exits with status 2.
+    A `ValueError`, so that code without knowledge of sinkd can catch it. The command line prints the sentence and exits
+    with status 2.
     """
 
 
 class SharedError(SinkdError):
-    """What all processes of a run find out together: the first of them tells the user."""
+    """Wrong input that all processes of a run find at the same time; the first one reports it."""
 
 
 class Terminated(Exception):
-    """A run was asked to stop, and wrote a checkpoint first: the same command goes on from there."""
+    """A run was told to stop and wrote a checkpoint, from which the same command resumes."""
 
 
 def first_sentence(error: BaseException) -> str:
-    """What another library's error says first, on one line; the name of its class where it says nothing."""
+    """The first line of another library's error, or the name of its class if it has no text."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

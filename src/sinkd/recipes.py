@@ -1,4 +1,4 @@
-"""The published settings: YAML files, named by their path under recipes/ without the suffix: `glue/cola-student`."""
+"""The published settings: YAML files, named by their paths below recipes/ without the suffix: `glue/cola-student`."""
 
 import difflib
 from pathlib import Path
@@ -9,7 +9,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def folder() -> Path:
-    """Return the folder of the recipes: inside an installed package, else at the root of the repository."""
+    """Return the folder of the recipes: in the installed package, else at the repository's root."""
     carried = _PACKAGE / "_recipes"
     return carried if carried.is_dir() else _PACKAGE.parents[1] / "recipes"
 
@@ -21,11 +21,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """Return the file of a recipe.
-
-    Raises:
-        SinkdError: There is no recipe of that name; gives the nearest names.
-    """
+    """Return the file of a recipe. Raises SinkdError with the nearest names if there is none of that name."""
     known = names()
     if name not in known:
         likely = difflib.get_close_matches(name, known, n=3) or known

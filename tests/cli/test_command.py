@@ -8,7 +8,7 @@ from sinkd import SinkdError
 from sinkd.cli.command import load_named_task, settle_output, show_summary
 from sinkd.cli.main import main
 from sinkd.training.arguments import FinetuneArguments
-from sinkd.training.outcome import Outcome, Summary
+from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.settings import resolve_settings
 
 
@@ -37,15 +37,9 @@ def reviews(tmp_path_factory):
 
 
 def own(reviews, *more) -> list[str]:
-    files = [
-        "--train_file",
-        reviews / "train.csv",
-        "--dev_file",
-        reviews / "dev.csv",
-        "--test_file",
-        reviews / "test.csv",
-    ]
-    return list(map(str, [*files, "--text_columns", "title, body", "--label_column", "stars", *more]))
+    flags = {f"--{name}_file": reviews / f"{name}.csv" for name in ("train", "dev", "test")}
+    flags |= {"--text_columns": "title, body", "--label_column": "stars"}
+    return [str(part) for pair in flags.items() for part in pair] + list(more)
 
 
 def test_a_table_of_ones_own_goes_all_the_way(reviews, world, tmp_path, capsys):
@@ -84,7 +78,7 @@ def test_a_table_needs_all_of_its_flags(reviews):
 
 def test_a_task_and_a_table_are_two_tasks(reviews):
     with pytest.raises(SinkdError, match="--task_name cola and flags of your own table"):
-        load_named_task(arguments(*own(reviews), "--task_name", "cola"))
+        load_named_task(arguments(*own(reviews, "--task_name", "cola")))
 
 
 def test_the_kind_of_a_table_can_be_said(reviews, tmp_path):
@@ -124,9 +118,6 @@ def test_a_summary_shows_a_line_a_seed_and_mean_and_spread_over_several(capsys):
 
 
 def test_a_model_is_scored_at_the_length_it_was_trained_at(world, tmp_path, capsys):
-    from sinkd.cli.main import main
-    from sinkd.training.outcome import read_outcome
-
     folder = tmp_path / "run"
     assert main(["finetune", "--model_path", str(world.student), *world.flags(folder, "--max_seq_length", "6")]) == 0
     flags = ["--task_name", "cola", "--data_dir", str(world.data), "--model_path", str(folder)]
@@ -136,15 +127,13 @@ def test_a_model_is_scored_at_the_length_it_was_trained_at(world, tmp_path, caps
 
 
 def test_rows_that_are_too_long_for_a_model_are_refused_in_one_sentence(world, tmp_path, capsys):
-    from sinkd.cli.main import main
-
-    argv = ["finetune", "--model_path", str(world.student), *world.flags(tmp_path / "run")]
-    assert main([*argv, "--config_overrides", "max_position_embeddings=512"]) == 0
-    long = tmp_path / "glue" / "CoLA"
-    long.mkdir(parents=True)
+    folder = tmp_path / "glue" / "CoLA"
+    folder.mkdir(parents=True)
     for split in ("train", "dev"):
-        (long / f"{split}.tsv").write_text("".join(f"s\t{i % 2}\t\t{'the ' * 600}{i}\n" for i in range(8)))
-    capsys.readouterr()
-    flags = world.flags(tmp_path / "long", "--data_dir", str(tmp_path / "glue"), "--max_seq_length", "600")
-    assert main(["finetune", "--model_path", str(world.student), *flags]) == 2
+        (folder / f"{split}.tsv").write_text("".join(f"s\t{i % 2}\t\t{'the ' * 600}{i}\n" for i in range(8)))
+    argv = ["finetune", "--model_path", str(world.student), "--data_dir", str(tmp_path / "glue")]
+    argv += ["--task_name", "cola", "--output_dir", str(tmp_path / "run"), "--num_train_epochs", "1"]
+    argv += ["--config_overrides", "max_position_embeddings=512", "--max_seq_length"]
+    assert main([*argv, "600"]) == 2
     assert "do not fit the model, which reads 512; give --max_seq_length 512" in capsys.readouterr().err
+    assert main([*argv, "512"]) == 0

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
-from sinkd import DistillationArguments, SinkdError
+from sinkd import DistillationArguments, SinkdError, SinkhornLoss
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.settings import resolve_settings
 
@@ -54,58 +53,48 @@ def test_the_command_line_wins_over_config_over_published_recipe_over_defaults(r
     assert read("--task_name", "mnli", recipe=lambda task: f"glue/{task}").alpha == 0.8  # which has no recipe here
 
 
-@pytest.mark.parametrize("spelling", ["--per_gpu_batch_size", "--per-gpu-batch-size", "--batch_size"])
-def test_the_published_batch_size_sets_training_and_evaluation(spelling):
-    args = read(spelling, 6)
-    assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (6, 6)
-
-
-def test_the_published_batch_size_is_an_alias_in_yaml_too(recipe):
-    for key in ("per_gpu_batch_size", "batch_size"):
-        args = read("--config", recipe(f"{key}: 6"))
-        assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (6, 6)
-
-
-def test_a_batch_size_for_one_side_wins_over_a_recipes_for_both(recipe, published):
-    both = recipe("per_gpu_batch_size: 6")
-    args = read("--config", both, "--per_device_train_batch_size", 2)
-    assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (2, 6)
+@pytest.mark.parametrize(
+    ("text", "argv", "sizes"),
+    [
+        ("", ["--per_gpu_batch_size", 6], (6, 6)),
+        ("", ["--per-gpu-batch-size", 6], (6, 6)),
+        ("", ["--batch_size", 6], (6, 6)),
+        ("per_gpu_batch_size: 6", [], (6, 6)),
+        ("batch_size: 6", [], (6, 6)),
+        ("per_gpu_batch_size: 6", ["--per_device_train_batch_size", 2], (2, 6)),
+        ("per_device_eval_batch_size: 32", ["--per_gpu_batch_size=8"], (8, 8)),
+        ("per_device_eval_batch_size: 32", ["--task_name", "cola"], (6, 32)),  # over the recipe's for both
+    ],
+)
+def test_one_batch_size_sets_both_unless_something_higher_sets_one(recipe, published, text, argv, sizes):
     published("per_gpu_batch_size: 6")
-    own = recipe("per_device_eval_batch_size: 32", "own.yaml")
-    args = read("--config", own, "--task_name", "cola", recipe=lambda task: f"glue/{task}")
-    assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (6, 32)
-    args = read("--config", recipe("per_device_eval_batch_size: 32"), "--per_gpu_batch_size=8")
-    assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (8, 8)
+    args = read("--config", recipe(text), *argv, recipe=lambda task: f"glue/{task}")
+    assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == sizes
 
 
 # What a recipe may hold
 
 
-def test_numbers_in_yaml_are_numbers_however_yaml_reads_them(recipe):
-    args = read("--config", recipe("learning_rate: 5e-5\nalpha: 1\nkeep_layers: 3\nnum_train_epochs: '2'\nseed: 3"))
-    assert (args.learning_rate, args.alpha, args.keep_layers) == (5e-5, 1.0, "3")
-    assert (args.num_train_epochs, args.seed) == (2.0, 3)
-    assert yaml.safe_load("5e-5") == "5e-5"  # what makes this worth a test
-
-
-def test_lists_in_yaml_are_lists_to_flags(recipe):
-    args = read(
-        "--config", recipe("seeds: [0, 1]\nkeep_layers: [0, 2]\nreport_to: [tensorboard]\ntext_columns: [a, b]")
-    )
-    assert (args.seeds, args.keep_layers, args.text_columns) == ("0,1", "0,2", "a,b")
-    assert args.report_to == ["tensorboard"]
-
-
-def test_switches_in_yaml(recipe):
-    args = read("--config", recipe("learnable_curvature: true\ngroup_by_length: no\ndo_lower_case: 'true'"))
-    assert (args.learnable_curvature, args.group_by_length, args.do_lower_case) == (True, False, True)
-    assert read("--config", recipe("exp_name:\n")).exp_name is None
-    assert read("--config", recipe("# nothing yet\n")).alpha == 0.8
-
-
-def test_a_recipe_takes_every_flag_of_the_trainer(recipe):
-    args = read("--config", recipe("lr_scheduler_type: cosine\nuse_cpu: true\nlr_scheduler_kwargs: {num_cycles: 0.25}"))
-    assert (args.lr_scheduler_type, args.use_cpu, args.lr_scheduler_kwargs) == ("cosine", True, {"num_cycles": 0.25})
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("learning_rate: 5e-5", {"learning_rate": 5e-5}),  # which YAML reads as text
+        ("alpha: 1\nkeep_layers: 3\nseed: 3", {"alpha": 1.0, "keep_layers": "3", "seed": 3}),
+        ("num_train_epochs: '2'", {"num_train_epochs": 2.0}),
+        ("seeds: [0, 1]\ntext_columns: [a, b]", {"seeds": "0,1", "text_columns": "a,b"}),
+        ("report_to: [tensorboard]", {"report_to": ["tensorboard"]}),
+        ("learnable_curvature: true\ndo_lower_case: 'true'", {"learnable_curvature": True, "do_lower_case": True}),
+        ("group_by_length: no", {"group_by_length": False}),
+        ("exp_name:", {"exp_name": None}),
+        ("# nothing yet", {"alpha": 0.8}),
+        ("lr_scheduler_type: cosine\nuse_cpu: true", {"lr_scheduler_type": "cosine", "use_cpu": True}),
+        ("lr_scheduler_kwargs: {num_cycles: 0.25}", {"lr_scheduler_kwargs": {"num_cycles": 0.25}}),
+    ],
+)
+def test_yaml_values_have_the_types_of_the_flags(recipe, text, values):
+    args = read("--config", recipe(text))
+    for name, value in values.items():
+        assert getattr(args, name) == value and isinstance(getattr(args, name), type(value))
 
 
 @pytest.mark.parametrize(
@@ -170,37 +159,14 @@ def test_a_wrong_value_is_one_sentence(argv, fragments):
 
 
 PUBLISHED = {
-    "exp_name": "kd",
-    "test_output_dir": "answers",
-    "student_init": "copy",
-    "distill_loss": "kd+sinkhorn",
-    "alpha": 0.9,
-    "temperature": 4.0,
-    "beta": 0.8,
-    "topk": 20,
-    "ig_steps": 2,
-    "normalization_type": 1,
-    "loss_func": "smoothL1",
-    "mgskd_w": 0.5,
-    "matching_strategy": "emb+final",
-    "max_seq_length": 64,
-    "per_gpu_batch_size": 2,
-    "gradient_accumulation_steps": 2,
-    "warmup_steps": 10,
-    "weight_decay": 0.1,
-    "max_grad_norm": 0.5,
-    "local_rank": -1,
-    "seed": 3,
-    "logging_steps": 10,
-    "save_steps": 50,
-    "adam_epsilon": 1e-6,
-    "num_train_epochs": 4.0,
-    "learning_rate": 3e-5,
-    "data_dir": "./datas/glue",
-    "task_name": "cola",
-    "teacher_path": "T",
-    "student_path": "S",
-}
+    "exp_name": "kd", "test_output_dir": "answers", "data_dir": "./datas/glue", "task_name": "cola",
+    "teacher_path": "T", "student_path": "S", "student_init": "copy", "distill_loss": "kd+sinkhorn", "alpha": 0.9,
+    "temperature": 4.0, "beta": 0.8, "topk": 20, "ig_steps": 2, "normalization_type": 1, "loss_func": "smoothL1",
+    "mgskd_w": 0.5, "matching_strategy": "emb+final", "max_seq_length": 64, "per_gpu_batch_size": 2,
+    "gradient_accumulation_steps": 2, "warmup_steps": 10, "weight_decay": 0.1, "max_grad_norm": 0.5,
+    "local_rank": -1, "seed": 3, "logging_steps": 10, "save_steps": 50, "adam_epsilon": 1e-6,
+    "num_train_epochs": 4.0, "learning_rate": 3e-5,
+}  # fmt: skip
 SWITCHES = ["do_train", "do_eval", "do_test", "do_lower_case", "only_mgskd"]
 
 
@@ -234,8 +200,6 @@ def test_defaults_are_those_of_the_published_parsers():
 
 
 def test_a_flag_of_sinkhorn_is_a_keyword_of_the_loss():
-    from sinkd import SinkhornLoss
-
     args = read("--sinkhorn_cost", "l1", "--sinkhorn_top_k", 3, "--pairing", 2, "--sinkhorn_debias")
     options = args.options_of("sinkhorn")
     assert (options["cost"], options["top_k"], options["pairing"], options["debias"]) == ("l1", 3, 2.0, True)

@@ -32,7 +32,7 @@ from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.folder import LOCK
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.manifest import read_manifest
-from sinkd.training.outcome import Summary, read_outcome
+from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.run import distill, finetune
 from sinkd.training.settings import resolve_settings
 from sinkd.training.trainer import TaskTrainer
@@ -48,6 +48,19 @@ def start(world, taught):
         return distill(args, load_task("cola", args.data_dir))
 
     return start
+
+
+@pytest.fixture(scope="module")
+def teach(world):
+    """Trains on labels into a folder; `replaced` are attributes of the task to change."""
+
+    def teach(folder: Path, *flags: object, **replaced: object) -> Outcome:
+        task = load_task("cola", world.data)
+        for name, value in replaced.items():
+            object.__setattr__(task, name, value)
+        return finetune(resolve_settings(FinetuneArguments, world.flags(folder, *flags), "test"), task).outcomes[0]
+
+    return teach
 
 
 SINKHORN = ["--distill_loss", "kd+sinkhorn", "--num_train_epochs", "2", "--logging_steps", "5"]
@@ -174,7 +187,7 @@ def test_the_best_model_is_kept_until_its_score_is_written(start, tmp_path, monk
 
     monkeypatch.setattr("sinkd.training.run.write_text", killed)
     with pytest.raises(KeyboardInterrupt):
-        start(tmp_path / "run", *SINKHORN)
+        start(tmp_path / "run", *SINKHORN, "--num_train_epochs", "1")
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
 
 
@@ -237,12 +250,21 @@ def test_overwrite_replaces_a_run_and_removes_nothing_foreign(start, copied):
 
 
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
-def test_a_folder_that_is_no_runs_is_left_alone(start, tmp_path, no_training, overwrite):
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"runs/marathon": "3:59"}, "is not empty and holds no run"),
+        ({"manifest.json": '{"name": "a web page"}', "model.safetensors": "mine"}, "is no manifest of this version"),
+        ({"manifest.json": "{}"}, "is no manifest of this version"),
+    ],
+)
+def test_a_folder_that_is_no_runs_is_left_alone(start, tmp_path, no_training, overwrite, files, sentence):
     home = tmp_path / "home"
-    (home / "runs").mkdir(parents=True)
-    (home / "runs" / "marathon").write_text("3:59")
+    for name, text in files.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
     before = content(home)
-    with pytest.raises(SinkdError, match="is not empty and holds no run"):
+    with pytest.raises(SinkdError, match=sentence):
         start(home, *SINKHORN, *overwrite)
     assert content(home) == before
 
@@ -251,7 +273,7 @@ def test_what_a_kill_left_of_a_manifest_is_no_obstacle(start, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".manifest.json.4711").write_text('{"arg')
-    assert len(start(folder, *SINKHORN).outcomes) == 1
+    assert len(start(folder, "--max_steps", "1").outcomes) == 1
 
 
 def test_layers_to_copy_without_copying_are_refused(start, tmp_path, no_training):
@@ -274,23 +296,9 @@ def test_sigterm_in_the_last_step_of_a_seed_stops_those_that_follow(start, tmp_p
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_an_unreadable_manifest_is_told(start, copied, no_training):
-    (copied / "manifest.json").write_text("{}")
-    with pytest.raises(SinkdError, match=r"manifest\.json is no manifest of this version"):
-        start(copied, *SINKHORN)
-
-
-def test_overwrite_leaves_what_no_run_of_ours_wrote(start, tmp_path, no_training):
-    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
-    (tmp_path / "model.safetensors").write_text("somebody's")
-    with pytest.raises(SinkdError, match="is no manifest"):
-        start(tmp_path, *SINKHORN, "--overwrite")
-    assert (tmp_path / "model.safetensors").read_text() == "somebody's"
-
-
 def test_a_run_does_not_write_over_the_models_it_starts_from(start, taught, no_training):
     before = (taught / "model.safetensors").read_bytes()
-    with pytest.raises(SinkdError, match="--output_dir and --teacher_path are one folder"):
+    with pytest.raises(SinkdError, match="--output_dir and --teacher_path are the same folder"):
         start(taught, *SINKHORN, "--overwrite")
     assert (taught / "model.safetensors").read_bytes() == before
 
@@ -298,25 +306,22 @@ def test_a_run_does_not_write_over_the_models_it_starts_from(start, taught, no_t
 # Seeds and protocols
 
 
-def test_seeds_repeat_the_run_and_report_mean_and_spread(start, tmp_path):
-    summary = start(tmp_path / "run", *SINKHORN, "--seeds", "0,1")
+def test_seeds_repeat_the_run_and_report_mean_and_spread(start, tmp_path, finished):
+    folder = tmp_path / "run"
+    summary = start(folder, *SINKHORN, "--seeds", "1,0")
     best = [outcome.best for outcome in summary.outcomes]
-    assert [outcome.seed for outcome in summary.outcomes] == [0, 1]
-    assert [Path(outcome.folder) for outcome in summary.outcomes] == [tmp_path / "run" / f"seed-{i}" for i in (0, 1)]
+    assert [outcome.seed for outcome in summary.outcomes] == [1, 0]
+    assert [Path(outcome.folder) for outcome in summary.outcomes] == [folder / "seed-1", folder / "seed-0"]
     assert (summary.mean, summary.spread) == pytest.approx((np.mean(best), np.std(best, ddof=1)))
-    assert len({(tmp_path / "run" / f"seed-{i}" / "model.safetensors").read_bytes() for i in (0, 1)}) == 2
-    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    written = json.loads((folder / "metrics.json").read_text())
     assert (written["mean"], written["spread"]) == (summary.mean, summary.spread)
-
-
-def test_a_seed_among_several_ends_as_it_does_alone(start, tmp_path, finished):
-    start(tmp_path / "run", *SINKHORN, "--seeds", "1,0")
-    weights = (tmp_path / "run" / "seed-0" / "model.safetensors").read_bytes()
-    assert weights == (finished[0] / "model.safetensors").read_bytes()
+    places = (folder / "seed-1", folder / "seed-0", finished[0])
+    weights = [(place / "model.safetensors").read_bytes() for place in places]
+    assert weights[0] != weights[1] == weights[2], "a seed among several ends as it does alone"
 
 
 def test_more_seeds_go_on_from_fewer(start, tmp_path):
-    flags = ["--distill_loss", "ce"]
+    flags = ["--distill_loss", "ce", "--max_steps", "2"]
     first = start(tmp_path / "run", *flags, "--seeds", "0").outcomes[0]
     assert start(tmp_path / "run", *flags, "--seeds", "0,1").outcomes[0] == first
 
@@ -334,10 +339,9 @@ def test_the_published_protocol_evaluates_every_five_steps_and_reports_the_maxim
     assert outcome.best == max(entry["mcc"] for entry in outcome.history)
 
 
-def test_the_published_protocol_evaluates_teachers_every_twenty_steps(world, tmp_path):
-    flags = world.flags(tmp_path / "run", "--model_path", world.student, "--per_gpu_batch_size", 4)
-    args = resolve_settings(FinetuneArguments, [*flags, "--protocol", "published"], "test")
-    history = finetune(args, load_task("cola", world.data)).outcomes[0].history
+def test_the_published_protocol_evaluates_teachers_every_twenty_steps(teach, world, tmp_path):
+    flags = ["--model_path", world.student, "--per_gpu_batch_size", 4, "--protocol", "published"]
+    history = teach(tmp_path / "run", *flags).history
     assert [entry["step"] for entry in history] == [20, 40]
 
 
@@ -357,38 +361,35 @@ def test_without_evaluation_the_last_model_is_kept_and_scored(start, tmp_path):
 # The trained model at work
 
 
-def test_evaluation_gives_the_best_score_of_the_training_run(finished, world):
-    folder, outcome = finished
+@pytest.fixture(scope="module")
+def loaded(finished, world):
+    folder, _ = finished
     args = resolve_settings(FinetuneArguments, world.flags(folder), "test")
-    scores = Model.load(str(folder), load_task("cola", world.data), args).scores()
+    return Model.load(str(folder), load_task("cola", world.data), args)
+
+
+def test_evaluation_gives_the_best_score_of_the_training_run(finished, loaded):
+    _, outcome = finished
+    scores = loaded.scores()
     assert {name: scores[name] for name in outcome.scores} == outcome.scores
     assert outcome.scores["mcc"] == outcome.best
 
 
-def test_the_best_model_is_kept_not_the_last(world, taught, tmp_path):
+def test_size_and_speed_of_a_model(finished, loaded):
+    count = parameters(loaded.trainer.model)
+    assert megabytes(finished[0]) == pytest.approx(4 * count / 1e6, rel=0.1)
+    assert rows_per_second(loaded, repeats=1) > 0
+
+
+def test_the_best_model_is_kept_not_the_last(teach, taught, tmp_path):
     # A learning rate that destroys the model after a good start: the last evaluation is worse than the best.
-    args = resolve_settings(
-        FinetuneArguments,
-        world.flags(tmp_path / "run", "--model_path", taught, "--learning_rate", 0.5, "--num_train_epochs", 3),
-        "test",
-    )
-    task = load_task("cola", world.data)
     scores = iter([0.3, 0.9, 0.1])
-    object.__setattr__(task, "scorer", lambda said, labels, index: {"mcc": next(scores)})
-    outcome = finetune(args, task).outcomes[0]
+    flags = ["--model_path", taught, "--learning_rate", 0.5, "--num_train_epochs", 3]
+    outcome = teach(tmp_path / "run", *flags, scorer=lambda said, labels, index: {"mcc": next(scores)})
     assert (outcome.best, outcome.final) == (0.9, 0.1)
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
     saved = {p.name: (p / "model.safetensors").read_bytes() for p in (tmp_path / "run").glob("checkpoint-*")}
     assert [name for name, value in saved.items() if value == weights] == ["checkpoint-20"]
-
-
-def test_size_and_speed_of_a_model(finished, world):
-    folder, _ = finished
-    args = resolve_settings(FinetuneArguments, world.flags(folder), "test")
-    model = Model.load(str(folder), load_task("cola", world.data), args)
-    count = parameters(model.trainer.model)
-    assert megabytes(folder) == pytest.approx(4 * count / 1e6, rel=0.1)
-    assert rows_per_second(model, repeats=1) > 0
 
 
 # Families
@@ -413,13 +414,14 @@ def test_a_student_may_be_of_another_family_with_the_teachers_vocabulary(name, s
     set_seed(0)
     model = AutoModel.from_config(config(vocab_size=len(tokenizer), max_position_embeddings=130, **ids, **sizes))
     model.save_pretrained(tmp_path / "student")
-    flags = ["--distill_loss", "kd+sinkhorn", "--student_path", tmp_path / "student", "--keep_layers", "1"]
-    outcome = start(tmp_path / "run", *flags).outcomes[0]
+    flags = ["--distill_loss", "kd+sinkhorn", "--max_steps", "3"]
+    more = ["--student_path", tmp_path / "student", "--keep_layers", "1"]
+    outcome = start(tmp_path / "run", *flags, *more).outcomes[0]
     assert len(outcome.history) == 1
     trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
     assert trained.config.model_type == name
     # And it may teach in turn.
-    start(tmp_path / "next", "--teacher_path", tmp_path / "run", "--distill_loss", "kd")
+    start(tmp_path / "next", *flags, "--teacher_path", tmp_path / "run")
 
 
 def test_a_second_command_in_one_folder_is_refused_and_leaves_the_first_alone(start, tmp_path):
@@ -428,7 +430,7 @@ def test_a_second_command_in_one_folder_is_refused_and_leaves_the_first_alone(st
     holder = [sys.executable, "-c", HOLD, str(folder / LOCK)]
     with subprocess.Popen(holder, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(SinkdError, match=r"another command works in .*run; wait for its end"):
+        with pytest.raises(SinkdError, match=r"another command is using .*run; wait until it ends"):
             start(folder, "--max_steps", "1")
         assert [path.name for path in folder.iterdir()] == [LOCK]
         other.kill()

@@ -1,6 +1,5 @@
 """Where a setting comes from, flag or file, never changes which defaults apply."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import yaml
 
 from sinkd import DistillationArguments, SinkdError, recipes
 from sinkd.training.arguments import FinetuneArguments
+from sinkd.training.manifest import describe
 from sinkd.training.settings import DATA, READING, named_task, resolve_settings
 from sinkd.training.sweep import read_sweep
 
@@ -96,20 +96,8 @@ def test_two_names_are_two_tasks(tmp_path):
 @pytest.fixture
 def model(tmp_path) -> Path:
     """The folder of a run, as far as its settings go."""
-    run = resolve_settings(
-        FinetuneArguments, ["--task_name", "cola", "--max_seq_length", "6", "--data_dir", "D"], "sinkd"
-    )
-    content = {
-        "argv": [],
-        "config": {},
-        "settings": run.to_dict(),
-        "inputs": {},
-        "versions": {},
-        "seed": 0,
-        "world_size": 1,
-    }
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "manifest.json").write_text(json.dumps(content, default=str))
+    flags = ["--task_name", "cola", "--max_seq_length", "6", "--data_dir", "D"]
+    describe(resolve_settings(FinetuneArguments, flags, "sinkd"), inputs={}).write(tmp_path / "model")
     return tmp_path / "model"
 
 

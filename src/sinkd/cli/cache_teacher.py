@@ -1,4 +1,4 @@
-"""`sinkd cache-teacher`: run the teacher over the data once, apart from the training that reads its answers."""
+"""`sinkd cache-teacher`: run the teacher over the data once, before the training that reads its answers."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sinkd.training.settings import resolve_settings
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run a command line of `sinkd distill`: keep the answers that it needs of its teacher, and print where."""
+    """Compute the teacher's answers for a command line of `sinkd distill`, and print where they are."""
     args = resolve_settings(DistillationArguments, argv, "sinkd cache-teacher")
     if show_plan(args):
         return

@@ -1,4 +1,4 @@
-"""What commands share: loading the task that the settings name, and showing settings and results."""
+"""What commands share: they load the task that the settings name, and show settings and results."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ NO_TASK = "--task_name is missing; name a task, or your own table by --train_fil
 
 
 def load_named_task(args: TaskArguments) -> Task:
-    """Load the task or the user's own table that the settings name."""
+    """Load the task, or the user's own table, that the settings name."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     own = {"--train_file": args.train_file, "--dev_file": args.dev_file}
@@ -49,20 +49,20 @@ def load_named_task(args: TaskArguments) -> Task:
 
 
 def settle_output(args: TaskArguments) -> None:
-    """Without `--output_dir` put the results where the published system put them."""
+    """Set a missing `--output_dir` to the published system's folder."""
     if args.output_dir:
         return
     name = named_task(vars(args))
+    if name is None and args.train_file is None:
+        raise SinkdError(NO_TASK)
     if name is None:
-        raise SinkdError(
-            NO_TASK if args.train_file is None else "--output_dir is missing; name a folder for the results"
-        )
+        raise SinkdError("--output_dir is missing; name a folder for the results")
     task = superglue_name(name).replace("/", "-") if names_superglue(name) else task_name(name)
     args.output_dir = str(Path("experiments", f"exp_distill_{task}", args.exp_name or args.role))
 
 
 def show_summary(title: str, summary: Summary) -> None:
-    """Print a command's results, a line per seed; for several seeds also mean and spread."""
+    """Print the results, a line for each seed, and mean and spread over several seeds."""
     if int(os.environ.get("RANK", "0")) != 0:
         return
     first = summary.outcomes[0]
@@ -77,7 +77,7 @@ def show_summary(title: str, summary: Summary) -> None:
 
 
 def show_plan(args: TaskArguments) -> bool:
-    """With `--dry_run` print the settings; True if there is nothing more to do."""
+    """Print the settings if `--dry_run` is given, and return whether it is."""
     if args.dry_run:
         if isinstance(args, DistillationArguments):
             print(f"objective: {args.parse_objective()}")

@@ -1,4 +1,4 @@
-"""`sinkd distill`: train a student under an objective that a teacher takes part in."""
+"""`sinkd distill`: train a student to match a teacher."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(args: DistillationArguments) -> None:
-    """Train, show the result, and predict the test set if asked to."""
+    """Train, write the model card, show the result, and predict the test set if asked to."""
     objective = args.parse_objective()
     task = load_named_task(args)
     progress = RunProgress(args.distill_loss, task.metric)

@@ -1,4 +1,4 @@
-"""`sinkd evaluate`: the scores of a trained model on a task's dev set, as its training run reported them."""
+"""`sinkd evaluate`: score a trained model on a task's dev set, as its training run did."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(args: TaskArguments, path: str) -> None:
-    """Score the model in `path`, and show its scores."""
+    """Score the model in `path`, and show the scores."""
     task = load_named_task(args)
     if not task.dev_splits:
         raise SinkdError(f"{task.name} has no dev set; sinkd predict writes its answers")

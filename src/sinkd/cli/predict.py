@@ -1,4 +1,4 @@
-"""`sinkd predict`: a trained model's answers for a task's test set, in the format of GLUE's or SuperGLUE's server."""
+"""`sinkd predict`: write a trained model's answers for a test set, as GLUE's or SuperGLUE's server takes them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def predict_after(args: TaskArguments, task: Task, outcomes: Sequence[Outcome]) -> None:
-    """Write the answers of each run's model for the test set, if `--do_test` asks for them."""
+    """Predict the test set with each run's model, if `--do_test` or `--do_predict` is given."""
     if not (args.do_test or args.do_predict):
         return
     for outcome in outcomes:

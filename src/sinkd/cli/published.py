@@ -1,6 +1,6 @@
-"""The published system's scripts, onto `sinkd finetune` and `sinkd distill`: their flags, and where their results go.
+"""The published system's scripts run `sinkd finetune` and `sinkd distill`, with their own flags and output folders.
 
-What a command line leaves out comes from the recipe of the task (GLUE), or of T0 or GPT-Neo.
+Settings that a command line leaves out come from the recipe of the task (GLUE), of T0 or of GPT-Neo.
 """
 
 import sys
@@ -18,7 +18,7 @@ from sinkd.training.arguments import DistillationArguments, FinetuneArguments
 from sinkd.training.outcome import read_outcome
 from sinkd.training.settings import named_task, resolve_settings
 
-# script -> the folder of its recipes, and the model that it trains
+# Script -> the folder of its recipes, and which model it trains.
 SCRIPTS = {
     "main_glue.py": ("glue", "teacher"),
     "main_glue_distill.py": ("glue", "student"),
@@ -27,7 +27,7 @@ SCRIPTS = {
     "GPT-Neo/distillation_t.py": ("gpt", "teacher"),
     "GPT-Neo/distillation.py": ("gpt", "student"),
 }
-# flags of T0/ and GPT-Neo/ -> those of sinkd; the model to train depends on the script, and two flags are replaced
+# Flags of T0/ and GPT-Neo/ -> sinkd's; `translated` treats the first three specially.
 MODEL, DEBUG, SLOW_TOKENIZER = "--model_name_or_path", "--debug", "--use_slow_tokenizer"
 ALIASES = {
     "-d": "--dataset_name",
@@ -64,7 +64,7 @@ Arguments = FinetuneArguments | DistillationArguments
 
 
 def main(script: str) -> int:
-    """Run the command line of a published script, a name of SCRIPTS, and return its exit status."""
+    """Run a script of SCRIPTS with this process's command line, and return the exit status."""
     return guarded(lambda: _main(script, sys.argv[1:]), sys.argv[1:])
 
 
@@ -91,12 +91,12 @@ def _main(script: str, argv: Sequence[str]) -> None:
 
 
 def translated(argv: Sequence[str], role: str) -> list[str]:
-    """A command line of T0/ or GPT-Neo/ in sinkd's flags, for the "teacher" or the "student"."""
+    """Translate a command line of T0/ or GPT-Neo/ to sinkd's flags, for the "teacher" or the "student"."""
     words: list[str] = []
     for word in argv:
         name, equals, value = word.partition("=")
         name = ALIASES.get(name, name)
-        if name == DEBUG:  # to transformers a choice of debuggers, here a few rows
+        if name == DEBUG:  # sinkd's --debug, from transformers, chooses a debugger
             words += ["--max_train_rows", "100", "--max_dev_rows", "100"]
         elif name == SLOW_TOKENIZER:
             print(f"sinkd: {name} has no effect: the fast tokenizer gives the same tokens", file=sys.stderr)
@@ -115,7 +115,7 @@ def _train(args: Arguments) -> None:
 
 
 def _run_glue(args: Arguments) -> None:
-    """Train; without `--do_train` evaluate or predict with the models that earlier runs of this command left."""
+    """Train; without `--do_train` evaluate or predict with the models of earlier runs."""
     if args.do_train:
         _train(args)
         return

@@ -8,11 +8,10 @@ Processes share the work without messages: each claims shards that are not locke
 same batches whoever computes it, so the answers do not depend on the number of processes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +25,20 @@ from sinkd.training.checkpoint import write_text
 
 SHARD = 4096
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Shard(NamedTuple):
+    """The rows of one feature in one shard, memory-mapped."""
+
+    values: np.ndarray
+    offsets: np.ndarray | None
+    dtype: torch.dtype
+
+    def row(self, place: int) -> Tensor:
+        """One row; floating point as float32."""
+        where = place if self.offsets is None else slice(self.offsets[place], self.offsets[place + 1])
+        row = torch.from_numpy(np.array(self.values[where])).view(self.dtype)
+        return row.float() if row.is_floating_point() else row
 
 
 class Answers:
@@ -47,15 +60,21 @@ class Answers:
         self.n_rows = n_rows
         self.dtype = dtype
         self.shard = shard
-        self._shards: dict[tuple[str, int], _Shard] = {}
+        self._shards: dict[tuple[str, int], Shard] = {}
 
     def __len__(self) -> int:
         return self.n_rows
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         """The features of one row, by name."""
-        shard, place = divmod(int(row), self.shard)
-        return {feature.name: self._shard(feature, shard)[place] for feature in self.features}
+        number, place = divmod(int(row), self.shard)
+        values = {}
+        for feature in self.features:
+            shard = self._read(feature, number)
+            if shard is None:
+                raise SinkdError(f"the teacher's cache in {self.home} lacks row {row}; run the command again")
+            values[feature.name] = shard.row(place)
+        return values
 
     def fill(self, answer: Callable[[range, list[Feature]], Mapping[str, Sequence[Tensor]]]) -> None:
         """Compute every missing shard, and return when all shards are there, whichever process computed them.
@@ -70,39 +89,42 @@ class Answers:
         waiting = list(range(-(-self.n_rows // self.shard)))
         patience = 0.0  # first claim what is free, then wait for the others
         while waiting:
-            held = [shard for shard in waiting if not self._fill_shard(shard, patience, answer)]
+            held = [number for number in waiting if not self._fill_shard(number, patience, answer)]
             patience = 0.0 if len(held) < len(waiting) else 1.0
             waiting = held
 
-    def _fill_shard(self, shard: int, patience: float, answer: Callable[..., Mapping[str, Sequence[Tensor]]]) -> bool:
+    def _fill_shard(self, number: int, patience: float, answer: Callable[..., Mapping[str, Sequence[Tensor]]]) -> bool:
         """Compute a shard if it is missing; False if another process is computing it."""
-        if all(self._present(feature, shard) for feature in self.features):
+        if not self._missing(number):
             return True
         try:
-            with FileLock(self.home / f"{shard:05d}.lock", timeout=patience):
-                missing = [feature for feature in self.features if not self._present(feature, shard)]
+            with FileLock(self.home / f"{number:05d}.lock", timeout=patience):
+                missing = self._missing(number)
                 if missing:
-                    rows = range(shard * self.shard, min((shard + 1) * self.shard, self.n_rows))
+                    rows = range(number * self.shard, min((number + 1) * self.shard, self.n_rows))
                     answers = answer(rows, missing)
                     for feature in missing:
-                        self._write(feature, shard, answers[feature.name])
+                        self._write(feature, number, answers[feature.name])
         except Timeout:
             return False
-        if missing and not all(self._present(feature, shard) for feature in missing):
+        if self._missing(number):
             raise SinkdError(
                 f"the teacher's cache in {self.home} cannot be read back; --teacher_cache off does without"
             )
         return True
 
-    def _folder(self, feature: Feature, shard: int) -> Path:
-        return self.home / f"{feature.name}.{self.dtype}" / f"{shard:05d}"
+    def _missing(self, number: int) -> list[Feature]:
+        return [feature for feature in self.features if self._read(feature, number) is None]
+
+    def _folder(self, feature: Feature, number: int) -> Path:
+        return self.home / f"{feature.name}.{self.dtype}" / f"{number:05d}"
 
     def _name(self, folder: Path) -> str:
         """The name in a shard's index: relative, so that it stays valid if the folder is copied."""
         return folder.relative_to(self.home.parent).as_posix()
 
-    def _write(self, feature: Feature, shard: int, rows: Sequence[Tensor]) -> None:
-        folder = self._folder(feature, shard)
+    def _write(self, feature: Feature, number: int, rows: Sequence[Tensor]) -> None:
+        folder = self._folder(feature, number)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("index.json", "offsets.npy"):
             (folder / name).unlink(missing_ok=True)
@@ -110,63 +132,38 @@ class Answers:
         if kept[0].is_floating_point():
             kept = [row.to(DTYPES[self.dtype]) for row in kept]
         ragged = kept[0].dim() > 0 and len({len(row) for row in kept}) > 1
-        np.save(folder / "values.npy", _as_numpy(torch.cat(kept) if ragged else torch.stack(kept)))
+        values = torch.cat(kept) if ragged else torch.stack(kept)
+        if values.dtype == torch.bfloat16:
+            values = values.view(torch.uint16)  # NumPy has no bfloat16, so keep its bits
+        np.save(folder / "values.npy", values.numpy())
         if ragged:
             np.save(folder / "offsets.npy", np.cumsum([0, *map(len, kept)]))
         index = {"of": self._name(folder), "rows": len(kept), "dtype": str(kept[0].dtype).removeprefix("torch.")}
         index["sha256"] = {path.name: file_hash(path) for path in sorted(folder.glob("*.npy"))}
         write_text(folder / "index.json", json.dumps(index, indent=1))
 
-    def _present(self, feature: Feature, shard: int) -> bool:
-        if (feature.name, shard) not in self._shards:
-            folder = self._folder(feature, shard)
-            found = _read(folder, self._name(folder), min(self.shard, self.n_rows - shard * self.shard))
-            if found is None:
-                return False
-            self._shards[feature.name, shard] = found
-        return True
-
-    def _shard(self, feature: Feature, shard: int) -> _Shard:
-        if not self._present(feature, shard):
-            raise SinkdError(f"the teacher's cache in {self.home} lacks rows from {shard * self.shard}; run it again")
-        return self._shards[feature.name, shard]
-
-
-class _Shard:
-    """The rows of one feature in one shard, memory-mapped."""
-
-    def __init__(self, values: np.ndarray, offsets: np.ndarray | None, dtype: torch.dtype):
-        self.values = values
-        self.offsets = offsets
-        self.dtype = dtype
-
-    def __getitem__(self, place: int) -> Tensor:
-        where = place if self.offsets is None else slice(self.offsets[place], self.offsets[place + 1])
-        row = torch.from_numpy(np.array(self.values[where])).view(self.dtype)
-        return row.float() if row.is_floating_point() else row
-
-
-def _read(folder: Path, name: str, n_rows: int) -> _Shard | None:
-    """A shard as it was written, or None if it is absent, damaged or of something else."""
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        files = index["sha256"]
-        if (index["of"], index["rows"]) != (name, n_rows) or any(file_hash(folder / f) != files[f] for f in files):
+    def _read(self, feature: Feature, number: int) -> Shard | None:
+        """A shard as it was written; None if it is missing, damaged or of something else."""
+        if (feature.name, number) in self._shards:
+            return self._shards[feature.name, number]
+        folder = self._folder(feature, number)
+        n_rows = min(self.shard, self.n_rows - number * self.shard)
+        try:
+            index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            files = index["sha256"]
+            whole = all(file_hash(folder / name) == files[name] for name in {"values.npy", *files})
+            if not whole or (index["of"], index["rows"]) != (self._name(folder), n_rows):
+                return None
+            values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+            ragged = "offsets.npy" in files
+            offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False) if ragged else None
+            if n_rows != (len(values) if offsets is None else len(offsets) - 1):
+                return None
+            shard = Shard(values, offsets, getattr(torch, index["dtype"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        values, offsets = (
-            np.load(folder / file, mmap_mode="r", allow_pickle=False) if file in files else None
-            for file in ("values.npy", "offsets.npy")
-        )
-        if values is None or n_rows != (len(values) if offsets is None else len(offsets) - 1):
-            return None
-        return _Shard(values, offsets, getattr(torch, index["dtype"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _as_numpy(values: Tensor) -> np.ndarray:
-    # NumPy has no bfloat16, so keep its bits.
-    return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
+        self._shards[feature.name, number] = shard
+        return shard
 
 
 def batches_of(rows: range, lengths: np.ndarray, batch_size: int) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
-"""The settings of a run: fields added to those of `transformers.TrainingArguments`, so that every Trainer flag works.
+"""The settings of a run: fields beside those of `transformers.TrainingArguments`, so that every Trainer flag works.
 
-A flag, its key in a recipe and its field have one name.
+A flag, its key in a recipe and its field have the same name.
 """
 
 import math
@@ -20,13 +20,13 @@ from sinkd.training.parser import flag
 
 @dataclass
 class TaskArguments(TrainingArguments):
-    """What every command takes: the data, the model to train and how it is evaluated."""
+    """What every command takes: the data, the model, and how it is trained and evaluated."""
 
     role: ClassVar[str]  # "teacher" or "student": its published recipes, and its folder
 
     # Defaults of TrainingArguments that differ here.
     ddp_backend: str | None = flag(None, "Backend of distributed training.")
-    # HfArgumentParser takes the middle one of these types for the flag's.
+    # HfArgumentParser parses the flag as the second of these types.
     report_to: None | str | list[str] = field(  # noqa: RUF036
         default_factory=lambda: ["tensorboard"], metadata={"help": "Loggers."}
     )
@@ -209,7 +209,7 @@ AT_LEAST_ONE = (
 
 
 def _refuse_impossible(args: TaskArguments) -> None:
-    """Raise SinkdError for numbers that would train on nothing or on garbage, and for flags that nothing reads."""
+    """Raise SinkdError for numbers that cannot train a model, and for flags without effect."""
     for name in AT_LEAST_ONE:
         value = getattr(args, name)
         if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""The folder of a run: one command at a time works in it, and it holds nothing but this run."""
+"""The folder of a run: it belongs to one run, and one command at a time uses it."""
 
 import logging
 import shutil
@@ -22,7 +22,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path, writer: bool) -> Iterator[None]:
-    """Keep other commands out of the folder. The system frees the lock of a process that is killed."""
+    """Keep other commands out of the folder. The system releases the lock of a process that is killed."""
     if not writer:
         yield
         return
@@ -31,16 +31,16 @@ def locked(folder: Path, writer: bool) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise SinkdError(f"another command works in {folder}; wait for its end, or choose another folder") from None
+        raise SinkdError(f"another command is using {folder}; wait until it ends, or choose another folder") from None
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # while it is held, so that nobody locks it and then finds it gone
+        (folder / LOCK).unlink(missing_ok=True)  # before its release, so that nobody locks a file that goes away
         lock.release()
 
 
 def claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome | None:
-    """Write the run's manifest, or return its outcome if the folder holds it already.
+    """Write the run's manifest into its output folder, or return its outcome if it finished there earlier.
 
     Args:
         folder: The output folder.
@@ -48,7 +48,7 @@ def claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome 
         inputs: Fingerprints of everything else that decides the run.
 
     Raises:
-        SinkdError: The folder holds another run, or files that are no run's.
+        SinkdError: The folder holds another run, or files that belong to no run.
     """
     manifest = describe(args, inputs)
     earlier = read_manifest(folder)
@@ -58,15 +58,13 @@ def claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome 
             raise SinkdError(f"{folder} holds another run ({difference}); choose another folder, or --overwrite")
         finished = read_outcome(folder)
         if finished is not None and args.should_save:
-            logger.info("%s holds this very run, finished earlier; --overwrite runs it again", folder)
+            logger.info("%s holds this run, finished earlier; --overwrite runs it again", folder)
         return finished
     if not args.should_save:
         return None
     if earlier is not None:
         clear(folder)
-    elif folder.is_dir() and not all(
-        path.name == LOCK or is_partial(path, "manifest.json") for path in folder.iterdir()
-    ):
+    elif any(path.name != LOCK and not is_partial(path, "manifest.json") for path in folder.glob("*")):
         several = "runs of several seeds" if any(folder.glob("seed-*/manifest.json")) else "no run"
         raise SinkdError(f"{folder} is not empty and holds {several}; choose another folder")
     manifest.write(folder)
@@ -74,7 +72,7 @@ def claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome 
 
 
 def clear(folder: Path) -> None:
-    """Remove what a run wrote, and nothing else; its manifest stays until the next run's replaces it."""
+    """Remove a run's own files, except the manifest, which the next run's replaces."""
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in [*checkpoints, folder / BEST, folder / PARTIAL, folder / "runs"]:
         shutil.rmtree(path, ignore_errors=True)
@@ -87,4 +85,4 @@ def keep_inputs(args: TaskArguments) -> None:
     for name in ("model_path", "teacher_path", "student_path"):
         path = getattr(args, name, None)
         if path is not None and Path(path).resolve() == Path(args.output_dir).resolve():
-            raise SinkdError(f"--output_dir and --{name} are one folder, {path}; choose another for the results")
+            raise SinkdError(f"--output_dir and --{name} are the same folder, {path}; choose another for the results")

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a run is made of, written before it starts; it tells which run a folder belongs to."""
+"""`manifest.json`: all that decides a run, written before it starts; it identifies the run that owns a folder."""
 
 import json
 import platform
@@ -15,7 +15,7 @@ from sinkd.training.checkpoint import write_text
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
-# Settings that change where a run reads, writes or what it shows, not what it computes.
+# Settings that change what a run reads from, writes to or shows, not what it computes.
 INCIDENTAL = {
     "output_dir", "overwrite", "traceback", "dry_run", "config", "seeds", "disable_tqdm", "report_to", "run_name",
     "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
@@ -31,13 +31,13 @@ INCIDENTAL = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a run is made of.
+    """All that decides a run.
 
     Attributes:
         argv: The command line.
         config: The settings that decide the result.
         settings: All settings.
-        inputs: Fingerprints of all that is read (data files, starting model, teacher), by name.
+        inputs: Fingerprints of what the run reads (data files, starting model, teacher), by name.
         versions: Versions of Python and of packages, by name.
         seed: The seed.
         world_size: The number of processes.
@@ -52,7 +52,7 @@ class Manifest:
     world_size: int
 
     def same_run(self, other: "Manifest") -> str | None:
-        """Compare with an earlier run's manifest: None for the same run, else the first difference, in words."""
+        """Compare with an earlier run's manifest: return None for the same run, else the first difference."""
         now = {**self.config, **self.inputs, "world_size": self.world_size}
         then = {**other.config, **other.inputs, "world_size": other.world_size}
         for name in sorted(now.keys() | then.keys()):
@@ -85,7 +85,7 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
 
 
 def _program(path: str) -> str:
-    """A script as typed, `T0/distillation.py`; an installed program by its name alone."""
+    """A script as typed, `T0/distillation.py`; only the name of an installed program."""
     return Path(path).name if Path(path).is_absolute() else path
 
 
@@ -96,11 +96,7 @@ def _without_secrets(words: list[str]) -> list[str]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a run's folder; None if it has none.
-
-    Raises:
-        SinkdError: The manifest cannot be read.
-    """
+    """Read the manifest in a run's folder; None if there is none. Raises SinkdError if it cannot be read."""
     path = folder / "manifest.json"
     if not path.is_file():
         return None

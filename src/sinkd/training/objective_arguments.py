@@ -13,7 +13,7 @@ KindT = TypeVar("KindT", bound=type)
 
 
 def term_flags() -> dict[str, Flag]:
-    """The flags of all terms by name. Raises TypeError where two terms share a name and mean different things."""
+    """The flags of all terms by name. Raises TypeError if two terms share a flag with different meanings."""
     found: dict[str, Flag] = {}
     for term, kind in TERMS.items():
         for name, option in flags_of(term, kind.Options).items():
@@ -55,22 +55,21 @@ class ObjectiveArguments:
     )
 
     def check_cache(self) -> None:
-        """Raise SinkdError where `teacher_cache_top_k` keeps fewer entries than the transport reads."""
+        """Raise SinkdError if `teacher_cache_top_k` keeps fewer entries than the transport reads."""
         kept, read = self.teacher_cache_top_k, self.options_of("sinkhorn")["top_k"]
         if kept is not None and kept < max(1, read or 1):
             least = f"--sinkhorn_top_k, {read}" if read else "1"
             raise SinkdError(f"--teacher_cache_top_k is {kept}; it must be at least {least}")
 
     def options_of(self, term: str) -> dict[str, Any]:
-        """The options of a term by name, as its flags set them."""
+        """A term's options as its flags set them, by name."""
         options = {option.field: getattr(self, name) for name, option in flags_of(term, TERMS[term].Options).items()}
         if term == "sinkhorn" and self.teacher_cache_top_k is not None:
-            # a cache of the teacher's top entries does not know the student's
-            options["top_k_of"] = "teacher"
+            options["top_k_of"] = "teacher"  # the cache has no other entries
         return options
 
     def parse_objective(self, text: str | None = None) -> Objective:
-        """The objective that `text`, or `distill_loss`, names, with these arguments' weights and options."""
+        """Read the objective `text`, by default `distill_loss`, with these arguments' weights and options."""
         options: dict[str, Any] = {term: self.options_of(term) for term in TERMS}
         objective = Objective.parse(
             "mgskd:1" if self.only_mgskd else text or self.distill_loss,

@@ -1,4 +1,4 @@
-"""Flags read from a command line or a YAML file, with types and choices checked and the nearest flag named."""
+"""Flags from a command line or a YAML file, with types and choices checked; errors suggest the nearest flag."""
 
 import argparse
 import difflib
@@ -30,7 +30,7 @@ def read_yaml(path: Path, example: str) -> Any:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with errors of one sentence; its usage would fill several screens."""
+    """argparse with errors of one sentence, without the usage, which would fill several screens."""
 
     def error(self, message: str) -> Any:
         """Raise SinkdError instead of leaving the program."""
@@ -47,7 +47,7 @@ class FlagParser(HfArgumentParser):
         super().__init__(kind, prog=prog, allow_abbrev=False)
 
     def typed(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The values that a command line gives, by field name; flags that are not typed are not in it.
+        """The values on a command line, by field name, without defaults.
 
         Raises:
             SinkdError: An unknown flag (names the nearest), or a value that does not fit.
@@ -60,7 +60,7 @@ class FlagParser(HfArgumentParser):
         return {name: value for name, value in vars(namespace).items() if value is not untyped}
 
     def read(self, path: Path) -> dict[str, Any]:
-        """The values that a YAML file gives, by field name.
+        """The values in a YAML file, by field name.
 
         Raises:
             SinkdError: No such file, no YAML, an unknown key (names the nearest), or a value that does not fit.
@@ -72,7 +72,7 @@ class FlagParser(HfArgumentParser):
         return self.checked(content, str(path))
 
     def checked(self, settings: Mapping[Any, Any], place: str) -> dict[str, Any]:
-        """Settings found at `place`, by field name and with the types that the command line would give them.
+        """Settings from `place` by field name, with the types that the command line would give them.
 
         Raises:
             SinkdError: An unknown key (names the nearest), or a value that does not fit.
@@ -92,7 +92,7 @@ class FlagParser(HfArgumentParser):
 
 
 def _converted(action: argparse.Action, value: Any, key: str, place: str) -> Any:
-    """A YAML value as the command line would have read it: 5e-5 is text to YAML, and [0, 2, 4] is 0,2,4 to a flag."""
+    """A YAML value as the command line reads it: 5e-5 is text in YAML, and [0, 2, 4] is 0,2,4 for a flag."""
     if value is None and action.default is None:
         return None
     if isinstance(value, list) and (action.nargs == "+" or isinstance(action.default, list)):

@@ -1,8 +1,7 @@
-"""One run: a task, a model and a seed, into a folder that holds the best model and what made it.
+"""A run: a task, a model and a seed, into a folder that holds the best model and what it was made from.
 
-`finetune` and `distill` repeat it for each seed. What the folder already holds decides how a run begins: if it is
-empty, the run starts; if it has the same manifest, the run continues from the last checkpoint, or is done; if it has
-another manifest, the run is refused.
+`finetune` and `distill` repeat it for each seed. The folder decides how a run begins: an empty folder starts it; the
+same manifest resumes it from the last checkpoint, or returns its outcome; another manifest is refused.
 """
 
 import functools
@@ -98,12 +97,10 @@ def distill(
 def cache_teacher(
     args: DistillationArguments, task: Task, on_rows: Callable[[int, int], None] | None = None
 ) -> list[Answers]:
-    """Compute and keep all answers of `args.teacher_path` that a `distill` with these arguments needs.
-
-    Any number of processes may do it at once.
+    """Compute and keep the answers of `args.teacher_path` that `distill` needs; several processes may share the work.
 
     Returns:
-        One set of answers, or one for each of the seeds that draws rows of its own.
+        One set of answers, or one for each seed if each seed draws its own rows.
 
     Raises:
         SinkdError: Nothing that the objective needs can be kept.
@@ -130,8 +127,7 @@ def cache_teacher(
 
 
 def _model_to_train(path: str, flag: str, family: Family, args: TaskArguments) -> PreTrainedModel:
-    # A new head is drawn at random: only the seed decides it, not what ran before.
-    set_seed(args.seed)
+    set_seed(args.seed)  # so that a new head, drawn at random, depends on nothing else
     model = family.load(path, flag, to_train=True, overrides=_overrides(args.config_overrides))
     if args.keep_layers is not None:
         keep_layers(model, choose_layers(args.keep_layers, depth(model), "--keep_layers"))
@@ -162,7 +158,7 @@ def _each_seed(args: Any, family: Family, trainer: MakeTrainer, teacher: Teacher
         keep_inputs(args)
         return Summary([run(args)])
     if args.push_to_hub:
-        raise SinkdError("--push_to_hub and --seeds would push several models to one place; push a run of one seed")
+        raise SinkdError("--push_to_hub and --seeds would push several models to one place; give one seed to push")
     root = Path(args.output_dir)
     if args.should_save and (root / "manifest.json").exists():
         if not args.overwrite:
@@ -194,7 +190,7 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
         resume = last_checkpoint(folder)
         result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         if trainer.state.global_step < trainer.state.max_steps and trainer.schedule.terminated:
-            raise Terminated(f"stopped at step {trainer.state.global_step}; the same command goes on from there")
+            raise Terminated(f"stopped at step {trainer.state.global_step}; the same command resumes from there")
         seconds = time.perf_counter() - started
         trainer.adopt_best()
         outcome = _outcome(trainer, family.task, args, seconds, result.metrics, taught())
@@ -203,15 +199,15 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
             write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
             if family.names:
                 write_results(folder / "results.csv", family.names, outcome)
-            # Last, so that a run which is killed before this line still has its best model.
+            # Last, so that a run that is killed before this line still has its best model.
             shutil.rmtree(folder / BEST, ignore_errors=True)
-        if trainer.schedule.terminated:  # too late to stop this run, but not those that would follow
-            raise Terminated(f"{folder} is finished; the same command goes on with what was to follow")
+        if trainer.schedule.terminated:  # too late to stop this run, but not the next ones
+            raise Terminated(f"{folder} is finished; the same command continues with the next run")
         return outcome
 
 
 def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
-    """Fingerprints of all that decides a run beside its settings."""
+    """Fingerprints of everything that decides a run, except its settings."""
     read = {f"{split} file": family.task.fingerprint(split) for split in ("train", *family.task.dev_splits)}
     read["starting model"] = fingerprint_model(trainer.model)
     read["tokenizer"] = tokenizer_hash(family.tokenizer)
@@ -248,7 +244,7 @@ def _outcome(
 
 
 def _overrides(text: str | None) -> dict[str, object]:
-    """`"hidden_dropout_prob=0,hidden_act=relu"` as a dictionary; values are read as JSON if they are JSON."""
+    """Parse `"hidden_dropout_prob=0,hidden_act=relu"`; values that are JSON are read as JSON."""
     overrides: dict[str, object] = {}
     for part in filter(None, (text or "").split(",")):
         key, equals, value = part.partition("=")

@@ -1,4 +1,4 @@
-"""The settings of a run, resolved once. Each value comes from the first of these places that gives it:
+"""The settings of a run, resolved once. Each value comes from the first of these that has it:
 
 1. the command line;
 2. the YAML file that `--config` names;
@@ -19,12 +19,12 @@ from sinkd.training.arguments import TaskArguments
 from sinkd.training.manifest import read_manifest
 from sinkd.training.parser import FlagParser
 
-# What a trained model's scores depend on: how its run cut and worded the inputs, and the precision of its answers.
+# Settings that a trained model's scores depend on: how inputs are cut and worded, and the precision.
 READING = (
     "max_seq_length", "max_length", "target_max_length", "input_eos", "length_normalize", "bf16", "fp16",
     "template_name", "templates_dir",
 )  # fmt: skip
-# Which data a run used; taken from the run as a whole, or not at all.
+# Settings that name the data; all of them come from the run, or none.
 DATA = (
     "task_name", "dataset_name", "dataset_config_name", "data_dir", "train_file", "dev_file", "test_file",
     "text_columns", "label_column", "table_kind", "bad_rows",
@@ -49,7 +49,7 @@ def resolve_settings(
         kind: The dataclass to fill.
         argv: The command line, without the program.
         prog: The program's name in errors and help.
-        recipe: Gives the name of a task's published recipe, "glue/cola-student"; there need not be such a recipe.
+        recipe: Gives the name of a task's published recipe, "glue/cola-student", which need not exist.
         trained: The settings to take from the run that trained `--model_path` (READING, DATA).
 
     Raises:
@@ -77,12 +77,10 @@ def resolve_settings(
 
 
 def named_task(settings: Mapping[str, Any]) -> str | None:
-    """The task that `task_name`, or `dataset_name` with `dataset_config_name`, names; None without either.
+    """The task named by `task_name`, or by `dataset_name` with `dataset_config_name`; None without either.
 
     "cola" is a task of GLUE; "superglue/copa", "anli/r1" and all that `names_superglue` knows are for language models.
-
-    Raises:
-        SinkdError: Both are given.
+    Raises SinkdError if both are given.
     """
     task, dataset, config = (settings.get(name) for name in ("task_name", "dataset_name", "dataset_config_name"))
     if dataset is None:
@@ -105,7 +103,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_run(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The settings `names` of the run that trained the model; its data only if no other data is given."""
+    """The settings `names` of the run that trained the model, without its data if other data is given."""
     path = given.get("model_path")
     manifest = read_manifest(Path(path)) if path is not None and names else None
     if manifest is None:
