@@ -18,14 +18,15 @@ TEACHER, STUDENT = "main_glue.py", "main_glue_distill.py"
 
 @pytest.fixture
 def typed(monkeypatch, tmp_path, capsys):
-    """Types a command line in an empty folder: its status, and what it printed."""
+    """Types a command line in an empty folder and checks its status; returns what it printed on stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def typed(script: str, *argv: object) -> tuple[int, str, str]:
+    def typed(script: str, *argv: object, status: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
-        status = main(script)
+        ended = main(script)
         shown = capsys.readouterr()
-        return status, shown.out, shown.err
+        assert ended == status, shown.err
+        return shown.out, shown.err
 
     return typed
 
@@ -53,8 +54,7 @@ def short(world, *more) -> list[object]:
 )  # fmt: skip
 def test_the_recipe_gives_what_the_command_line_leaves_out(typed, tmp_path, script, flags, wanted):
     (tmp_path / "own.yaml").write_text("task_name: cola\nbeta: 0.5")
-    status, shown, _ = typed(script, "--do_train", *flags.split(), "--dry_run")
-    assert status == 0
+    shown, _ = typed(script, "--do_train", *flags.split(), "--dry_run")
     assert {f"{name.replace('=', ': ', 1)}" for name in wanted.split()} <= set(shown.splitlines())
 
 
@@ -71,38 +71,34 @@ def test_wrong_command_lines_are_one_sentence(typed, script, tmp_path):
         (["--do_eval", "--task_name", "cola"], "holds no finished run; run the same command with --do_train first"),
         (["--do_train", "--task_name", "cola", "--aplha", "1"], "--aplha"),
     ):
-        status, out, err = typed(script, *argv)
-        assert (status, out) == (2, "")
-        assert err.startswith("sinkd: ") and err.count("\n") == 1 and fragment in err
+        out, err = typed(script, *argv, status=2)
+        assert not out and err.startswith("sinkd: ") and err.count("\n") == 1 and fragment in err
     assert not list(tmp_path.iterdir())
 
 
 def test_the_published_walk_through(typed, world, tmp_path):
     """Teacher, student, evaluation and predictions, each as the published README types it."""
-    status, _, err = typed(
+    typed(
         TEACHER, "--do_train", "--do_eval", "--do_lower_case", "--model_path", world.teacher,
         *short(world, "--per_gpu_batch_size", 16, "--learning_rate", "1e-3"),
     )  # fmt: skip
-    assert status == 0, err
     teacher = Path("experiments", "exp_distill_cola", "teacher")
     assert read_manifest(teacher).settings["do_lower_case"] is True
 
     command = ["--teacher_path", teacher, "--student_path", world.student, "--distill_loss", "kd+sinkhorn"]
     command += ["--alpha", "0.9", "--beta", "0.8", "--temperature", "1.0", *short(world, "--per_gpu_batch_size", 16)]
-    status, out, err = typed(STUDENT, "--do_train", "--do_eval", "--do_test", *command)
-    assert status == 0, err
+    out, _ = typed(STUDENT, "--do_train", "--do_eval", "--do_test", *command)
     student = Path("experiments", "exp_distill_cola", "student")
     assert "ce:0.1+kd:0.9+sinkhorn:0.8" in out
     assert {"config.json", "model.safetensors", "metrics.json", "CoLA.tsv"} <= {p.name for p in student.iterdir()}
     assert out.endswith(f"wrote {student / 'CoLA.tsv'}\n")
 
-    status, out, err = typed(STUDENT, "--do_eval", *command)
+    out, _ = typed(STUDENT, "--do_eval", *command)
     best = json.loads((student / "metrics.json").read_text())["best"]
-    assert status == 0, err
     assert out.splitlines()[2].split()[0] == f"{best:.4f}"
 
-    status, out, err = typed(STUDENT, "--do_test", "--test_output_dir", "answers", *command)
-    assert (status, out) == (0, "wrote answers/CoLA.tsv\n"), err
+    out, _ = typed(STUDENT, "--do_test", "--test_output_dir", "answers", *command)
+    assert out == "wrote answers/CoLA.tsv\n"
     assert Path("answers/CoLA.tsv").read_text() == (student / "CoLA.tsv").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers", "experiments"]
 
@@ -110,9 +106,8 @@ def test_the_published_walk_through(typed, world, tmp_path):
 def test_several_seeds_are_trained_evaluated_and_predicted_each(typed, world):
     command = ["--model_path", world.student, "--seeds", "0,1", "--exp_name", "two"]
     command += short(world, "--per_gpu_batch_size", 32, "--learning_rate", "1e-3")
-    assert typed(TEACHER, "--do_train", *command)[0] == 0
-    status, out, err = typed(TEACHER, "--do_eval", "--do_test", "--test_output_dir", "answers", *command)
-    assert status == 0, err
+    typed(TEACHER, "--do_train", *command)
+    out, _ = typed(TEACHER, "--do_eval", "--do_test", "--test_output_dir", "answers", *command)
     assert [int(seed) for seed in re.findall(r"two/seed-(\d) on glue/cola", out)] == [0, 1]
     rows = len(load_task("cola", world.data).read("test"))
     for seed in (0, 1):
@@ -124,18 +119,18 @@ def test_the_published_folder_layout_is_found(typed, world, taught, tmp_path):
     best.parent.mkdir(parents=True)
     best.symlink_to(taught, target_is_directory=True)
     command = ["--teacher_path", tmp_path / "published", "--student_path", world.student, *short(world)]
-    assert typed(STUDENT, "--do_train", *command)[0] == 0
+    typed(STUDENT, "--do_train", *command)
 
 
 @pytest.mark.parametrize("flags", [["--student_init", "copy", "--keep_layers", "1"], ["--keep_layers", "1"]])
 def test_a_student_can_be_made_of_the_teachers_layers(typed, world, taught, flags):
     command = ["--teacher_path", taught, "--student_path", taught, *flags, *short(world)]
-    assert typed(STUDENT, "--do_train", *command)[0] == 0
+    typed(STUDENT, "--do_train", *command)
     config = json.loads(Path("experiments/exp_distill_cola/student/config.json").read_text())
     assert config["num_hidden_layers"] == 1
 
 
 def test_copied_layers_need_the_teachers_width(typed, world, taught):
     command = ["--teacher_path", taught, "--student_path", world.student, "--student_init", "copy", *short(world)]
-    status, _, err = typed(STUDENT, "--do_train", *command)
-    assert status == 2 and "does not fit the student's: --student_init copy needs equal width" in err
+    _, err = typed(STUDENT, "--do_train", *command, status=2)
+    assert "does not fit the student's: --student_init copy needs equal width" in err

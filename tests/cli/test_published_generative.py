@@ -39,16 +39,17 @@ def place(request, tmp_path_factory):
 
 @pytest.fixture
 def typed(place, monkeypatch, capsys):
-    """Types a published command line: its status, and what it printed."""
+    """Types a published command line and checks its status; returns what it printed on stdout and stderr."""
     kind, folder = place
     monkeypatch.chdir(folder)
 
-    def typed(role: str, *argv: object) -> tuple[int, str, str]:
+    def typed(role: str, *argv: object, status: int = 0) -> tuple[str, str]:
         script = f"{FOLDERS[kind]}/{SCRIPTS[role]}"
         monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
-        status = published.main(script)
+        ended = published.main(script)
         shown = capsys.readouterr()
-        return status, shown.out, shown.err
+        assert ended == status, shown.err
+        return shown.out, shown.err
 
     return typed
 
@@ -62,10 +63,8 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
     folder = place[1]
     say_not_spread.cache_clear()
     with caplog.at_level("INFO", logger="sinkd"):
-        status, _, said = typed("teacher", *COPA, "--model_name_or_path", "large", "-ep", 1)
-        assert status == 0, said
-        status, out, said = typed("student", *COPA, "--model_name_or_path", "small", "-ep", 1)
-    assert status == 0, said
+        typed("teacher", *COPA, "--model_name_or_path", "large", "-ep", 1)
+        out, _ = typed("student", *COPA, "--model_name_or_path", "small", "-ep", 1)
     assert "ce:1+kl:0.1+sinkhorn:1" in out
     found = "one accelerator" if torch.cuda.is_available() else "no accelerator"
     spread = f"--parallelize: this machine has {found}, so models are not spread"
@@ -94,8 +93,7 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
 @pytest.mark.parametrize("task", [["super_glue", "-s", "copa"], ["anli", "-s", "r1"]])
 @pytest.mark.parametrize("role", SCRIPTS)
 def test_the_recipe_gives_what_the_command_line_leaves_out(typed, place, role, task):
-    status, out, said = typed(role, "-d", *task, "-m", "small", "-o", "debug", "--dry_run")
-    assert status == 0, said
+    out, _ = typed(role, "-d", *task, "-m", "small", "-o", "debug", "--dry_run")
     shown = dict(line.split(": ", 1) for line in out.splitlines())
     recipe = yaml.safe_load(recipes.find(f"{place[0]}/{role}").read_text())
     names = ["num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"]
@@ -108,10 +106,7 @@ def test_the_recipe_gives_what_the_command_line_leaves_out(typed, place, role, t
 
 def test_shots_are_drawn_and_debug_means_a_few_rows(typed, place):
     _, folder = place
-    status, _, said = typed(
-        "teacher", *COPA, "-m", "large", "-ep", 1, "-ns", 5, "-db", "--exp_name", "x", "--overwrite"
-    )
-    assert status == 0, said
+    typed("teacher", *COPA, "-m", "large", "-ep", 1, "-ns", 5, "-db", "--exp_name", "x", "--overwrite")
     manifest = json.loads((folder / "debug" / "teacher" / "manifest.json").read_text())["settings"]
     assert (manifest["num_shots"], manifest["max_train_rows"], manifest["max_dev_rows"]) == (5, 100, 100)
     state = max((folder / "debug" / "teacher").glob("checkpoint-*/trainer_state.json"))
@@ -126,8 +121,8 @@ def test_shots_are_drawn_and_debug_means_a_few_rows(typed, place):
     (["-d", "super_glue", "-s", "copa", "-o", "debug2", "-m", "large", "-t", "nonesuch"], 'no template "nonesuch"'),
 ])  # fmt: skip
 def test_what_is_missing_or_unknown_is_one_sentence(typed, line, wanted):
-    status, _, said = typed("teacher", *line, "--templates_dir", "templates")
-    assert status == 2 and wanted in said and said.count("\n") == 1
+    _, said = typed("teacher", *line, "--templates_dir", "templates", status=2)
+    assert wanted in said and said.count("\n") == 1
 
 
 def test_every_published_flag_has_its_meaning():
@@ -147,8 +142,8 @@ def test_all_published_short_flags_in_one_command_line(typed, place, monkeypatch
               "-tk": "large", "-il": 99, "-tl": 33, "-wd": 0.25, "-ls": "cosine", "-ws": 4}  # fmt: skip
     switches = ["-pa", "-ie", "-db", "-pml", "-st"]
     assert {*values, *switches} == {name for name in ALIASES if not name.startswith("--")}
-    status, out, said = typed("student", *(part for pair in values.items() for part in pair), *switches, "--dry_run")
-    assert status == 0 and "--use_slow_tokenizer has no effect" in said
+    out, said = typed("student", *(part for pair in values.items() for part in pair), *switches, "--dry_run")
+    assert "--use_slow_tokenizer has no effect" in said
     shown = dict(line.split(": ", 1) for line in out.splitlines())
     expected = {
         "dataset_name": "super_glue", "dataset_config_name": "copa", "template_name": "plain",
@@ -185,17 +180,15 @@ def bare(place):
 
 def test_tokenizer_and_config_are_taken_from_where_they_are_named(typed, bare):
     line = [*COPA, "--output_dir", "./named", "-ep", 1, "-tk", "words"]
-    status, _, said = typed("teacher", *COPA, "-o", "./named", "-ep", 1, "-m", "bare-large")
-    assert status == 2 and "bare-large holds no tokenizer" in said
-    status, _, said = typed("teacher", *line, "-m", "bare-large")
-    assert status == 0, said
-    status, _, said = typed("student", *line, "-m", "bare-small", "--teacher_path", "bare-large")
-    assert status == 2 and "the student's embedding 50" in said
-    status, _, said = typed("student", *line, "-m", "bare-small", "-cf", "config", "--teacher_path", "bare-large")
-    assert status == 0, said
+    _, said = typed("teacher", *COPA, "-o", "./named", "-ep", 1, "-m", "bare-large", status=2)
+    assert "bare-large holds no tokenizer" in said
+    typed("teacher", *line, "-m", "bare-large")
+    _, said = typed("student", *line, "-m", "bare-small", "--teacher_path", "bare-large", status=2)
+    assert "the student's embedding 50" in said
+    typed("student", *line, "-m", "bare-small", "-cf", "config", "--teacher_path", "bare-large")
     assert (bare / "named" / "student" / "tokenizer.json").is_file()
-    status, _, said = typed("student", *COPA, "-o", "./named", "-m", "bare-small", "-cf", "config", "-tk", "other")
-    assert status == 2 and "--tokenizer_name other is not the teacher's tokenizer: they differ in size" in said
+    _, said = typed("student", *COPA, "-o", "./named", "-m", "bare-small", "-cf", "config", "-tk", "other", status=2)
+    assert "--tokenizer_name other is not the teacher's tokenizer: they differ in size" in said
 
 
 @pytest.mark.parametrize("flags", [
@@ -207,8 +200,7 @@ def test_groups_top_entries_and_own_answers_through_the_published_command(typed,
     line = [*COPA, "-m", "small", "--teacher_path", "large", "-ep", 1, "--logging_steps", 1, "--overwrite"]
     parts = []
     for more in ([], flags):
-        status, _, said = typed("student", *line, *more)
-        assert status == 0, said
+        typed("student", *line, *more)
         state = max((folder / "debug" / "student").glob("checkpoint-*/trainer_state.json"))
         logs = [log for log in json.loads(state.read_text())["log_history"] if "parts/sinkhorn" in log]
         parts.append([log["parts/sinkhorn"] for log in logs])
@@ -219,10 +211,8 @@ def test_groups_top_entries_and_own_answers_through_the_published_command(typed,
 def test_each_seed_draws_its_own_shots(typed, place):
     folder = place[1]
     line = [*COPA, "-o", "./seeds", "-m", "large", "-ep", 1, "-ns", 4]
-    status, _, said = typed("teacher", *line, "--seeds", "3,4")
-    assert status == 0, said
-    status, _, said = typed("teacher", *COPA, "-o", "./alone", "-m", "large", "-ep", 1, "-ns", 4, "-sd", 4)
-    assert status == 0, said
+    typed("teacher", *line, "--seeds", "3,4")
+    typed("teacher", *COPA, "-o", "./alone", "-m", "large", "-ep", 1, "-ns", 4, "-sd", 4)
     alone = (folder / "alone" / "teacher" / "model.safetensors").read_bytes()
     assert (folder / "seeds" / "teacher" / "seed-4" / "model.safetensors").read_bytes() == alone
 
@@ -239,12 +229,8 @@ def test_the_answers_of_each_seeds_shots_are_kept(place, monkeypatch, capsys):
 def test_padding_beyond_what_a_model_reads_is_refused(typed, place):
     if place[0] == "t0":
         pytest.skip("T5 reads any number of tokens")
-    status, _, said = typed("teacher", *COPA, "-o", "./padded", "-m", "large", "-pml")
-    assert status == 2
-    wanted = (
-        "--pad_to_max_length pads to 1024 tokens do not fit the model, which reads 256; give a smaller --max_length"
-    )
-    assert wanted in said
+    _, said = typed("teacher", *COPA, "-o", "./padded", "-m", "large", "-pml", status=2)
+    assert "do not fit the model, which reads 256; give a smaller --max_length" in said
 
 
 def test_wandb_is_asked_for_by_name(monkeypatch):

@@ -66,15 +66,9 @@ class Answers:
         return self.n_rows
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        """The features of one row, by name."""
+        """The features of one row, by name, once `fill` has returned."""
         number, place = divmod(int(row), self.shard)
-        values = {}
-        for feature in self.features:
-            shard = self._read(feature, number)
-            if shard is None:
-                raise SinkdError(f"the teacher's cache in {self.home} lacks row {row}; run the command again")
-            values[feature.name] = shard.row(place)
-        return values
+        return {feature.name: self._shards[feature.name, number].row(place) for feature in self.features}
 
     def fill(self, answer: Callable[[range, list[Feature]], Mapping[str, Sequence[Tensor]]]) -> None:
         """Compute every missing shard, and return when all shards are there, whichever process computed them.
