@@ -54,10 +54,6 @@ def read(task: str, role: str):
     return resolve_settings(KINDS[role], flags, f"{program} {command}")
 
 
-def test_there_is_a_recipe_for_every_published_script():
-    assert set(recipes.names()) >= {f"glue/{task}-{role}" for task, role in ALL}
-
-
 @pytest.mark.parametrize("task", TEACHERS)
 def test_teacher_recipes_hold_the_published_numbers(task):
     args = read(task, "teacher")
@@ -73,7 +69,7 @@ def test_student_recipes_hold_the_published_numbers(task):
 
 
 @pytest.mark.parametrize(("task", "role"), ALL)
-def test_every_recipe_holds_the_settings_that_all_tasks_share(task, role):
+def test_every_published_script_has_a_recipe_with_the_settings_that_all_tasks_share(task, role):
     args = read(task, role)
     assert args.task_name == task
     assert args.per_device_eval_batch_size == args.per_device_train_batch_size
@@ -135,11 +131,8 @@ def test_the_sweeps_recipe_begins_with_its_command_and_comes_to_its_trials(monke
     assert program == "sinkd" and main([*argv, "--dry_run"]) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     trials = [resolve_settings(DistillationArguments, argv, "sinkd distill") for _, _, *argv in commands]
-    assert {(args.distill_loss, args.sinkhorn_cost) for args in trials} == {
-        ("kd", "lorentz"),
-        ("kd+sinkhorn", "l1"),
-        ("kd+sinkhorn", "lorentz"),
-    }
+    objectives = {("kd", "lorentz"), ("kd+sinkhorn", "l1"), ("kd+sinkhorn", "lorentz")}
+    assert {(args.distill_loss, args.sinkhorn_cost) for args in trials} == objectives
     assert {args.seed for args in trials} == {0, 1, 2} and len(trials) == 9
     # what the recipe leaves to the published student's
     assert {(args.alpha, args.beta, args.temperature, args.task_name) for args in trials} == {(0.9, 0.8, 1.0, "cola")}
