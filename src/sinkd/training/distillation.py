@@ -1,4 +1,4 @@
-"""The trainer of a student: an `Objective` over student and teacher, and the teacher's answers, cached or live."""
+"""The trainer of a student under an objective that compares it with a teacher, whose answers are kept or live."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from sinkd.training.trainer import TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
 
-# What a student cannot be trained with where its own gradient is in the loss.
+# Settings with which a student cannot be trained if its own gradient is in the loss, and why.
 ONCE_DIFFERENTIABLE = {
     "torch_compile": "and a compiled model has no second derivative",
     "gradient_checkpointing": "and a checkpointed layer gives it only to backward()",
@@ -33,22 +33,30 @@ ONCE_DIFFERENTIABLE = {
 
 
 def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
-    """What the objective needs of the teacher, as it is kept: `--teacher_cache_top_k` has no whole predictions kept.
+    """What is kept of the teacher's answers; with `--teacher_cache_top_k` no whole predictions.
 
-    Raises SinkdError where that flag cannot serve a term.
+    Raises:
+        SinkdError: A term needs more than that flag keeps.
     """
     kept, k = frozenset(objective.kept), args.teacher_cache_top_k
     return kept if k is None or LOGITS not in kept else kept - {LOGITS} | kept_for(objective, k)
 
 
 class DistillationTrainer(TaskTrainer):
-    """Trains `model`, the student, under an `Objective` that compares it with `teacher`.
+    """Trains `model`, the student, under an objective that compares it with a teacher.
 
-    objective: an `Objective`, or its text, to which `args` give weights, temperature and options. teacher: a `Teacher`,
-    or any model that gives logits for the student's inputs. It is frozen, and answers once for all rows if the
-    objective and `args.teacher_cache` allow it, it is a model of transformers, and the rows are a data set as `encode`
-    makes it. family: what both models are; encoders by default. The other keywords are those of `TaskTrainer`.
-    Raises SinkdError if the objective needs a teacher and there is none, or heads differ in width.
+    Args:
+        objective: An `Objective`; or its text, to which `args` give weights, temperature and options.
+        teacher: A `Teacher`, or any model that gives logits for the student's inputs; it is frozen. A model of
+            transformers answers once for all rows that `encode` made, if the objective and `args.teacher_cache` allow
+            it; any other answers live.
+        args: The settings of the run.
+        family: How both models are run, see `TaskTrainer`.
+        on_teacher_rows: Called with (rows done, rows in all) while the teacher answers.
+        kwargs: Those of `TaskTrainer`.
+
+    Raises:
+        SinkdError: The objective needs a teacher and there is none, or it cannot be trained with these settings.
     """
 
     def __init__(
@@ -57,54 +65,37 @@ class DistillationTrainer(TaskTrainer):
         objective: Objective | str,
         teacher: nn.Module | Teacher | None = None,
         args: DistillationArguments,
-        on_teacher_rows: Callable[[int, int], None] | None = None,
         family: Family | None = None,
+        on_teacher_rows: Callable[[int, int], None] | None = None,
         **kwargs: Any,
     ):
         family = family or Encoder()
         objective = args.parse_objective(objective) if isinstance(objective, str) else objective
         self.teacher = Teacher(teacher, family) if isinstance(teacher, nn.Module) else teacher
+        self.on_teacher_rows = on_teacher_rows
         if objective.compares_layers:
-            # The Trainer seeds later than this, and projectors are drawn: by the seed alone, on every process.
+            # Projectors are drawn here, before the Trainer seeds: by the seed alone, alike on every process.
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(args.seed)
                 taught = stack_of(None, "teacher") if self.teacher is None else self.teacher.stack
                 objective.bind(stack_of(kwargs.get("model"), "student"), taught)
-        if self.teacher is not None:
-            self.teacher.check_tokens(objective, family)
-        if any("embeddings" in feature.captures for feature in objective.student_needs):
-            if not family.attributes:
-                raise SinkdError(
-                    "saliency is for encoders, and this task is answered by a language model; leave it out"
-                )
+        _refuse_impossible(objective, self.teacher, family, args)
+        if _uses_own_gradient(objective):
             _make_twice_differentiable(kwargs["model"], args)
-        own = sorted({name.split(".")[1] for name, p in objective.named_parameters() if p.requires_grad})
-        if own and args.deepspeed:
-            raise SinkdError(
-                f"DeepSpeed trains the parameters of the student alone, and {', '.join(own)} has its own (curvature, "
-                "scale or projectors); leave out --deepspeed, or what learns them"
-            )
         super().__init__(args=args, objective=objective, family=family, **kwargs)
-        self.on_teacher_rows = on_teacher_rows
-        family.refuse(args)
-        kept_features(self.objective, args)  # which refuses what cannot be kept
-        if args.on_policy and not self.objective.teacher_needs:
-            raise SinkdError(f"--on_policy has the teacher score answers, and {self.objective} needs none")
         cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
-        if cut and self.objective.batch_terms:
+        if cut and objective.batchwise:
             logger.warning(
                 "--transport_scope %s: batchwise terms see a part of each update; the whole of it gives another loss",
                 args.transport_scope,
             )
-        if self.objective.teacher_needs and self.teacher is None:
-            raise SinkdError(f"the objective {self.objective} needs a teacher; give one")
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         self._ask_teacher()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _ask_teacher(self) -> None:
-        """Compute, or find, the teacher's answers for all training rows; or make it ready to answer live."""
+        """Find or compute the teacher's answers for all training rows, or get it ready to answer live."""
         if not self.objective.teacher_needs or isinstance(self.train_dataset, TaughtRows):
             return
         assert self.teacher is not None
@@ -136,7 +127,7 @@ class DistillationTrainer(TaskTrainer):
         return self.train_dataset.collate if isinstance(self.train_dataset, TaughtRows) else self.data_collator
 
     def teacher_view(self, inputs: Mapping[str, Any]) -> View:
-        """The teacher's side of a batch, from its cache or live."""
+        """The teacher's features of a batch, kept or live."""
         features = self.objective.teacher_needs
         if not features:
             return View()
@@ -151,7 +142,7 @@ class DistillationTrainer(TaskTrainer):
         return view
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
-        """The batch, or as often as `--on_policy` says one with the student's own answers; step and seed decide."""
+        """The batch, or with probability `--on_policy` one with the student's own answers; step and seed decide."""
         prepared = super().prepare_micro_batch(batch, place)
         if not self.args.on_policy:
             return prepared
@@ -161,10 +152,36 @@ class DistillationTrainer(TaskTrainer):
         return self.family.sample(self.model, prepared, int(coin.integers(2**62)))
 
 
-def _make_twice_differentiable(model: PreTrainedModel, args: DistillationArguments) -> None:
-    """Give the student an attention that can be differentiated twice, as a loss on its own gradient needs it to be.
+def _uses_own_gradient(objective: Objective) -> bool:
+    """Whether the loss contains the student's gradient, as attributions do."""
+    return any("embeddings" in feature.captures for feature in objective.student_needs)
 
-    Raises SinkdError for what cannot be differentiated twice.
+
+def _refuse_impossible(objective: Objective, teacher: Teacher | None, family: Family, args: Any) -> None:
+    """Raise SinkdError for an objective that cannot be trained with these settings."""
+    if objective.teacher_needs and teacher is None:
+        raise SinkdError(f"the objective {objective} needs a teacher; give one")
+    if teacher is not None:
+        teacher.check_tokens(objective, family)
+    family.refuse(args)
+    kept_features(objective, args)  # which refuses what cannot be kept
+    if args.on_policy and not objective.teacher_needs:
+        raise SinkdError(f"--on_policy has the teacher score answers, and {objective} needs none")
+    if _uses_own_gradient(objective) and not family.attributes:
+        raise SinkdError("saliency is for encoders, and this task is answered by a language model; leave it out")
+    own = sorted({name.split(".")[1] for name, p in objective.named_parameters() if p.requires_grad})
+    if own and args.deepspeed:
+        raise SinkdError(
+            f"DeepSpeed trains the parameters of the student alone, and {', '.join(own)} has its own (curvature, "
+            "scale or projectors); leave out --deepspeed, or what learns them"
+        )
+
+
+def _make_twice_differentiable(model: PreTrainedModel, args: DistillationArguments) -> None:
+    """Give the student an attention that has a second derivative, for a loss that contains the student's gradient.
+
+    Raises:
+        SinkdError: A setting allows no second derivative.
     """
     for flag, why in ONCE_DIFFERENTIABLE.items():
         if getattr(args, flag):

@@ -6,7 +6,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback
@@ -47,23 +46,11 @@ class Model:
         ]
 
 
-def trainer_keywords(family: Family) -> dict[str, Any]:
-    """The keywords of a `TaskTrainer` that the family decides, in training and in evaluation alike."""
-    return {
-        "family": family,
-        "data_collator": family.collator,
-        "processing_class": family.tokenizer,
-        "scores": family.scores,
-        "combine": family.task.combine,
-        "best_metric": family.task.metric,
-    }
-
-
 def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) -> TaskTrainer:
     """A trainer that only evaluates. A Trainer creates its output folder, so this one gets a folder that exists."""
     args.disable_tqdm, args.eval_strategy, args.report_to = True, "no", []
     args.output_dir = tempfile.gettempdir()
-    trainer = TaskTrainer(model=model, args=args, **trainer_keywords(family))
+    trainer = TaskTrainer(model=model, args=args, family=family)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

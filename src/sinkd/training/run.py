@@ -27,7 +27,7 @@ from sinkd.training.checkpoint import last_checkpoint, write_text
 from sinkd.training.distillation import DistillationTrainer, kept_features
 from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.folder import claim, clear, keep_inputs, locked
-from sinkd.training.inference import teacher_scores, trainer_keywords
+from sinkd.training.inference import teacher_scores
 from sinkd.training.outcome import TIMING, Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
@@ -139,7 +139,7 @@ def _keywords(args: TaskArguments, family: Family, callbacks: Sequence[TrainerCa
     published = args.protocol == "published"
     distills = isinstance(args, DistillationArguments)
     return {
-        **trainer_keywords(family),
+        "family": family,
         "train_dataset": family.train,
         "eval_dataset": family.dev,
         "interval": published_interval(family.task.name, distills) if published else None,

@@ -6,7 +6,7 @@ alone. Everything else (DDP, mixed precision, compilation, loggers) is the Train
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,15 @@ class TaskTrainer(ResumableTrainer):
     """Trains under an objective without a teacher, and scores answers.
 
     Args:
-        args: What the run is told.
+        args: The settings of the run.
         objective: What is minimised; hard labels by default.
-        scores: (answers, labels) -> {metric: value} for one dev split. By default the loss of hard labels, and what the
-            Trainer's `compute_metrics` gives.
-        combine: {split: its scores} -> the scores that are reported; by default those of the first split.
-        best_metric: The reported metric that picks the best model.
-        family: How the model is run; by default as an encoder.
-        interval: How often to evaluate, see `Schedule`.
-        kwargs: Those of `transformers.Trainer`; `eval_dataset` is tokenised rows, or {split: rows}.
+        family: How the model is run, by default as an encoder. If it has a task, that also gives the collator, the
+            tokenizer, the scores that are reported and the score that picks the best model. Otherwise evaluation gives
+            the loss of hard labels, and what the Trainer's `compute_metrics` gives.
+        kwargs: Those of `ResumableTrainer`. `eval_dataset` is tokenised rows, or {split: rows}.
+
+    Raises:
+        SinkdError: `--fsdp` is set, and there is no accelerator.
     """
 
     # of the Trainer
@@ -52,25 +52,16 @@ class TaskTrainer(ResumableTrainer):
     train_dataset: Any
 
     def __init__(
-        self,
-        *,
-        args: TaskArguments,
-        objective: Objective | None = None,
-        scores: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None,
-        combine: Callable[[dict[str, dict[str, float]]], dict[str, float]] | None = None,
-        best_metric: str | None = None,
-        family: Family | None = None,
-        **kwargs: Any,
+        self, *, args: TaskArguments, objective: Objective | None = None, family: Family | None = None, **kwargs: Any
     ):
-        if best_metric is not None:
-            args.metric_for_best_model, args.greater_is_better = best_metric, True
+        self.family = family or Encoder()
+        if self.family.task is not None:
+            args.metric_for_best_model, args.greater_is_better = self.family.task.metric, True
+            kwargs = {"data_collator": self.family.collator, "processing_class": self.family.tokenizer, **kwargs}
         super().__init__(args=args, **kwargs)
         if args.fsdp and not self.is_fsdp_enabled:
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
-        self.scores = self._default_scores if scores is None else scores
-        self.family = family or Encoder()
-        self.combine = combine or (lambda by_split: dict(next(iter(by_split.values()))))
         # The values of an update are averaged over its micro-batches: let the Trainer divide by their number.
         self.loss_is_scaled_for_ga = False
         self.meter = Meter()
@@ -220,7 +211,8 @@ class TaskTrainer(ResumableTrainer):
         splits = splits if isinstance(splits, Mapping) else {"dev": splits}
         with self.meter.paused():
             labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in splits.items()}
-            metrics = self.combine({split: self.scores(self.answers(splits[split]), labels[split]) for split in splits})
+            scores = {split: self._scores(self.answers(rows), labels[split]) for split, rows in splits.items()}
+        metrics = dict(next(iter(scores.values()))) if self.family.task is None else self.family.task.combine(scores)
         seconds = time.perf_counter() - started
         metrics |= {"runtime": seconds, "samples_per_second": sum(map(len, splits.values())) / seconds}
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
@@ -254,9 +246,11 @@ class TaskTrainer(ResumableTrainer):
             logits = self.family.answer(model, inputs)
         return None, logits.float(), None
 
-    def _default_scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        loss = hard_label_loss(torch.from_numpy(logits), torch.from_numpy(labels))
-        return {"loss": float(loss), **(self.compute_metrics((logits, labels)) if self.compute_metrics else {})}
+    def _scores(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        if self.family.task is not None:
+            return self.family.scores(answers, labels)
+        loss = hard_label_loss(torch.from_numpy(answers), torch.from_numpy(labels))
+        return {"loss": float(loss), **(self.compute_metrics((answers, labels)) if self.compute_metrics else {})}
 
     # Checkpoints
 
