@@ -84,7 +84,7 @@ class DistillationTrainer(TaskTrainer):
             _make_twice_differentiable(kwargs["model"], args)
         super().__init__(args=args, objective=objective, family=family, **kwargs)
         cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
-        if cut and objective.batchwise:
+        if cut and objective.batch_terms:
             logger.warning(
                 "--transport_scope %s: batchwise terms see a part of each update; the whole of it gives another loss",
                 args.transport_scope,
