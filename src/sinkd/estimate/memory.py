@@ -18,7 +18,7 @@ With P parameters:
 - logits: the student's, with V entries for N answer tokens (an encoder: C labels for B rows), and float32 copies for
   each term (log-probabilities of student and teacher, and a gradient). A vocabulary is read in slices: then the logits
   of both, the gradient, and with several terms one that is added to it.
-- a batchwise term: three matrices of rows by rows (cost, plan, gradient) for the rows of all micro-batches and devices;
+- a batch term: three matrices of rows by rows (cost, plan, gradient) for the rows of all micro-batches and devices;
   with several of these, also the points of student and teacher and the student's gradient. A point is a prediction, or
   the sentences of all compared layers.
 - hidden states that are compared within a row (`mgskd`): a live teacher's of every layer, float32, for the
@@ -221,7 +221,7 @@ def _losses(student: Shape, plan: Plan) -> float:
 
 
 def _window(student: Shape, teacher: Shape, plan: Plan) -> float:
-    """What batchwise terms hold, of predictions and of sentences."""
+    """What batch terms hold, of predictions and of sentences."""
     parts = plan.gradient_accumulation_steps * plan.devices
     rows, size = plan.batch_size * parts, 0.0
     if plan.batchwise:

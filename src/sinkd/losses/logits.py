@@ -143,7 +143,7 @@ def log_odds(logits: Tensor, temperature: float) -> Tensor:
 
 
 def precise(logits: Tensor) -> Tensor:
-    """Logits in the type that a row-by-row loss computes in: float64 for few classes, else `result_type`."""
+    """Logits in the type that a row term computes in: float64 for few classes, else `result_type`."""
     return logits.to(torch.float64 if logits.shape[-1] <= PRECISE_WIDTH else result_type(logits))
 
 

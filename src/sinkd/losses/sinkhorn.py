@@ -1,4 +1,4 @@
-"""SinkhornLoss, the batch-wise loss of SinKD (Cui et al., LREC-COLING 2024, arXiv 2402.17110)."""
+"""SinkhornLoss, the batch loss of SinKD (Cui et al., LREC-COLING 2024, arXiv 2402.17110)."""
 
 from __future__ import annotations
 

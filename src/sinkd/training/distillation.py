@@ -86,7 +86,7 @@ class DistillationTrainer(TaskTrainer):
         cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
         if cut and objective.batch_terms:
             logger.warning(
-                "--transport_scope %s: batchwise terms see a part of each update; the whole of it gives another loss",
+                "--transport_scope %s: batch terms see a part of each update; the whole of it gives another loss",
                 args.transport_scope,
             )
 

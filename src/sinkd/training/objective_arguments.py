@@ -35,7 +35,7 @@ class ObjectiveArguments:
     """What the student minimises."""
 
     distill_loss: str = flag("kd", "The objective: terms joined by +, each with its weight after a colon or none.")
-    alpha: float = flag(0.8, "Weight of the row-by-row term; hard labels get the rest.")
+    alpha: float = flag(0.8, "Weight of the row term; hard labels get the rest.")
     beta: float = flag(1.0, "Weight of each term that is added: sinkhorn, sinkhorn_hidden, saliency.")
     mgskd_w: float = flag(
         1.0, "Weight of the relation loss. Its token states are too large to cache, so the teacher runs live."
@@ -45,7 +45,7 @@ class ObjectiveArguments:
         "Train with the relation loss alone (the classifier is left as it is). Not cached: see --mgskd_w.",
     )
     transport_scope: Literal["window", "rank", "micro"] = flag(
-        "window", "What a batchwise term sees: an update's rows, those of one process, or one micro-batch."
+        "window", "What a batch term sees: an update's rows, those of one process, or one micro-batch."
     )
     curvature_lr: float | None = flag(
         None, "Learning rate of curvature, scale and sinkhorn_hidden's projectors (default: 10 times the model's)."
