@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ import reference
 from sinkd import SinkdError
 from sinkd.losses.feature import Forward, Stack
 from sinkd.losses.hidden import HiddenTransport
-from sinkd.losses.layers import STRATEGIES, Sentences, pair_layers
+from sinkd.losses.layers import Sentences, Strategy, pair_layers
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import stack
@@ -127,7 +129,7 @@ def test_strategies_pair_layers(strategy, teacher, student, pairs):
     assert pair_layers(strategy, teacher, student) == pairs
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", get_args(Strategy))
 @pytest.mark.parametrize("depths", [(4, 4), (12, 5), (3, 1)])
 def test_every_strategy_pairs_layers_that_are_there(strategy, depths):
     try:

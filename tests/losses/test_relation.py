@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ import reference
 from sinkd import SinkdError
 from sinkd.losses import mgskd, slices
 from sinkd.losses.feature import Forward, Stack
-from sinkd.losses.layers import STRATEGIES, pair_layers, pool
+from sinkd.losses.layers import Strategy, pair_layers, pool
 from sinkd.losses.objective import Objective
 from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.term import View
@@ -141,7 +143,7 @@ def test_what_does_not_pair_is_refused(student, teacher, mask, message):
         mgskd(torch.zeros(student), torch.zeros(teacher), torch.ones(mask), heads=2)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", get_args(Strategy))
 def test_an_objective_that_is_bound_to_both_models_is_the_formula(strategy):
     """Its terms together, for the layers that the strategy pairs: some models leave nothing for sentences."""
     depths = {"teacher": 6, "student": 3}

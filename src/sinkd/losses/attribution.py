@@ -129,17 +129,14 @@ def _gradients(logits: Tensor, labels: Tensor | None, steps: int, embeddings: Te
 
 @dataclass(frozen=True)
 class Attribution(Feature):
-    """Maps (B, S, L), S = 1 or one for each class: how much the answer depends on each token of a row.
-
-    Attributes:
-        steps: Passes along the line.
-        norm: The norm, 1 or 2, that a row is divided by.
-        topk: Entries of a token's D that count; None for all.
-    """
+    """Maps (B, S, L), S = 1 or one for each class: how much the answer depends on each token of a row."""
 
     steps: int
+    """Passes along the line."""
     norm: int
+    """1 or 2, of the norm that a row is divided by."""
     topk: int | None = None
+    """Entries of a token's D that count; None for all."""
     captures = frozenset({"embeddings"})
     of_tokens = True
 
@@ -174,15 +171,8 @@ class Attribution(Feature):
 
 @dataclass(frozen=True)
 class AttributionOptions(Options):
-    topk: int = option(
-        768,
-        "Entries of a token's width that count in the teacher's attribution, which is cached; the student's changes "
-        "with every step and cannot be.",
-        flag="topk",
-    )
-    normalization_type: int = option(
-        2, "The norm, 1 or 2, that attributions are divided by.", flag="normalization_type"
-    )
+    topk: int = option(768, "Entries of a token's width that count in the teacher's attribution.", flag="topk")
+    normalization_type: int = option(2, "1 or 2: the norm that attributions are divided by.", flag="normalization_type")
     loss_func: Comparison = option("L2", "Loss between two attributions.", flag="loss_func")
     ig_steps: ClassVar[int] = 1
 
@@ -198,17 +188,15 @@ class AttributionOptions(Options):
 class IntegratedOptions(AttributionOptions):
     ig_steps: int = option(  # type: ignore[misc]
         1,
-        "Steps of integrated_saliency, which with 1 is saliency: so many passes of the student a batch, as a student "
-        "that learns has nothing to cache; the teacher's are cached.",
+        "Steps of integrated_saliency: so many student passes a batch; with 1 it is saliency.",
         flag="ig_steps",
     )
 
 
 class AttributionLoss(RowTerm):
-    """The student's map of each row compared with its teacher's.
+    """The student's map of each row compared with its teacher's: with more than two classes a sum of one for each.
 
-    The loss is summed over tokens and maps, and divided by the mean number of entries of a teacher's map that are not
-    0: for more than two classes, the sum of one loss for each.
+    Each is summed over tokens, and divided by the mean number of entries of a teacher's map that are not 0.
     """
 
     Options = AttributionOptions
@@ -238,6 +226,6 @@ class AttributionLoss(RowTerm):
 
 
 class IntegratedAttributionLoss(AttributionLoss):
-    """The same, with gradients averaged over `ig_steps` embeddings."""
+    """The same, in `ig_steps` steps."""
 
     Options = IntegratedOptions

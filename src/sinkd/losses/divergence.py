@@ -1,4 +1,4 @@
-"""Divergences between student and teacher, row by row: `kd`, `kl`, `reverse_kl`, `js`, `tvd`.
+"""Divergences between student and teacher: `kd`, `kl`, `reverse_kl`, `js`, `tvd`, and their row terms.
 
 All take logits (..., C) of one shape and a temperature T > 0, and compare p = softmax(student / T) with
 q = softmax(teacher / T). They return the mean over all rows, a scalar in float32 (float64 if a side is), without a
@@ -6,8 +6,6 @@ factor T^2, as published. C = 1 is regression: the mean squared difference of th
 is an impossible class, which changes nothing where both sides have it. An empty batch gives 0. All raise SinkdError for
 shapes that differ and for NaN or +inf. Rows as wide as a vocabulary are read a slice at a time, forward and backward,
 unless the teacher requires a gradient too.
-
-Their terms are `Divergence`, and `AnnealedKD` for `kd_anneal`.
 """
 
 from __future__ import annotations
@@ -83,13 +81,9 @@ def annealed_temperature(temperature: float, epoch: int, epochs: int) -> float:
 def _rows(
     row: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor, temperature: float, towards: bool = False
 ) -> Tensor:
-    """The mean of row(log p, log q) over all rows, or of the squared difference for one class.
+    """The mean of row(log p, log q), or of the squared difference for one class, over all rows.
 
-    Args:
-        row: (n, C), (n, C) -> (n,).
-        student, teacher: Logits (..., C).
-        temperature: T > 0.
-        towards: Whether the derivative of `row` by the student's logits is (p - q) / T.
+    `towards`: whether the derivative of `row` by the student's logits is (p - q) / T.
     """
     check_shapes(student, teacher)
     if not temperature > 0:
@@ -133,7 +127,7 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TemperatureOptions(Options):
-    temperature: float = option(2.0, "Temperature of the row-by-row term.", flag="temperature")
+    temperature: float = option(2.0, "Temperature of the row term.", flag="temperature")
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -141,7 +135,7 @@ class TemperatureOptions(Options):
 
 
 class Divergence(RowTerm):
-    """A row-by-row comparison of both predictions at a temperature, by the function of the term's name."""
+    """Both predictions compared by the function of the term's name; in `kd_anneal` the temperature falls to 1."""
 
     Options = TemperatureOptions
     weighted_by = "alpha"
@@ -149,27 +143,16 @@ class Divergence(RowTerm):
     def __init__(self, name: str, options: TemperatureOptions):
         super().__init__(name, options)
         self.temperature = options.temperature
-        self.function = {"kd": kd, "kl": kl, "reverse_kl": reverse_kl, "js": js, "tvd": tvd}[name]
+        self.anneals = name == "kd_anneal"
+        self.function = {"kd": kd, "kd_anneal": kd, "kl": kl, "reverse_kl": reverse_kl, "js": js, "tvd": tvd}[name]
 
     @property
     def softens_at(self) -> float | None:
         # reverse_kl is an expectation under the student, which may have mass where the teacher has next to none
-        return None if self.function is reverse_kl else self.temperature
+        return None if self.anneals or self.function is reverse_kl else self.temperature
 
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        return self.function(student.logits, teacher.softened(self.temperature), self.temperature)
-
-
-class AnnealedKD(RowTerm):
-    """`kd` at a temperature that falls to 1 over the epochs."""
-
-    Options = TemperatureOptions
-    weighted_by = "alpha"
-
-    def __init__(self, name: str, options: TemperatureOptions):
-        super().__init__(name, options)
-        self.temperature = options.temperature
-
-    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        temperature = annealed_temperature(self.temperature, progress.epoch, progress.epochs)
-        return kd(student.logits, teacher.logits, temperature)
+        temperature = self.temperature
+        if self.anneals:
+            temperature = annealed_temperature(temperature, progress.epoch, progress.epochs)
+        return self.function(student.logits, teacher.softened(temperature), temperature)

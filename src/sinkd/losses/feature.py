@@ -7,6 +7,7 @@ its settings are its fields, and its name contains them, so that two settings ne
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -32,9 +33,9 @@ class Forward:
         model: The model.
         inputs: The keywords that it was called with.
         logits: (B, C) class logits or scores; of a language model (N, V), those that predict the N answer tokens.
-        hidden_states: (B, L, D) for each layer, the embedding's output first. None unless a feature captures them.
-        embeddings: The embedding module's output (B, L, D), which the pass can be differentiated by. None likewise.
-        random_state: The state that the pass of a model in training began with. None likewise.
+        hidden_states: (B, L, D) for each layer, the embedding's output first, where a feature captures them.
+        embeddings: The embedding module's output (B, L, D), which the pass can be differentiated by, likewise.
+        random_state: The state that the pass of a model in training began with, likewise.
         counts: (B,), of a language model how many of the N answer tokens each row has. None otherwise.
         shared: What features compute for one another.
     """
@@ -49,8 +50,8 @@ class Forward:
     shared: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
-class Feature:
-    """Something of a model's answer, with one entry an example; subclass it as a frozen dataclass.
+class Feature(ABC):
+    """Something of a model's answer, with one entry an example.
 
     Attributes:
         name: Tells it from every other feature and setting, in letters, digits, dots, dashes and underscores.
@@ -65,18 +66,12 @@ class Feature:
     keepable: bool = True
     of_tokens: bool = False
 
+    @abstractmethod
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Any:
         """The feature of a batch: a tensor whose first dimension counts examples, or what `split` understands."""
-        raise TypeError(f"{type(self).__name__} does not say how to read it from a forward pass")
 
     def split(self, value: Any, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
-        """One tensor for each example, without the padding of its batch, to be kept.
-
-        Args:
-            value: What `read` gave.
-            batch: The batch that it was read from.
-            counts: As in `Forward`.
-        """
+        """What to keep of each example, without the padding of its batch; `counts` as in `Forward`."""
         return value.unbind(0)
 
     def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Any:
@@ -84,29 +79,28 @@ class Feature:
         return torch.stack(list(rows))
 
     def token_bytes(self, width: int, size: int) -> int:
-        """Bytes kept for one answer token of a language model; 0 where there is one entry an example.
-
-        Args:
-            width: Of the model's head.
-            size: Bytes of a number.
-        """
+        """Bytes kept for each answer token, for a head of this width and numbers of this size; 0 if none."""
         return 0
 
 
+class AnswerFeature(Feature):
+    """A feature with one entry (N, ...) for each answer token of a language model, or (B, ...) for each example."""
+
+    def split(self, value: Tensor, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
+        return value.unbind(0) if counts is None else value.split(counts.tolist())
+
+    def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
+        return torch.cat([torch.atleast_2d(row) for row in rows])
+
+
 @dataclass(frozen=True)
-class Logits(Feature):
-    """The prediction itself: (B, C) class logits or scores, or the (N, V) logits of a batch's answer tokens."""
+class Logits(AnswerFeature):
+    """The prediction itself: (B, C) class logits or scores, or (N, V)."""
 
     name = "logits"
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
         return seen.logits
-
-    def split(self, value: Tensor, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
-        return split_tokens(value, counts)
-
-    def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
-        return join_tokens(rows)
 
     def token_bytes(self, width: int, size: int) -> int:
         return width * size
@@ -124,16 +118,6 @@ class HiddenStates(Feature):
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
         assert seen.hidden_states is not None
         return seen.hidden_states
-
-
-def split_tokens(value: Tensor, counts: Tensor | None) -> Sequence[Tensor]:
-    """One entry an example: its answer tokens (n, ...) of (N, ...), or its row (...) of (B, ...) without counts."""
-    return value.unbind(0) if counts is None else value.split(counts.tolist())
-
-
-def join_tokens(rows: Sequence[Tensor]) -> Tensor:
-    """What `split_tokens` took apart: (n, C) each, or (C,), to (N, C)."""
-    return torch.cat([torch.atleast_2d(row) for row in rows])
 
 
 LOGITS = Logits()

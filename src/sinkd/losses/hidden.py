@@ -1,50 +1,39 @@
-"""Transport of hidden states: a sentence of the student should be known by its teacher's (docs/matching.md)."""
+"""`sinkhorn_hidden`: transport of hidden states."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..transport.cost import COSTS
-from ..transport.solver import Gradient
-from .feature import HIDDEN_STATES, Stack
-from .layers import Pooling, check_strategy, pair_layers, sentence_needs, sentences_of
+from .feature import Stack
+from .layers import Pooling, SentenceTerm, Strategy, pair_layers
 from .options import option
 from .sinkhorn import Reduction, Representation, SinkhornLoss
-from .sinkhorn_term import CurvatureOptions
-from .term import BatchTerm, Progress, View
+from .sinkhorn_term import TransportOptions
+from .term import Progress
 
 
 @dataclass(frozen=True)
-class HiddenOptions(CurvatureOptions):
-    """How sentences are made of hidden states, and keywords of `SinkhornLoss`."""
-
+class HiddenOptions(TransportOptions):
     prefix: ClassVar[str] = "hidden"
 
     pooling: Pooling = option("mean", "A sentence is the mean of its tokens, or its first token.")
-    layers: str = option("uniform", "Which layers are transported, a strategy as of --matching_strategy.")
+    layers: Strategy = option("uniform", "Which layers are transported, a strategy as of --matching_strategy.")
     value: Literal["matching", "distance"] = option("matching", "The plan as the answer, or its cost.")
     weight: float = option(0.3, "Inner weight of the sinkhorn_hidden loss, beside beta.")
     cost: str = option("cosine", "Ground cost between hidden states.")
     temperature: float = option(1.0, "What hidden states are divided by.")
     epsilon: float = option(0.1, "Entropic regularisation, in units of that cost.")
-    n_iters: int = option(20, "Sinkhorn iterations.")
-    tolerance: float | None = option(None, "Stop iterating when rows are this right (mean error).")
-    gradient: Gradient = option("unroll", "How the gradient is taken.")
     reduction: Reduction = option("mean", "Cost per sentence, or of all.")
-    debias: bool = option(False, "Subtract the cost of each side against itself.")
     pairing: float = option(0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.")
 
-    def __post_init__(self) -> None:
-        check_strategy(self.layers)
 
-
-class HiddenTransport(BatchTerm):
-    """For each pair of layers, the batch of sentences transported onto the teacher's; their mean.
+class HiddenTransport(SentenceTerm):
+    """For each pair of layers, the transport of all sentences onto the teacher's; their mean (docs/matching.md).
 
     By default the plan is the answer (`value="matching"`), under the cosine cost; `value="distance"` pays the
     transport's cost, and with a `pairing` far above `epsilon` that is the mean cost of each sentence to its own
@@ -53,8 +42,6 @@ class HiddenTransport(BatchTerm):
     """
 
     Options = HiddenOptions
-    compares_layers = True
-    student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until `bind`
 
     def __init__(self, name: str, options: HiddenOptions):
         super().__init__(name, options)
@@ -67,14 +54,11 @@ class HiddenTransport(BatchTerm):
 
     def bind(self, student: Stack, teacher: Stack) -> None:
         pairs = pair_layers(self.layers, teacher.layers, student.layers)
-        self.student_needs, self.teacher_needs = sentence_needs(self.pooling, pairs)
+        self.need_sentences(self.pooling, pairs)
         maps = [nn.Linear(student.width, teacher.width, bias=False) for _ in pairs if student.width != teacher.width]
         for linear in maps:
             nn.init.orthogonal_(linear.weight)  # keeps angles as far as the widths allow
         self.projectors = nn.ModuleList(maps)
-
-    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        return sentences_of(view, self)
 
     def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
         return self.loss(*self._rows(student, teacher))

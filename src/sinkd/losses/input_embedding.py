@@ -19,7 +19,9 @@ def embedding_module(model: nn.Module) -> nn.Module:
     Raises:
         SinkdError: for a model without `get_input_embeddings`.
     """
-    body = _unwrapped(model)
+    body = model
+    while not hasattr(body, "get_input_embeddings") and isinstance(getattr(body, "module", None), nn.Module):
+        body = body.module  # type: ignore[assignment]  # inside an engine's wrapper, as DDP's
     if not hasattr(body, "get_input_embeddings"):
         raise SinkdError(f"{type(body).__name__} has no get_input_embeddings(), so it has no attribution")
     embedding: nn.Module = body.get_input_embeddings()  # type: ignore[operator]
@@ -62,10 +64,3 @@ def _hooked(model: nn.Module, hook) -> Iterator[None]:
             yield
     finally:
         handle.remove()
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside an engine's wrapper, as DDP's."""
-    while not hasattr(model, "get_input_embeddings") and isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module  # type: ignore[assignment]
-    return model

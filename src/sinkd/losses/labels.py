@@ -1,4 +1,4 @@
-"""`ce`: cross-entropy with the task's hard labels."""
+"""`ce`: the task's own loss."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def labelled(labels: Tensor) -> Tensor:
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss over the labelled rows, 0 if there are none.
-
-    Rows as wide as a vocabulary are read a slice at a time, forward and backward.
+    """Mean loss over the labelled rows, 0 if there are none; wide rows are read a slice at a time.
 
     Args:
         logits: (..., C); C = 1 means scores.

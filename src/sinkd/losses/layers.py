@@ -1,26 +1,26 @@
-"""Pairs of layers of teacher and student, and sentences: one vector of an example for each layer."""
+"""Pairs of layers of teacher and student, and terms that compare them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from ..errors import SinkdError
 from ..transport.precision import result_type
-from .feature import Feature, Forward
-from .term import Term, View
+from .feature import HIDDEN_STATES, Feature, Forward
+from .term import BatchTerm, Term, View
 
-STRATEGIES = ("emb", "uniform", "emb+uniform", "last", "final", "emb+final", "triple")
+Strategy = Literal["emb", "uniform", "emb+uniform", "last", "final", "emb+final", "triple"]
 Pooling = Literal["mean", "cls"]
 
 
 class Pair(NamedTuple):
-    """A layer of each side, counted from 1; 0 is the embedding."""
+    """A layer of either side, counted from 1; 0 is the embedding."""
 
     teacher: int
     student: int
@@ -41,7 +41,8 @@ def pair_layers(strategy: str, teacher: int, student: int) -> list[Pair]:
     >>> [tuple(pair) for pair in pair_layers("emb+uniform", 12, 4)]
     [(0, 0), (3, 1), (6, 2), (9, 3), (12, 4)]
     """
-    check_strategy(strategy)
+    if strategy not in get_args(Strategy):
+        raise SinkdError(f'the strategy is "{strategy}"; it must be one of {", ".join(get_args(Strategy))}')
     if min(teacher, student) < 1:
         raise SinkdError(f"layers cannot be paired: the teacher has {teacher}, the student {student}")
     if strategy.startswith("emb"):
@@ -65,12 +66,6 @@ def pair_layers(strategy: str, teacher: int, student: int) -> list[Pair]:
             f"{student}; choose emb+final"
         )
     return [Pair(0, 0), Pair(teacher // 2, student // 2), Pair(teacher, student)]
-
-
-def check_strategy(strategy: str) -> None:
-    """Raise SinkdError unless it is one of STRATEGIES."""
-    if strategy not in STRATEGIES:
-        raise SinkdError(f'the strategy of pairing layers is "{strategy}"; it must be one of {", ".join(STRATEGIES)}')
 
 
 def pool(states: Tensor, mask: Tensor) -> Tensor:
@@ -102,22 +97,26 @@ class Sentences(Feature):
         return torch.stack([states[layer][rows, first] for layer in self.layers], 1)
 
 
-def sentence_needs(pooling: Pooling, pairs: Sequence[Pair]) -> tuple[frozenset[Feature], frozenset[Feature]]:
-    """The sentences of paired layers that are needed of the student, and of the teacher."""
-    student, teacher = tuple(pair.student for pair in pairs), tuple(pair.teacher for pair in pairs)
-    return frozenset({Sentences("student", pooling, student)}), frozenset({Sentences("teacher", pooling, teacher)})
+class LayerTerm(Term):
+    """A term that compares layers of hidden states; `bind` decides which."""
+
+    compares_layers = True
+    student_needs = teacher_needs = frozenset({HIDDEN_STATES})  # until `bind`
 
 
-def sentences_of(view: View, term: Term) -> Tensor:
-    """The sentences (B, layers, D) that a term needs of the model whose view this is.
+class SentenceTerm(LayerTerm, BatchTerm):
+    """A term whose points are sentences, (n, layers, D)."""
 
-    Raises:
-        SinkdError: for a view without them.
-    """
-    for feature in term.student_needs | term.teacher_needs:
-        if isinstance(feature, Sentences) and feature in view:
-            return view[feature]
-    raise not_bound(term)
+    def need_sentences(self, pooling: Pooling, pairs: Sequence[Pair]) -> None:
+        """Read the sentences of these pairs of layers."""
+        self.student_needs = frozenset({Sentences("student", pooling, tuple(pair.student for pair in pairs))})
+        self.teacher_needs = frozenset({Sentences("teacher", pooling, tuple(pair.teacher for pair in pairs))})
+
+    def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
+        for feature in self.student_needs | self.teacher_needs:
+            if isinstance(feature, Sentences) and feature in view:
+                return view[feature]
+        raise not_bound(self)
 
 
 def not_bound(term: Term) -> SinkdError:

@@ -1,10 +1,7 @@
 """An `Objective`: `"kd+sinkhorn"` as a named, weighted sum of terms that reports its parts.
 
-Two ways to write one. Names alone take the published weights: hard labels, plus `alpha` on what compares row by row
-(and `1 - alpha` left for the labels), plus `beta` on every other term. Names with weights, `"ce:1+kl:0.1+sinkhorn:1"`,
-mean exactly what they say.
-
-A new term is one class with its options in a file of its own, and one line in `TERMS`.
+Names alone take the published weights: hard labels, plus `alpha` on a row term (and `1 - alpha` left for the labels),
+plus `beta` on every other term. Names with weights, `"ce:1+kl:0.1+sinkhorn:1"`, mean exactly what they say.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,19 +12,19 @@ from torch import Tensor, nn
 
 from sinkd.errors import SinkdError
 from sinkd.losses.attribution import AttributionLoss, IntegratedAttributionLoss
-from sinkd.losses.divergence import AnnealedKD, Divergence
+from sinkd.losses.divergence import Divergence
 from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.hidden import HiddenTransport
 from sinkd.losses.labels import HardLabels
 from sinkd.losses.options import Options, flags_of, read_options
-from sinkd.losses.relation_term import Relation
+from sinkd.losses.relation import Relation
 from sinkd.losses.sinkhorn_term import SinkhornTerm
 from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
 
 TERMS: dict[str, type[Term]] = {
     "ce": HardLabels,
     "kd": Divergence,
-    "kd_anneal": AnnealedKD,
+    "kd_anneal": Divergence,
     "kl": Divergence,
     "reverse_kl": Divergence,
     "js": Divergence,
@@ -42,12 +39,7 @@ TERMS: dict[str, type[Term]] = {
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """What an objective gives for a batch.
-
-    Attributes:
-        total: The weighted sum.
-        parts: Each term's value before its weight, by name.
-    """
+    """What an objective gives for a batch: the weighted sum, and each term's value before its weight, by name."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -90,13 +82,13 @@ class Objective(nn.Module):
         Args:
             text: The terms, joined by `+`: all with weights, or none.
             alpha, beta, mgskd_w: Weights of terms that carry none (alpha from 0 to 1, the others >= 0).
-            temperature: Above 0, of the row-by-row terms.
+            temperature: Above 0, of the row terms.
             options: A term's own options under its name, `sinkhorn={"cost": "l1"}`. They are checked whether or not
                 the term is in the sum.
 
         Raises:
-            SinkdError: for an unknown or repeated name, an option that is unknown or out of range, and a sum whose
-                weights are not determined.
+            SinkdError: An unknown or repeated name, an option that is unknown or out of range, or a sum whose weights
+                are not determined.
         """
         weights = _read_weights(text)
         for name in options:
@@ -117,7 +109,7 @@ class Objective(nn.Module):
         return cls(*zip(*kept, strict=True))
 
     def bind(self, student: Stack, teacher: Stack) -> None:
-        """Bind the terms to a student and its teacher; call it again for the next student. See `Term.bind`."""
+        """Bind the terms to a student and its teacher, or to the next; see `Term.bind`."""
         for term in self._all:
             term.bind(student, teacher)
 
@@ -138,12 +130,11 @@ class Objective(nn.Module):
 
     @property
     def student_needs(self) -> frozenset[Feature]:
-        """The features that the terms read of the student."""
         return frozenset().union(*(term.student_needs for term in self))
 
     @property
     def teacher_needs(self) -> frozenset[Feature]:
-        """The features that the terms read of the teacher; empty where it teaches nothing."""
+        """Empty where a teacher teaches nothing."""
         return frozenset().union(*(term.teacher_needs for term in self))
 
     @property
@@ -185,7 +176,7 @@ class Objective(nn.Module):
         return self.weigh(parts)
 
     def weigh(self, parts: Mapping[str, Tensor]) -> ObjectiveValue:
-        """The weighted sum of the terms' values, given by name."""
+        """Sum the terms' values, given by name."""
         ordered = {term.name: parts[term.name] for term in self}
         total: Any = sum(self.weights[name] * value for name, value in ordered.items())
         return ObjectiveValue(total, ordered)
@@ -226,19 +217,19 @@ def _read_options(name: str, given: Mapping[str, Any], temperature: float) -> Op
 def _published_weights(
     names: list[str], alpha: float, beta: float, mgskd_w: float, text: str
 ) -> dict[str, float | None]:
-    """Hard labels, alpha against 1 - alpha with a row-by-row term, and beta on the others, as in SinKD."""
+    """The weights of SinKD, hard labels included."""
     if not 0 <= alpha <= 1:
         raise SinkdError(f"alpha is {alpha}; it must lie between 0 (labels alone) and 1 (no labels)")
     for name, weight in (("beta", beta), ("mgskd_w", mgskd_w)):
         if not 0 <= weight < float("inf"):
             raise SinkdError(f"{name} is {weight}; it must be a number from 0 up")
-    paired = [name for name in names if TERMS[name].weighted_by == "alpha"]
-    if len(paired) > 1:
+    by_alpha = [name for name in names if TERMS[name].weighted_by == "alpha"]
+    if len(by_alpha) > 1:
         raise SinkdError(
-            f'alpha cannot weigh {" and ".join(paired)} of the objective "{text}" at once; '
+            f'alpha cannot weigh {" and ".join(by_alpha)} of the objective "{text}" at once; '
             "write the weights out, as in ce:0.1+kd:0.5+js:0.4"
         )
-    weights = {"1 - alpha": 1 - alpha if paired else 1.0, "alpha": alpha, "beta": beta, "mgskd_w": mgskd_w}
+    weights = {"1 - alpha": 1 - alpha if by_alpha else 1.0, "alpha": alpha, "beta": beta, "mgskd_w": mgskd_w}
     # 1 - 0.9 is 0.09999999999999998: rounding keeps what the user wrote legible in logs and manifests
     return {name: round(weights[TERMS[name].weighted_by], 12) for name in dict.fromkeys(["ce", *names])}
 

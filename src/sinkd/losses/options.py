@@ -13,23 +13,16 @@ OptionsT = TypeVar("OptionsT", bound="Options")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a term; subclass it with one `option` a field. Its `__post_init__` may refuse values (SinkdError).
-
-    Attributes:
-        prefix: Begins the names of the flags; by default the term's name.
-    """
+    """Options of a term; subclass it with one `option` a field. Its `__post_init__` may refuse values (SinkdError)."""
 
     prefix: ClassVar[str] = ""
+    """Begins the names of the flags; by default the term's name."""
 
 
 def option(default: Any, text: str, *, flag: str | None = None) -> Any:
-    """A field of `Options`.
+    """A field of `Options`, with its help.
 
-    Args:
-        default: What the term does unless told otherwise.
-        text: The flag's line of help.
-        flag: The flag's name. Several terms may share one, with the same type, default and help. By default
-            `prefix_field`, as in `sinkhorn_cost`.
+    Its flag is `prefix_field`, as in `sinkhorn_cost`, or `flag`, which terms may share with one type, default and help.
     """
     return field(default=default, metadata={"help": text, "flag": flag})
 
@@ -60,7 +53,7 @@ def read_options(term: str, options: type[OptionsT], given: Mapping[str, Any]) -
     """The options of a term from keywords.
 
     Raises:
-        SinkdError: for an unknown keyword, and for a value that is none of the choices of its annotation.
+        SinkdError: An unknown keyword, or a value out of range.
     """
     flags = {flag.field: flag for flag in flags_of(term, options).values()}
     for name, value in given.items():

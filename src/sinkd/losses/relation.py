@@ -1,15 +1,19 @@
-"""MGSKD: relations between hidden states, at the grain of sentences and of tokens (Liu et al., ACL 2022).
+"""`mgskd`: relations between the sentences of an update and between the tokens of a row (Liu et al., ACL 2022).
 
     mgskd = 4 * sum of sentence_angles (the later pairs of layers)
           + 1 * sum of pair_scores + triplet_angles (the first two pairs of layers)
 
-Relations are numbers between the rows of one model, so teacher and student may differ in width. Sentence triples
-(heads, B, B, B) and token pairs (B, heads, L, L) are computed slice by slice (`slices`) and never stored whole, and the
-pair scores need only products of width by width. Beside the inputs a loss needs one gradient of the student's size and
-some megabytes.
+Relations are numbers between the rows of one model, so the two may differ in width. Sentence triples (heads, B, B, B)
+and token pairs (B, heads, L, L) are computed slice by slice (`slices`) and never stored whole: beside the inputs a loss
+needs one gradient of the student's size and some megabytes.
 """
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +21,11 @@ from torch.nn import functional as F
 
 from ..errors import SinkdError
 from ..transport.precision import full_precision, result_type
-from .layers import pool
+from .feature import HIDDEN_STATES, Stack
+from .layers import LayerTerm, Pair, SentenceTerm, Strategy, attention_mask, not_bound, pair_layers, pool
+from .options import Options, option
 from .slices import piecewise, spans
+from .term import Progress, RowTerm, Term, View
 
 TOKEN_LAYERS = 2
 """The number of pairs of layers, from the first, that are compared by tokens; the others are by sentences."""
@@ -44,11 +51,7 @@ def mgskd(student: Tensor, teacher: Tensor, mask: Tensor, heads: int = 64, k1: i
     >>> mgskd(x, x, torch.ones(2, 4), heads=2)
     tensor(0.)
     """
-    if (
-        student.dim() != 4
-        or student.shape[:3] != teacher.shape[:3]
-        or mask.shape != (student.shape[0], student.shape[2])
-    ):
+    if student.dim() != 4 or student.shape[:3] != teacher.shape[:3] or mask.shape != student.shape[:3:2]:
         raise SinkdError(
             f"mgskd: student {tuple(student.shape)}, teacher {tuple(teacher.shape)}, mask {tuple(mask.shape)}; "
             "expected (B, layers, L, D) twice, of one B, layers and L, and (B, L)"
@@ -64,13 +67,9 @@ def mgskd(student: Tensor, teacher: Tensor, mask: Tensor, heads: int = 64, k1: i
 
 
 def sentence_angles(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
-    """Smooth L1 between the angles of all triples of sentences, mean over (heads, B, B, B).
+    """Smooth L1 between the angles of all triples of sentences (B, D) and (B, another D), mean over (heads, B, B, B).
 
     The angle of sentences i, j, k at i is e_ij . e_ik, with e_ij the unit vector of x_i - x_j (0 if they are equal).
-
-    Args:
-        student, teacher: (B, D) and (B, another D), the sentences of a whole update.
-        heads: Relation heads.
     """
     dtype, rows = result_type(student, teacher), student.shape[0]
     if rows == 0:
@@ -94,12 +93,7 @@ def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> T
 
     With S and T the (L, d) tokens of a head, divided by the fourth root of d, that is norm(S S^T - T T^T)^2, which is
     norm(S^T S)^2 + norm(T^T T)^2 - 2 norm(S^T T)^2: d x d products in place of L x L ones. They cancel as the student
-    approaches its teacher, so they are computed in float64.
-
-    Args:
-        student, teacher: (B, L, D) and (B, L, another D).
-        mask: (B, L); the mean is over `count_pairs(mask)` pairs for each head.
-        heads: Relation heads.
+    approaches its teacher, so they are computed in float64. Shapes are those of `triplet_angles`.
     """
     dtype = result_type(student, teacher)
     mask = mask.to(torch.bool).unsqueeze(-1)
@@ -130,7 +124,7 @@ def count_pairs(mask: Tensor) -> Tensor:
 def triplet_angles(
     student: Tensor, teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int
 ) -> tuple[Tensor, Tensor]:
-    """Smooth L1 between the angles of the triplets that the teacher attends to, and the number of triplets.
+    """Smooth L1 between the angles of the triplets that the teacher attends to, their mean, and the triplets' number.
 
     The k1 tokens of a row with the most attention (softmax of the teacher's pair scores, summed over heads and queries)
     are anchors. Each makes a triplet with two of its own k2 neighbours, with an angle as in `sentence_angles`, one
@@ -138,12 +132,7 @@ def triplet_angles(
 
     Args:
         student, teacher: (B, L, D) and (B, L, another D).
-        mask: (B, L).
-        heads: Relation heads of the attention.
-        k1, k2: As in `mgskd`.
-
-    Returns:
-        Two scalars: the mean over the triplets, and their number.
+        mask, heads, k1, k2: As in `mgskd`.
     """
     dtype = result_type(student, teacher)
     mask = mask.to(torch.bool)
@@ -153,27 +142,21 @@ def triplet_angles(
     parts = spans(len(s), max(heads * length * length, k1 * k2 * width), s.device)
     with torch.no_grad(), full_precision(t.device):
         chosen = [_attended(t[rows], mask[rows], heads, k1, k2) for rows in parts]
-        goals = [_triplets(t[rows], *tokens) for rows, tokens in zip(parts, chosen, strict=True)]
-        counts = [
-            _real(mask[rows], *tokens) & (goal != 0) for rows, tokens, goal in zip(parts, chosen, goals, strict=True)
-        ]
-        total = sum((count.sum() for count in counts), t.new_zeros((), dtype=torch.long))
+        total = sum((counted.sum() for *_, counted in chosen), t.new_zeros((), dtype=torch.long))
     scale = 1 / total.to(dtype).clamp_min(1.0)
 
-    def piece(number: int):
-        goal, count = goals[number], counts[number]
-
+    def piece(rows: slice, anchors: Tensor, neighbours: Tensor, goal: Tensor, counted: Tensor):
         def value(x: Tensor) -> Tensor:
-            angles = _triplets(x, *chosen[number])
-            return (F.smooth_l1_loss(angles, goal, reduction="none") * count).sum() * scale
+            angles = _triplets(x, anchors, neighbours)
+            return (F.smooth_l1_loss(angles, goal, reduction="none") * counted).sum() * scale
 
-        return parts[number], value
+        return rows, value
 
-    return piecewise(s, map(piece, range(len(parts)))), total
+    return piecewise(s, (piece(rows, *tokens) for rows, tokens in zip(parts, chosen, strict=True))), total
 
 
-def _attended(teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> tuple[Tensor, Tensor]:
-    """Anchors (B, k1) and their neighbours (B, k1, k2) of tokens (B, L, D)."""
+def _attended(teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Anchors (B, k1), neighbours (B, k1, k2), and of their triplets (B, k1, k2, k2) the angles and which count."""
     x = _split(teacher, heads, teacher.dtype).transpose(1, 2)
     pairs = mask.unsqueeze(-1) & mask.unsqueeze(-2)  # (B, L, L)
     scores = (x @ x.mT * x.shape[-1] ** -0.5).masked_fill_(~pairs.unsqueeze(1), -10000.0)
@@ -182,8 +165,12 @@ def _attended(teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> tu
     anchors = attention.sum(1).masked_fill_(~mask, -1.0).topk(k1, -1).indices
     local = attention.masked_fill_(~mask.unsqueeze(1), -2.0)
     local.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
-    rows = local.gather(1, anchors.unsqueeze(-1).expand(-1, -1, local.shape[-1]))
-    return anchors, rows.topk(k2, -1).indices
+    neighbours = local.gather(1, anchors.unsqueeze(-1).expand(-1, -1, local.shape[-1])).topk(k2, -1).indices
+    rows = torch.arange(len(mask), device=mask.device)
+    near = mask[rows[:, None, None], neighbours] & mask[rows[:, None], anchors].unsqueeze(-1)
+    real = near.unsqueeze(-1) & near.unsqueeze(-2) & ~torch.eye(k2, dtype=torch.bool, device=mask.device)
+    angles = _triplets(teacher, anchors, neighbours)
+    return anchors, neighbours, angles, real & (angles != 0)
 
 
 def _triplets(x: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
@@ -191,14 +178,6 @@ def _triplets(x: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
     rows = torch.arange(len(x), device=x.device)
     e = _unit(x[rows[:, None], anchors].unsqueeze(2) - x[rows[:, None, None], neighbours])
     return e @ e.mT
-
-
-def _real(mask: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
-    """Triplets (B, k1, k2, k2) without padding, whose two neighbours differ."""
-    rows = torch.arange(len(mask), device=mask.device)
-    near = mask[rows[:, None, None], neighbours] & mask[rows[:, None], anchors].unsqueeze(-1)
-    two = ~torch.eye(neighbours.shape[-1], dtype=torch.bool, device=mask.device)
-    return near.unsqueeze(-1) & near.unsqueeze(-2) & two
 
 
 def _angles(anchors: Tensor, others: Tensor) -> Tensor:
@@ -222,3 +201,95 @@ def _split(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
 def need_divisor(width: int, heads: int) -> None:
     if heads < 1 or width % heads:
         raise SinkdError(f"mgskd: a width of {width} cannot be split into {heads} heads; give a number that divides it")
+
+
+@dataclass(frozen=True)
+class RelationOptions(Options):
+    heads: int = option(64, "Heads of the relation loss; both models' widths must be multiples.")
+    matching_strategy: Strategy = option("emb+uniform", "Which layers mgskd pairs.", flag="matching_strategy")
+    k1: int = option(20, "Tokens of a row that anchor the triplets: those that the teacher attends to most.")
+    k2: int = option(20, "Neighbours that an anchor makes triplets with.")
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "k1", "k2"):
+            if getattr(self, name) < 1:
+                raise SinkdError(f"mgskd: {name} is {getattr(self, name)}; it must be at least 1")
+
+
+class Relation(LayerTerm):
+    """`mgskd`, or a summand of it that compares some (`part`) of the pairs of layers."""
+
+    Options = RelationOptions
+    weighted_by = "mgskd_w"
+
+    def __init__(self, name: str, options: RelationOptions, part: slice):
+        super().__init__(name, options)
+        self.options, self.part = options, part
+        self.pairs: list[Pair] = []
+
+    @classmethod
+    def make(cls, name: str, options: RelationOptions) -> list[Term]:
+        return [
+            SentenceRelation(f"{name}/sentences", options, slice(TOKEN_LAYERS, None)),
+            PairRelation(f"{name}/pairs", options, slice(TOKEN_LAYERS)),
+            *(TripletRelation(f"{name}/triplets-{i + 1}", options, slice(i, i + 1)) for i in range(TOKEN_LAYERS)),
+        ]
+
+    def bind(self, student: Stack, teacher: Stack) -> None:
+        for width in (student.width, teacher.width):
+            need_divisor(width, self.options.heads)
+        self.pairs = pair_layers(self.options.matching_strategy, teacher.layers, student.layers)[self.part]
+        self.applies = bool(self.pairs)
+
+
+class SentenceRelation(Relation, SentenceTerm):
+    """The angles between the sentences of an update."""
+
+    def bind(self, student: Stack, teacher: Stack) -> None:
+        super().bind(student, teacher)
+        self.need_sentences("mean", self.pairs)
+
+    def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
+        layers = zip(student.unbind(1), teacher.unbind(1), strict=True)
+        return SAMPLE_WEIGHT * torch.stack([sentence_angles(s, t, self.options.heads) for s, t in layers]).sum()
+
+
+class TokenRelation(Relation, RowTerm):
+    """A comparison of the tokens of one row with one another."""
+
+    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
+        if not self.pairs:
+            raise not_bound(self)
+        ours, theirs, mask = student[HIDDEN_STATES], teacher[HIDDEN_STATES], attention_mask(batch)
+        values = [self.compare(ours[pair.student], theirs[pair.teacher], mask) for pair in self.pairs]
+        return TOKEN_WEIGHT * torch.stack(values).sum()
+
+    @abstractmethod
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        """The value of one pair of layers: (B, L, D), (B, L, another D), (B, L) -> a scalar."""
+
+
+class PairRelation(TokenRelation):
+    """The scores of all pairs of tokens."""
+
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
+        return count_pairs(attention_mask(batch))
+
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        return pair_scores(student, teacher, mask, self.options.heads)
+
+
+class TripletRelation(TokenRelation):
+    """The angles of the triplets that the teacher attends to, in one pair of layers: each has a count of its own."""
+
+    counts_by_teacher = True
+
+    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
+        states = teacher[HIDDEN_STATES][self.pairs[0].teacher]
+        return self._angles(states, states, attention_mask(batch))[1]
+
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        return self._angles(student, teacher, mask)[0]
+
+    def _angles(self, student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return triplet_angles(student, teacher, mask, self.options.heads, self.options.k1, self.options.k2)

@@ -16,34 +16,30 @@ from .term import BatchTerm, Progress, RowTerm, Term, View
 
 
 @dataclass(frozen=True)
-class CurvatureOptions(Options):
-    """What every term of a transport shares."""
+class TransportOptions(Options):
+    """What every term of a transport shares: keywords of `SinkhornLoss`."""
 
+    n_iters: int = option(20, "Sinkhorn iterations.")
+    tolerance: float | None = option(None, "Stop iterating when rows are this right (mean error).")
+    debias: bool = option(False, "Subtract the cost of each side against itself.")
+    gradient: Gradient = option("unroll", "How the gradient is taken.")
     curvature: float = option(1.0, "Curvature of the hyperbolic costs.", flag="curvature")
     learnable_curvature: bool = option(False, "Train the curvature too.", flag="learnable_curvature")
 
 
 @dataclass(frozen=True)
-class SinkhornOptions(CurvatureOptions):
-    """Keywords of `SinkhornLoss`, with the published defaults."""
-
+class SinkhornOptions(TransportOptions):
     cost: str = option("lorentz", "Ground cost of the transport.")
     temperature: float = option(2.0, "Temperature of the transported predictions.")
     epsilon: float = option(0.1, "Entropic regularisation of the transport.")
-    n_iters: int = option(20, "Sinkhorn iterations.")
-    tolerance: float | None = option(None, "Stop iterating when rows are this right (mean error).")
     weight: float = option(0.001, "Inner weight of the sinkhorn loss, beside beta.")
     reduction: Reduction = option("sum", "Cost per row, or of the whole batch (as published).")
     value: Value = option("distance", "The transport's cost, or its plan as answer.")
-    debias: bool = option(False, "Subtract the cost of each side against itself.")
-    gradient: Gradient = option("unroll", "How the gradient is taken.")
     group: Group = option("batch", "One transport a batch, or one a sequence.")
-    top_k: int | None = option(
-        None, "Transport only a vocabulary's so many most probable entries, and the rest as one."
-    )
+    top_k: int | None = option(None, "Transport only so many of the most probable entries, and the rest as one.")
     top_k_of: Literal["both", "teacher"] = option("both", "Whose top entries; a teacher cached by them: teacher.")
     pairing: float = option(
-        0.0, "Cost added to moving a row to another row's answer: 0 batch-wise, large row by row.", flag="pairing"
+        0.0, "Cost added to moving a row to another row's answer; a large one compares row by row.", flag="pairing"
     )
     representation: Representation = option("probability", "What is transported.", flag="representation")
     representation_scale: float | None = option(
@@ -52,7 +48,7 @@ class SinkhornOptions(CurvatureOptions):
 
 
 class SinkhornTerm(Term):
-    """The cost of transporting the student's predictions onto the teacher's: of a batch, or of each sequence."""
+    """`SinkhornLoss` of both predictions."""
 
     Options = SinkhornOptions
 

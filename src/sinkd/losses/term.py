@@ -1,12 +1,8 @@
-"""What an objective sums: the `RowTerm` and the `BatchTerm`, and what they are shown of student and teacher.
-
-A `RowTerm` compares the student's answer for an example with the teacher's answer for the same example, and averages.
-A `BatchTerm` compares all rows of an update with one another, so it works in two steps: `points` picks the rows of one
-micro-batch, and the call takes those of all micro-batches and processes.
-"""
+"""What an objective sums: the `RowTerm` and the `BatchTerm`, and what they are shown of student and teacher."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -21,8 +17,7 @@ class View:
     """What one model shows of a batch: `view[feature]` for every feature that was asked for.
 
     Args:
-        logits: Shorthand for the feature that nearly every term reads, also `view.logits`; None where it was not asked
-            for, or is not known.
+        logits: The feature that nearly every term reads, also `view.logits`; None where it is not known.
         features: The values of other features.
         counts: (B,), of a language model how many answer tokens each example has: its logits are (counts.sum(), V).
             None where each example is one row of logits.
@@ -61,14 +56,13 @@ class Progress:
     epochs: int = 1
 
 
-class Term(nn.Module):
+class Term(nn.Module, ABC):
     """One summand of an `Objective`: subclass `RowTerm` or `BatchTerm`, and register it in `objective.TERMS`.
 
     Parameters of a term (a curvature, a projector) are trained, checkpointed and left out of the exported model.
 
     Attributes:
-        Options: The dataclass of the term's options, one `option` a field. Its flags, its keywords of
-            `Objective.parse` and its lines in the model card come from it.
+        Options: The dataclass of the term's options.
         student_needs, teacher_needs: The features that the term reads of either model.
         needs_labels: Whether the batch must carry hard labels.
         weighted_by: What weighs the term where the objective's text gives no weights.
@@ -106,15 +100,15 @@ class Term(nn.Module):
         return None
 
     def bind(self, student: Stack, teacher: Stack) -> None:
-        """Bind the term to both models before training, again for other models.
+        """Bind the term to both models before training, and again to other models.
 
         Raises:
-            SinkdError: where the two cannot be compared.
+            SinkdError: The two cannot be compared.
         """
 
 
 class RowTerm(Term):
-    """A term that compares each example with itself, and averages.
+    """A term that compares the two answers for each example, and averages.
 
     Attributes:
         counts_by_teacher: Whether `count` reads the teacher's features.
@@ -129,26 +123,26 @@ class RowTerm(Term):
         """
         return len(batch["labels"] if "labels" in batch else batch["input_ids"])
 
+    @abstractmethod
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
         """The value for a batch, a scalar."""
-        raise TypeError(f"{type(self).__name__} does not say how to compute its value")
 
     def diagnostics(self, student: View, teacher: View) -> dict[str, float]:
-        """Figures worth logging beside the value, computed at logging steps only."""
+        """Figures worth logging beside the value (a curvature, a marginal error), computed at logging steps only."""
         return {}
 
 
 class BatchTerm(Term):
-    """A term that compares all rows of an update with one another."""
+    """A term that compares all rows of an update with one another, over all its micro-batches and processes."""
 
+    @abstractmethod
     def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        """The rows of a micro-batch that are compared, of either model: (n, ...)."""
-        raise TypeError(f"{type(self).__name__} does not say which points it compares")
+        """The rows (n, ...) of a micro-batch that are compared, of either model."""
 
+    @abstractmethod
     def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
         """The value for the points (n, ...) of both models, a scalar."""
-        raise TypeError(f"{type(self).__name__} does not say how to compute its value")
 
     def diagnostics(self, student: Tensor, teacher: Tensor) -> dict[str, float]:
-        """Figures worth logging beside the value (a curvature, a marginal error), computed at logging steps only."""
+        """As `RowTerm.diagnostics`."""
         return {}

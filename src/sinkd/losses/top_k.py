@@ -13,7 +13,7 @@ at the student's logits by at most twice that mass over T, summed over a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sinkd.errors import SinkdError
-from sinkd.losses.feature import LOGITS, Feature, Forward, join_tokens, split_tokens
+from sinkd.losses.feature import LOGITS, AnswerFeature, Feature, Forward
 from sinkd.losses.slices import spans
 from sinkd.losses.term import Term, View
 from sinkd.losses.vocabulary import top_k
@@ -31,7 +31,7 @@ NO_MASS = -1e4
 
 
 @dataclass(frozen=True)
-class TopIds(Feature):
+class TopIds(AnswerFeature):
     """The k most probable entries of the vocabulary at each answer token, (N, k) int32."""
 
     k: int
@@ -42,12 +42,6 @@ class TopIds(Feature):
 
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Tensor:
         return _selected(seen, self.k)[0].int()
-
-    def split(self, value: Tensor, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
-        return split_tokens(value, counts)
-
-    def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Tensor:
-        return join_tokens(rows)
 
     def token_bytes(self, width: int, size: int) -> int:
         return 4 * min(self.k, width)
