@@ -16,7 +16,7 @@ from sinkd import SinkdError, recipes
 from sinkd.cli import published
 from sinkd.cli.main import main
 from sinkd.cli.published import ALIASES, translated
-from sinkd.models.language_model import say_not_spread
+from sinkd.models.language_model import device_map
 from sinkd.training import arguments
 from small_language_models import word_tokenizer, write_copa, write_language_model, write_templates
 
@@ -61,7 +61,7 @@ RESULTS = ["dataset_name", "dataset_config_name", "template_name", "epoch", "ste
 
 def test_the_published_commands_teach_and_learn(typed, place, caplog):
     folder = place[1]
-    say_not_spread.cache_clear()
+    device_map.cache_clear()
     with caplog.at_level("INFO", logger="sinkd"):
         typed("teacher", *COPA, "--model_name_or_path", "large", "-ep", 1)
         out, _ = typed("student", *COPA, "--model_name_or_path", "small", "-ep", 1)

@@ -242,7 +242,7 @@ def test_berts_own_vocabulary_is_read_in_lower_case(vocabulary, shared_data):
     assert pieces(path, "The SAILORS rode the breeze.") == "the sailors rode the breeze ."
 
 
-def test_a_folder_without_a_tokenizer_is_told(model):
+def test_a_folder_without_a_tokenizer_is_refused(model):
     path = model(["a", "b"])
     refused(lambda: load_tokenizer(path, "--model_path"), f"--model_path {path} holds no tokenizer", "vocab.txt")
 

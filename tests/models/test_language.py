@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from sinkd import SinkdError
 from sinkd.models import cut_head, decoder_start, load_language_model, shared_vocabulary, tokenizers_of
 from sinkd.models.head import head_width
-from sinkd.models.language_model import device_map, say_not_spread
+from sinkd.models.language_model import device_map
 from small_language_models import small_model, word_tokenizer, write_language_model
 
 KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
@@ -131,7 +131,7 @@ def test_one_vocabulary_with_other_scores_is_another_tokenizer(tmp_path):
 @pytest.mark.parametrize(("count", "expected"), [(0, None), (1, None), (2, "auto")])
 def test_parallelize_spreads_over_two_accelerators_or_says_why_not(count, expected, monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    say_not_spread.cache_clear()
+    device_map.cache_clear()
     with caplog.at_level("INFO", logger="sinkd"):
         assert device_map() == device_map() == expected
     assert len(caplog.messages) == (expected is None)

@@ -106,7 +106,7 @@ def test_spaced_layers_rise_from_the_first_by_steps_that_differ_by_one_at_most(a
         ("spaced", None, ["as in 0,2,4"]),
     ],
 )
-def test_what_cannot_be_chosen_is_told(text, wanted, fragments):
+def test_impossible_choices_are_refused(text, wanted, fragments):
     with pytest.raises(SinkdError) as caught:
         choose_layers(text, 6, "--keep_layers", wanted)
     for fragment in ["--keep_layers", *fragments]:

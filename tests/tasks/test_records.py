@@ -1,4 +1,4 @@
-"""Text files as records: any text survives, any bad row is told and does not end the stream."""
+"""Text files as records: any text survives, and a bad row is reported without ending the stream."""
 
 import csv
 import json

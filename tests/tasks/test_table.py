@@ -95,7 +95,7 @@ def test_a_label_that_training_never_saw_is_named_with_its_line(tmp_path):
         ({"text": "c", "label": None}, "found no 'label' in"),
     ],
 )
-def test_a_bad_object_is_told_with_its_line_or_skipped(tmp_path, row, message):
+def test_a_bad_object_is_reported_with_its_line_or_skipped(tmp_path, row, message):
     path = tmp_path / "rows.jsonl"
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}, row]
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -106,7 +106,7 @@ def test_a_bad_object_is_told_with_its_line_or_skipped(tmp_path, row, message):
     assert (len(task.read("train")), task.skipped["train"]) == (2, 1)
 
 
-def test_wrong_arguments_are_told(tmp_path):
+def test_wrong_arguments_are_refused(tmp_path):
     path = write(tmp_path / "r.csv", [("a", "x"), ("b", "x")], ("text", "label"))
     with pytest.raises(SinkdError, match="found kind 'ranking', expected one of auto, classification, regression"):
         table_task(path, path, text_columns=["text"], label_column="label", kind="ranking")

@@ -131,12 +131,12 @@ def write(folder, name, jinja="mine ||| yes"):
         ("anli/r1", "anli/r1"),
     ],
 )
-def test_anybodys_folder_of_templates_is_read(tmp_path, task, folder):
+def test_a_users_folder_of_templates_is_read(tmp_path, task, folder):
     path = write(tmp_path / "mine" / folder, "by hand")
     assert find_template(task, "by hand", tmp_path / "mine").source == path
 
 
-def test_anybodys_template_comes_before_the_packages_of_that_name(tmp_path, no_promptsource):
+def test_a_users_template_comes_before_the_packages_of_that_name(tmp_path, no_promptsource):
     first = own("copa")[0]
     write(tmp_path / "mine" / "copa", first.name)
     assert find_template("copa", first.name, tmp_path / "mine").jinja == "mine ||| yes"
@@ -159,7 +159,7 @@ def test_an_unknown_name_lists_the_names_there_are(no_promptsource):
     assert all(f'"{template.name}"' in str(error.value) for template in own("copa"))
 
 
-def test_a_malformed_template_is_told_before_any_row_is_read(tmp_path):
+def test_a_malformed_template_is_reported_before_any_row_is_read(tmp_path):
     write(tmp_path / "mine", "broken", "{{ premise ||| x")
     with pytest.raises(SinkdError, match=r"template 'broken' of .*mine/templates\.yaml is not well formed"):
         find_template("copa", "broken", tmp_path / "mine")

@@ -115,7 +115,7 @@ def test_a_template_of_any_text_has_no_choices(tmp_path):
         score(task, worded, np.array([0, 0]))
 
 
-def test_an_answer_that_is_none_of_the_choices_is_told(tmp_path):
+def test_an_answer_that_is_none_of_the_choices_is_refused(tmp_path):
     template = Template("off", "{{ premise }} ||| Neither.", COPA.answer_choices)
     with pytest.raises(SinkdError) as error:
         examples(task_of("copa", tmp_path), "train", template)
@@ -199,7 +199,7 @@ def test_the_metric_that_picks_the_best_is_one_of_the_scores(tmp_path, name):
 
 
 @pytest.mark.parametrize(("chosen", "row"), [([0, 2], 1), ([-1, 0], 0)])
-def test_choices_that_are_none_are_told(tmp_path, chosen, row):
+def test_numbers_of_no_choice_are_refused(tmp_path, chosen, row):
     task = task_of("copa", tmp_path)
     message = f"found choice {chosen[row]} in row {row} of superglue/copa, which has 2 choices"
     with pytest.raises(SinkdError, match=message):

@@ -207,16 +207,12 @@ def load_language_model(
     return model
 
 
+@cache
 def device_map() -> str | None:
-    """Return how `--parallelize` spreads a model: "auto", over all accelerators; None if there are fewer than two."""
+    """Return how `--parallelize` spreads a model: "auto" over several accelerators, else None, which is logged once."""
     count = torch.cuda.device_count()
     if count > 1:
         return "auto"
-    say_not_spread("one accelerator" if count else "no accelerator")
-    return None
-
-
-@cache
-def say_not_spread(there: str) -> None:
-    """Log once why `--parallelize` does nothing."""
+    there = "one accelerator" if count else "no accelerator"
     logger.info("--parallelize: this machine has %s, so models are not spread", there)
+    return None

@@ -78,7 +78,7 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
         kept = _notes(path)
         if kept is None:
             if path.exists():
-                logger.warning("%s is damaged and is built again", path)
+                logger.warning("%s is damaged, or of an earlier version, and is built again", path)
             _build(path, key, features, batches, notes, title)
         else:
             notes.update(kept)
