@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,18 +11,6 @@ from transformers import GenerationConfig
 
 from sinkd.losses.random_state import RandomState
 from sinkd.models.prompt_collator import UNLABELLED, PromptCollator
-
-
-@contextmanager
-def _generating(network: Any, settings: GenerationConfig) -> Iterator[None]:
-    """Within it, `network.generate` uses these settings only, nothing of the model's own generation_config."""
-    own, training = network.generation_config, network.training
-    network.generation_config = settings
-    try:
-        yield network.eval()
-    finally:
-        network.generation_config = own
-        network.train(training)
 
 
 @torch.no_grad()
@@ -61,9 +48,15 @@ def sampled_batch(
         decoder_start_token_id=collator.decoder_start,
         suppress_tokens=list(range(vocabulary, network.config.get_text_config().vocab_size)) or None,
     )
-    with RandomState(device).replayed(), _generating(network, settings):
-        torch.manual_seed(seed)
-        drawn = network.generate(**question, generation_config=settings)
+    own, training = network.generation_config, network.training
+    network.generation_config = settings  # else `generate` takes what the settings leave open from the model's own
+    try:
+        with RandomState(device).replayed():
+            torch.manual_seed(seed)
+            drawn = network.eval().generate(**question, generation_config=settings)
+    finally:
+        network.generation_config = own
+        network.train(training)
     begin = 1 if collator.decoder_start is not None else question["input_ids"].shape[1]
     answers = []
     for row in drawn[:, begin:].tolist():

@@ -14,15 +14,8 @@ from sinkd.errors import SinkdError, first_sentence
 from sinkd.models.config import find_checkpoint, load_config, untyped_bert
 from sinkd.models.family import Reading
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "tokenizer.model",
-)
+SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)
 
 
 def load_tokenizer(
