@@ -1,9 +1,9 @@
-"""A template renders a row as promptsource's would, in a sandbox, and says what it fails on."""
+"""A template renders a row as promptsource does, in a sandbox, and its errors name the example."""
 
 import pytest
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.template import Template, highlight, most_frequent, read_templates
+from sinkd.tasks.template import Template, read_templates
 
 ROW = {"idx": 3, "text": "It rained.", "label": 1, "names": ["Ann", "Bob", "Ann", "Eve", "Bob"]}
 
@@ -12,29 +12,25 @@ def render(jinja, answer_choices=None, row=ROW, seed=0):
     return Template("mine", jinja, answer_choices).render(row, seed)
 
 
-def test_prompt_answer_and_choices_come_without_surrounding_space():
-    rendered = render(" {{ text }}\n ||| \n{{ answer_choices[label] }} ", " No ||| Yes\n")
-    assert rendered == ("It rained.", "Yes", ["No", "Yes"])
-
-
-def test_a_template_without_choices_has_none():
-    assert render("{{ text }} ||| {{ text }} {{ answer_choices }}") == ("It rained.", "It rained. None", [])
-
-
-def test_choices_may_be_written_in_jinja():
-    assert render("a ||| b", "{{ names | unique | join('|||') }}").choices == ["Ann", "Bob", "Eve"]
-
-
 @pytest.mark.parametrize(
-    ("jinja", "expected"),
+    ("jinja", "choices", "expected"),
     [
-        ("{{ text }}", ("It rained.", "", [])),
-        ("{% if label == 0 %}{{ text }} ||| yes{% endif %}", ("", "", [])),
-        ("{{ text }} ||| {% if label == 0 %}yes{% endif %}", ("It rained.", "", [])),
+        (" {{ text }}\n ||| \n{{ answer_choices[label] }} ", " No ||| Yes\n", ("It rained.", "Yes", ["No", "Yes"])),
+        ("{{ text }} ||| {{ text }} {{ answer_choices }}", None, ("It rained.", "It rained. None", [])),
+        ("a ||| b", "{{ names | unique | join('|||') }}", ("a", "b", ["Ann", "Bob", "Eve"])),
+        # templates that do not apply to the row
+        ("{{ text }}", None, ("It rained.", "", [])),
+        ("{% if label == 0 %}{{ text }} ||| yes{% endif %}", None, ("", "", [])),
+        ("{{ text }} ||| {% if label == 0 %}yes{% endif %}", None, ("It rained.", "", [])),
+        # promptsource's functions
+        ("{{ names | most_frequent | join(' ') }} ||| x", None, ("Ann Bob", "x", [])),
+        ("{{ [] | most_frequent }} ||| x", None, ("[]", "x", [])),
+        ("{{ text | highlight }} ||| x", None, ("<span style='color: #F08080'>It rained.</span>", "x", [])),
+        ("{% for a, b in zip(names, [1, 2]) %}{{ a }}{{ b }} {% endfor %} ||| x", None, ("Ann1 Bob2", "x", [])),
     ],
 )
-def test_a_template_that_does_not_apply_to_a_row_gives_an_empty_answer(jinja, expected):
-    assert render(jinja) == expected
+def test_prompt_answer_and_choices_come_without_surrounding_space(jinja, choices, expected):
+    assert render(jinja, choices) == expected
 
 
 def test_bars_in_a_row_are_text():
@@ -61,21 +57,6 @@ def test_choice_draws_by_seed_and_example_alone():
     other = Template("another", "{{ names | choice }} {{ names | choice }} ||| x")
     assert other.render(ROW | {"idx": 7}, 2).prompt == drawn[2 * 20 + 7]
     assert {name for both in drawn for name in both.split()} == {"Ann", "Bob", "Eve"}
-
-
-def test_most_frequent_gives_all_items_of_the_highest_count():
-    assert most_frequent(ROW["names"]) == ["Ann", "Bob"]
-    assert most_frequent([]) == []
-    assert render("{{ names | most_frequent | join(' ') }} ||| x").prompt == "Ann Bob"
-
-
-def test_highlight_marks_text():
-    assert highlight("x") == "<span style='color: #F08080'>x</span>"
-    assert render("{{ text | highlight }} ||| x").prompt == "<span style='color: #F08080'>It rained.</span>"
-
-
-def test_zip_is_there():
-    assert render("{% for a, b in zip(names, [1, 2]) %}{{ a }}{{ b }} {% endfor %} ||| x").prompt == "Ann1 Bob2"
 
 
 @pytest.mark.parametrize(
