@@ -42,7 +42,7 @@ def own(reviews, *more) -> list[str]:
     return [str(part) for pair in flags.items() for part in pair] + list(more)
 
 
-def test_a_table_of_ones_own_goes_all_the_way(reviews, world, tmp_path, capsys):
+def test_every_command_takes_your_own_table(reviews, world, tmp_path, capsys):
     short = ["--num_train_epochs", "2", "--learning_rate", "3e-3", "--report_to", "none"]
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     flags = own(reviews, *short)

@@ -1,4 +1,4 @@
-"""The published entry points work as they were typed, with the recipe's values where the command line is silent."""
+"""The published entry points work as typed, and the recipe fills in what a command line leaves out."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A folder belongs to one run: it is started, gone on with, returned or refused; and it holds what it promises."""
+"""A folder belongs to one run, which starts, resumes, is returned or refused; and it holds what it promises."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The teacher answers once; a cache that is damaged or of something else is built anew."""
+"""The teacher answers once; a cache that is damaged or belongs to something else is rebuilt."""
 
 import multiprocessing
 import pickle
@@ -179,7 +179,7 @@ def fill(home, n_rows):
     return computed
 
 
-def test_a_store_is_the_same_however_many_filled_it(tmp_path):
+def test_a_store_is_the_same_for_any_number_of_processes(tmp_path):
     assert fill(tmp_path / "one", 95) == list(range(10))
     with multiprocessing.get_context("fork").Pool(3) as pool:
         shares = pool.starmap(fill, [(tmp_path / "three", 95)] * 3, chunksize=1)
@@ -229,7 +229,7 @@ def test_a_teacher_that_gives_nan_stops_with_a_count(ask, teacher, tmp_path):
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
-def test_progress_is_told(ask, teacher, rows):
+def test_progress_is_reported(ask, teacher, rows):
     told = []
     ask(teacher, on_rows=lambda done, of: told.append((done, of)))
     assert told[-1] == (len(rows), len(rows))

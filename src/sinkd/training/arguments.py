@@ -1,4 +1,4 @@
-"""The settings of a run: fields beside those of `transformers.TrainingArguments`, so that every Trainer flag works.
+"""The settings of a run: `transformers.TrainingArguments` with more fields, so that every Trainer flag works.
 
 A flag, its key in a recipe and its field have the same name.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sinkd.training.checkpoint import write_text
 
-TIMING = {"runtime", "samples_per_second", "epoch", "step"}  # what an evaluation reports beside its scores
+TIMING = {"runtime", "samples_per_second", "epoch", "step"}  # reported with the scores of an evaluation
 
 
 @dataclass(frozen=True)

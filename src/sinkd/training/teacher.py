@@ -30,7 +30,7 @@ from sinkd.training.fingerprint import fingerprint_model, fingerprint_rows
 from sinkd.training.taught_rows import Collate
 
 FORMAT = 2
-SHARD_BYTES = 2**28  # a shard is made in memory, so shards of large rows have fewer of them
+SHARD_BYTES = 2**28  # at most, about: a shard is built in memory
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 logger = logging.getLogger(__name__)
