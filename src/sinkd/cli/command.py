@@ -21,8 +21,7 @@ def load_named_task(args: TaskArguments) -> Task:
     """Load the task, or the user's own table, that the settings name."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    own = {"--train_file": args.train_file, "--dev_file": args.dev_file}
-    own |= {"--text_columns": args.text_columns, "--label_column": args.label_column}
+    own = {f"--{name}": getattr(args, name) for name in ("train_file", "dev_file", "text_columns", "label_column")}
     name = named_task(vars(args))
     if not any([*own.values(), args.test_file]):
         if name is None:
@@ -36,7 +35,7 @@ def load_named_task(args: TaskArguments) -> Task:
     missing = [flag for flag, value in own.items() if not value]
     if missing:
         raise SinkdError(f"your own table also needs {' and '.join(missing)}")
-    train_file, dev_file, text_columns, label_column = filter(None, own.values())
+    train_file, dev_file, text_columns, label_column = own.values()
     return table_task(
         train_file,
         dev_file,
