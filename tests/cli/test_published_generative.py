@@ -230,6 +230,7 @@ def test_padding_beyond_what_a_model_reads_is_refused(typed, place):
     if place[0] == "t0":
         pytest.skip("T5 reads any number of tokens")
     _, said = typed("teacher", *COPA, "-o", "./padded", "-m", "large", "-pml", status=2)
+    assert "--pad_to_max_length pads to 1024 tokens" in said
     assert "do not fit the model, which reads 256; give a smaller --max_length" in said
 
 
