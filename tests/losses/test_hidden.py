@@ -78,19 +78,6 @@ def test_figures_for_the_log():
     assert figures["matched"] > 0.9 and 0 <= figures["marginal_error"] < 0.1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"pooling": "max"}, 'pooling is "max"; it must be one of mean, cls'),
-        ({"cost": "l3"}, "cost is 'l3'"),
-        ({"value": "plan"}, 'value is "plan"'),
-    ],
-)
-def test_options_out_of_range_are_refused(options, message):
-    with pytest.raises(SinkdError, match=message):
-        bound(**options)
-
-
 def test_sentences_are_means_or_first_tokens_wherever_the_padding_is():
     states = (torch.randn(2, 3, 4), torch.randn(2, 3, 4))
     inputs = {"attention_mask": torch.tensor([[1, 1, 0], [0, 1, 1]])}

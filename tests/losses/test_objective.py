@@ -120,15 +120,29 @@ def test_options_for_no_term_are_refused():
     refused("kd", 'options were given for "sinkhron"', sinkhron={"cost": "l1"})
 
 
-@pytest.mark.parametrize("text", ["kd", "kd+sinkhorn+saliency+mgskd"])
-def test_options_are_checked_whether_or_not_their_term_is_in_the_sum(text):
-    refused(text, "cost is 'nonsense'", sinkhorn={"cost": "nonsense"})
-    refused(text, 'the term sinkhorn has no option "costs"; its options are', sinkhorn={"costs": "l1"})
-    refused(text, 'sinkhorn: value is "plan"; it must be one of distance, matching', sinkhorn={"value": "plan"})
-    refused(text, "topk is 0; it must be at least 1", saliency={"topk": 0})
-    refused(text, '"emb+last"; it must be one of emb, uniform', mgskd={"matching_strategy": "emb+last"})
-    refused(text, "the temperature is 0; it must be above 0", js={"temperature": 0})
-    refused(text, 'the term ce has no option "weight"; it has no options', ce={"weight": 1})
+@pytest.mark.parametrize(
+    ("term", "options", "message"),
+    [
+        ("ce", {"weight": 1}, 'the term ce has no option "weight"; it has no options'),
+        ("js", {"temperature": 0}, "the temperature is 0; it must be above 0"),
+        ("sinkhorn", {"cost": "nonsense"}, "cost is 'nonsense'"),
+        ("sinkhorn", {"costs": "l1"}, 'the term sinkhorn has no option "costs"; its options are'),
+        ("sinkhorn", {"value": "plan"}, 'sinkhorn: value is "plan"; it must be one of distance, matching'),
+        ("sinkhorn_hidden", {"pooling": "max"}, 'pooling is "max"; it must be one of mean, cls'),
+        ("sinkhorn_hidden", {"cost": "l3"}, "cost is 'l3'"),
+        ("sinkhorn_hidden", {"value": "plan"}, 'value is "plan"'),
+        ("sinkhorn_hidden", {"layers": "first"}, '"first"; it must be one of emb, uniform'),
+        ("saliency", {"topk": 0}, "topk is 0; it must be at least 1"),
+        ("integrated_saliency", {"loss_func": "L3"}, '"L3"; it must be one of L1, L2, smoothL1'),
+        ("integrated_saliency", {"ig_steps": 0}, "ig_steps is 0; it must be at least 1"),
+        ("integrated_saliency", {"normalization_type": 3}, "normalization_type is 3; it must be 1 or 2"),
+        ("mgskd", {"matching_strategy": "emb+last"}, '"emb+last"; it must be one of emb, uniform'),
+        ("mgskd", {"k1": 0}, "k1 is 0; it must be at least 1"),
+    ],
+)
+def test_options_are_checked_whether_or_not_their_term_is_in_the_sum(term, options, message):
+    for text in ("kl", f"{term}:1"):
+        refused(text, message, **{term: options})
 
 
 # What it computes
@@ -200,9 +214,8 @@ def test_an_objective_serves_one_student_after_the_other():
     for layers, width in ((3, 8), (1, 16), (3, 8), (2, 12)):
         objective.bind(Stack(layers, width), Stack(6, 16))
         student = hidden_states(layers, width)
-        sides = ((student, objective.student_needs), (teacher, objective.teacher_needs))
         views = []
-        for states, needs in sides:
+        for states, needs in ((student, objective.student_needs), (teacher, objective.teacher_needs)):
             seen = Forward(nn.Identity(), batch, torch.zeros(6, 2), states)
             views.append(View(features={feature: feature.read(seen, batch) for feature in needs}))
         value = objective(*views, batch)

@@ -1,4 +1,4 @@
-"""The state of the random generators, so that another pass of a model draws the same dropout."""
+"""The state of the random generators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class RandomState:
-    """The state of the generators that a forward pass on `device` may draw from.
+    """The state of the generators that a forward pass on `device` may draw from, to draw the same dropout again.
 
     On CUDA that includes every device's: a model may be spread over several, and each draws from its own.
     """
