@@ -29,11 +29,11 @@ class Fields:
         value = self._get(name)
         expected = "text" if empty else "text that is not empty"
         if not isinstance(value, str) or not (empty or value.strip()):
-            raise self.wrong(name, value, expected)
+            raise self._wrong(name, value, expected)
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:  # half a surrogate pair, which JSON can express and UTF-8 cannot
-            raise self.wrong(name, value, "text of whole characters") from None
+            raise self._wrong(name, value, "text of whole characters") from None
         return value
 
     def whole(self, name: str, low: int = 0, high: int = LARGEST) -> int:
@@ -41,7 +41,7 @@ class Fields:
         value = self._get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             limit = f"from {low}" if high == LARGEST else f"from {low} to {high}"
-            raise self.wrong(name, value, f"a whole number {limit}")
+            raise self._wrong(name, value, f"a whole number {limit}")
         return value
 
     def one_of(self, name: str, words: Mapping[str, int]) -> int:
@@ -49,32 +49,31 @@ class Fields:
         value = self._get(name)
         word = label_word(value).lower() if isinstance(value, str | int) else ""
         if word not in words:
-            raise self.wrong(name, value, f"one of {', '.join(words)}")
+            raise self._wrong(name, value, f"one of {', '.join(words)}")
         return words[word]
 
     def inside(self, name: str) -> Fields:
         """Return a nested object."""
         value = self._get(name)
         if not isinstance(value, dict):
-            raise self.wrong(name, value, "an object")
+            raise self._wrong(name, value, "an object")
         return Fields(value, self._place(name))
 
-    def items(self, name: str, least: int = 1) -> Iterator[Fields]:
-        """Yield the objects of a list of at least `least`."""
+    def items(self, name: str) -> Iterator[Fields]:
+        """Yield the objects of a list, which must not be empty."""
         value = self._get(name)
-        if not isinstance(value, list) or len(value) < least:
-            raise self.wrong(name, value, "a list of objects" + " that is not empty" * (least > 0))
+        if not isinstance(value, list) or not value:
+            raise self._wrong(name, value, "a list of objects that is not empty")
         for number, item in enumerate(value):
             if not isinstance(item, dict):
-                raise self.wrong(f"{name}[{number}]", item, "an object")
+                raise self._wrong(f"{name}[{number}]", item, "an object")
             yield Fields(item, self._place(f"{name}[{number}]"))
 
     def has(self, name: str) -> bool:
         """Return whether the field is present and not null."""
         return self.record.get(name) is not None
 
-    def wrong(self, name: str, value: object, expected: str) -> SinkdError:
-        """Make the error for a field: what was found, what was expected."""
+    def _wrong(self, name: str, value: object, expected: str) -> SinkdError:
         found = "nothing" if value is MISSING else excerpt(value)
         return SinkdError(f"field {self._place(name)!r}: found {found}, expected {expected}")
 
