@@ -169,7 +169,7 @@ def test_one_class_of_one_row() -> None:
     assert float(value) == pytest.approx(1.5) and float(gradient) == pytest.approx(-0.5)
 
 
-def test_pairing_goes_from_batchwise_to_row_by_row() -> None:
+def test_pairing_goes_from_whole_batches_to_row_by_row() -> None:
     student, teacher = logits(6, 4), logits(6, 4, 1)
     paired = reference.lorentz(torch.softmax(student / 2, -1), torch.softmax(teacher / 2, -1)).diagonal().mean()
     values = [SinkhornLoss(pairing=gamma)(student, teacher) for gamma in (0.0, 1.0, 50.0)]

@@ -171,7 +171,7 @@ class Attribution(Feature):
 
 @dataclass(frozen=True)
 class AttributionOptions(Options):
-    topk: int = option(768, "Entries of a token's width that count in the teacher's attribution.", flag="topk")
+    topk: int = option(768, "Entries of a token's width that count in the teacher's (cached) attribution.", flag="topk")
     normalization_type: int = option(2, "1 or 2: the norm that attributions are divided by.", flag="normalization_type")
     loss_func: Comparison = option("L2", "Loss between two attributions.", flag="loss_func")
     ig_steps: ClassVar[int] = 1
