@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from sinkd.losses.objective import Objective
 from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.term import Progress, View
-from sinkd.models.observe import observe
+from sinkd.models.forward import observe
 from sinkd.report import Table
 
 HEADS, K = 64, 20

@@ -23,9 +23,9 @@ from benchmarks.models import write_model
 from sinkd.cli.command import load_named_task
 from sinkd.cli.sweep import run
 from sinkd.report import Table, show
-from sinkd.training.comparison import Result
+from sinkd.sweep.comparison import Result
+from sinkd.sweep.sweep import make_sweep
 from sinkd.training.inference import Model
-from sinkd.training.sweep import make_sweep
 
 VOCABULARIES = {"t5": 32128, "gpt2": 50257}
 OBJECTIVES = {

@@ -27,8 +27,8 @@ import transformers
 from sinkd.cli.command import load_named_task
 from sinkd.cli.sweep import run, tabulate
 from sinkd.report import show
-from sinkd.training.comparison import Result
-from sinkd.training.sweep import Sweep, make_sweep
+from sinkd.sweep.comparison import Result
+from sinkd.sweep.sweep import Sweep, make_sweep
 
 Flags = dict[str, Any]
 

@@ -21,6 +21,7 @@ FLOORS = [
     "tasks",
     "models",
     "training",
+    "sweep",
     "report",
     "exchange",
     "estimate",

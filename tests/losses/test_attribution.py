@@ -17,7 +17,7 @@ from sinkd.losses.feature import Forward
 from sinkd.losses.input_embedding import embedding_module, replaced, watched
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
-from sinkd.models.observe import observe
+from sinkd.models.forward import observe
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]])
 LABELS = torch.tensor([1, 0, 1])

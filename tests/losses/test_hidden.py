@@ -15,7 +15,7 @@ from sinkd.losses.layers import Sentences, Strategy, pair_layers
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import stack
-from sinkd.models.observe import observe
+from sinkd.models.forward import observe
 from sinkd.transport import COSTS
 
 STUDENT, TEACHER = (torch.randn(6, 2, 8, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))

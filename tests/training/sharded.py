@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective
-from sinkd.models.observe import observe
+from sinkd.models.forward import observe
 from sinkd.training.gather import leave_group
 from sinkd.training.gradient_cache import GradientCache
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from sinkd.cli.main import main
-from sinkd.training import answers, teacher
+from sinkd.training import teacher, teacher_cache
 
 if __name__ == "__main__":
-    answers.SHARD = teacher.SHARD = int(sys.argv[1])
+    teacher_cache.SHARD = teacher.SHARD = int(sys.argv[1])
     argv = sys.argv[2:]
     asked = []
     batches_of = teacher.batches_of

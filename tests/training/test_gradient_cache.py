@@ -18,7 +18,7 @@ from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.models import Encoder, LanguageModel, decoder_start
-from sinkd.models.observe import observe
+from sinkd.models.forward import observe
 from sinkd.models.prompt_collator import PromptCollator
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.gradient_cache import GradientCache

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from sinkd import DistillationArguments, SinkdError, recipes
+from sinkd.sweep.sweep import read_sweep
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.manifest import describe
 from sinkd.training.settings import DATA, READING, named_task, resolve_settings
-from sinkd.training.sweep import read_sweep
 
 KINDS = {"teacher": FinetuneArguments, "student": DistillationArguments}
 PUBLISHED = {

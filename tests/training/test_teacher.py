@@ -13,13 +13,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sinkd import SinkdError
 from sinkd.losses.attribution import Attribution
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Feature
-from sinkd.models.observe import observe
+from sinkd.models.forward import observe
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.answers import Answers
+from sinkd.training.answered_rows import TaughtRows, taught_view
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.fingerprint import fingerprint_model
-from sinkd.training.taught_rows import TaughtRows, taught_view
 from sinkd.training.teacher import Teacher
+from sinkd.training.teacher_cache import Answers
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_another_epoch_asks_the_cached_teacher_nothing(run, monkeypatch):
     def refuse(*args):
         raise AssertionError("the teacher was asked again")
 
-    monkeypatch.setattr("sinkd.training.answers.Answers._write", refuse)
+    monkeypatch.setattr("sinkd.training.teacher_cache.Answers._write", refuse)
     run("--num_train_epochs", "2", "--seed", "1")
 
 

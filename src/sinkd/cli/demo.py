@@ -17,15 +17,15 @@ from sinkd.cli.command import load_named_task
 from sinkd.errors import SinkdError
 from sinkd.models import train_tokenizer, write_encoder
 from sinkd.report import Table, show, show_trials
+from sinkd.sweep.local_pool import cores, run_local
+from sinkd.sweep.trial import Trial
 from sinkd.tasks import Task, write_corpus
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
 from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.parser import ArgumentParser
-from sinkd.training.pool import cores, run_local
 from sinkd.training.settings import resolve_settings
-from sinkd.training.trial import Trial
 
 # Sentences without labels for each sentence with a label.
 UNLABELED = 2

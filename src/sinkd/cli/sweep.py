@@ -11,14 +11,14 @@ from sinkd.cli.command import load_named_task
 from sinkd.errors import SinkdError
 from sinkd.models import find_checkpoint
 from sinkd.report import Table, show, show_trials
+from sinkd.sweep.comparison import Result, compare, mixed_inputs, write_csv
+from sinkd.sweep.local_pool import run_local
+from sinkd.sweep.ray_cluster import run_on_ray
+from sinkd.sweep.sweep import Combination, Sweep, read_sweep
 from sinkd.training.checkpoint import write_text
-from sinkd.training.cluster import run_on_ray
-from sinkd.training.comparison import Result, compare, mixed_inputs, write_csv
 from sinkd.training.outcome import read_outcome
 from sinkd.training.parser import ArgumentParser
-from sinkd.training.pool import run_local
 from sinkd.training.settings import DATA
-from sinkd.training.sweep import Combination, Sweep, read_sweep
 
 
 def main(argv: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sinkd.errors import SinkdError
 from sinkd.exchange.archive import unpack
 from sinkd.exchange.transfer import fetch, writing
-from sinkd.tasks.records import lines
+from sinkd.tasks.file_formats import lines
 
 HOST = "https://dl.fbaipublicfiles.com"
 

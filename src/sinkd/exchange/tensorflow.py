@@ -29,7 +29,7 @@ from transformers import (
 
 from sinkd.errors import SinkdError, first_sentence
 from sinkd.exchange.transfer import scratch, writing
-from sinkd.tasks.records import decode, lines
+from sinkd.tasks.file_formats import decode, lines
 
 # What an optimiser keeps: of its own, and beside each variable.
 OPTIMISER = re.compile(

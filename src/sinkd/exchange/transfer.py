@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 import sinkd
 from sinkd.errors import SinkdError, first_sentence
-from sinkd.tasks.cache import file_hash
+from sinkd.tasks.arrow_cache import file_hash
 
 CHUNK = 1 << 16
 ATTEMPTS = 5  # in a row that bring nothing new

@@ -1,14 +1,14 @@
 """The two families of models, and students made of layers."""
 
+from sinkd.models.choose_family import family_of, student_and_teacher
 from sinkd.models.config import find_checkpoint
 from sinkd.models.encoder import Encoder, load_encoder
-from sinkd.models.families import family_of, student_and_teacher
 from sinkd.models.family import Family
-from sinkd.models.fresh import train_tokenizer, write_encoder
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary
 from sinkd.models.language_model import LanguageModel, load_language_model
 from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers, stack
 from sinkd.models.tokenizer import load_tokenizer, tokenizers_of
+from sinkd.models.untrained import train_tokenizer, write_encoder
 
 __all__ = [
     "Encoder",

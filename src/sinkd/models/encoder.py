@@ -17,10 +17,10 @@ from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
 from sinkd.models.family import Family, first
-from sinkd.models.observe import observe
+from sinkd.models.forward import observe
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Collator, Task, encode, read_unlabeled
-from sinkd.tasks.cache import file_hash
+from sinkd.tasks.arrow_cache import file_hash
 
 
 @dataclass(frozen=True)

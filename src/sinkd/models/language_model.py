@@ -20,9 +20,9 @@ from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
 from sinkd.models.family import Family, first, positions
+from sinkd.models.forward import observe
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary, vocabulary
 from sinkd.models.likelihood import answer_keywords, answer_logits, choice_log_likelihoods
-from sinkd.models.observe import observe
 from sinkd.models.prompt import PromptReader, answer_rows, choice_rows
 from sinkd.models.prompt_collator import PromptCollator
 from sinkd.models.sampling import sampled_batch

@@ -15,7 +15,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import BATCH, cached, key_of
+from sinkd.tasks.arrow_cache import BATCH, cached, key_of
 from sinkd.tasks.encode import tokenizer_hash
 
 VERSION = 2  # raise it when the same examples would be encoded into other rows

@@ -1,11 +1,11 @@
 """Tasks: files in, examples and scores out."""
 
-from sinkd.tasks.cache import cache_dir
+from sinkd.tasks.arrow_cache import cache_dir
 from sinkd.tasks.collate import Collator
 from sinkd.tasks.encode import encode
 from sinkd.tasks.glue import TASKS, load_task
-from sinkd.tasks.grammar import write_corpus
 from sinkd.tasks.superglue import SUPERGLUE, load_superglue, names_superglue
+from sinkd.tasks.synthetic_corpus import write_corpus
 from sinkd.tasks.table import table_task
 from sinkd.tasks.task import Task, read_unlabeled
 from sinkd.tasks.template import Template

@@ -13,7 +13,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import BATCH, cached, key_of
+from sinkd.tasks.arrow_cache import BATCH, cached, key_of
 
 ENCODER_VERSION = 1  # raise it when the same text would be encoded into other rows
 UNLABELLED = -100  # the label that PyTorch's cross-entropy ignores

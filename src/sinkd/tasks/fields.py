@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sinkd.errors import SinkdError
+from sinkd.tasks.file_formats import excerpt
 from sinkd.tasks.layout import label_word
-from sinkd.tasks.records import excerpt
 
 LARGEST = 2**31 - 1  # what an int32 column holds
 MISSING = object()

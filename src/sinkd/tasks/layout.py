@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.records import Record, attempt, decode, excerpt, lines, names_columns, records
+from sinkd.tasks.file_formats import Record, attempt, decode, excerpt, lines, names_columns, records
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
 TEXTS = ("text", "text_pair")

@@ -13,10 +13,10 @@ from typing import Any
 from datasets import Dataset, Features, Value, load_dataset
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import BATCH, file_hash, key_of
+from sinkd.tasks.arrow_cache import BATCH, file_hash, key_of
 from sinkd.tasks.fields import Fields
+from sinkd.tasks.file_formats import Record, attempt, excerpt, records
 from sinkd.tasks.layout import Layout
-from sinkd.tasks.records import Record, attempt, excerpt, records
 from sinkd.tasks.superglue_rows import LineParser
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datasets import ClassLabel, Features, List, Value
 
 from sinkd.tasks.fields import Fields
-from sinkd.tasks.records import Record
+from sinkd.tasks.file_formats import Record
 
 LineParser = Callable[[Fields, bool], Iterator[Record]]
 

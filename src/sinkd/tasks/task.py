@@ -12,9 +12,9 @@ import numpy as np
 from datasets import Dataset
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import batched, cached, key_of
+from sinkd.tasks.arrow_cache import batched, cached, key_of
+from sinkd.tasks.file_formats import Record
 from sinkd.tasks.metrics import Scorer, Scores
-from sinkd.tasks.records import Record
 from sinkd.tasks.source import Source
 from sinkd.tasks.submission import Submission
 

@@ -21,8 +21,8 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import key_of
-from sinkd.tasks.records import excerpt
+from sinkd.tasks.arrow_cache import key_of
+from sinkd.tasks.file_formats import excerpt
 
 BAR = "|||"
 HIDDEN_BAR = "\ue000\ue001\ue000"  # stands for ||| within a row's text; private-use characters

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import cache_dir
+from sinkd.tasks.arrow_cache import cache_dir
 from sinkd.tasks.superglue import superglue_name, wordings
 from sinkd.tasks.template import Template, read_templates
 

@@ -10,8 +10,8 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import batched, cached, key_of
-from sinkd.tasks.records import Record
+from sinkd.tasks.arrow_cache import batched, cached, key_of
+from sinkd.tasks.file_formats import Record
 from sinkd.tasks.superglue_rows import UNKNOWN, row_index
 from sinkd.tasks.task import Task
 from sinkd.tasks.template import Rendered, Template

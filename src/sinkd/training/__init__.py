@@ -1,1 +1,1 @@
-"""How: arguments, the trainer on transformers.Trainer, the teacher live or cached, checkpoints, the manifest."""
+"""How a run is made: settings, the teacher and its cached answers, gradient cache, trainer, run folder."""

@@ -16,8 +16,8 @@ from sinkd.losses.term import View
 from sinkd.losses.top_k import TopIds, TopView, kept_for
 from sinkd.models import Encoder, Family
 from sinkd.models.head import head_width
+from sinkd.training.answered_rows import READ, TaughtRows, taught_view
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.taught_rows import READ, TaughtRows, taught_view
 from sinkd.training.teacher import Teacher, stack_of
 from sinkd.training.trainer import TaskTrainer, row_lengths
 

@@ -21,7 +21,6 @@ from sinkd.models.config import load_config
 from sinkd.models.tokenizer import different_tokens
 from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
-from sinkd.training.answers import Answers
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import last_checkpoint, write_text
 from sinkd.training.distillation import DistillationTrainer, kept_features
@@ -32,6 +31,7 @@ from sinkd.training.outcome import TIMING, Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
 from sinkd.training.teacher import Teacher
+from sinkd.training.teacher_cache import Answers
 from sinkd.training.trainer import TaskTrainer
 
 MakeTrainer = Callable[[Any, Family], TaskTrainer]

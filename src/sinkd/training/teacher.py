@@ -22,12 +22,12 @@ from sinkd.losses.term import View
 from sinkd.models import Encoder, Family, find_checkpoint, stack
 from sinkd.models.config import load_config
 from sinkd.models.tokenizer import different_tokens, tokenizer_difference
-from sinkd.tasks.cache import cache_dir, file_hash
-from sinkd.training.answers import DTYPES, SHARD, Answers, batches_of
+from sinkd.tasks.arrow_cache import cache_dir, file_hash
+from sinkd.training.answered_rows import Collate
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.cpu import fast_layers
 from sinkd.training.fingerprint import fingerprint_model, fingerprint_rows
-from sinkd.training.taught_rows import Collate
+from sinkd.training.teacher_cache import DTYPES, SHARD, Answers, batches_of
 
 FORMAT = 2
 SHARD_BYTES = 2**28  # at most, about: a shard is built in memory

@@ -22,12 +22,12 @@ from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import Encoder, Family
+from sinkd.training.answered_rows import TaughtRows
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.meter import Meter
 from sinkd.training.resumable import ResumableTrainer
 from sinkd.training.sampler import UpdateBatches
-from sinkd.training.taught_rows import TaughtRows
+from sinkd.training.training_log import Meter
 
 OBJECTIVE_FILE = "objective.safetensors"
 

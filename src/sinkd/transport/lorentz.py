@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SinkdError
-from . import short
+from . import few_classes
 from .curvature import Curvature
 from .pairwise import FEW, check_rows, squares
 from .precision import full_precision, is_static, result_type
@@ -90,8 +90,8 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, simplex: bool = Fals
     with full_precision(x.device):
         scaled = isinstance(root, Tensor) or root != 1.0
         x, y = (v.double() * root if scaled else v.double() for v in (x, y))
-        if simplex and x.shape[-1] <= FEW and _is_at_most(root, short.LONGEST, x):
-            result = short.distance(x, y)
+        if simplex and x.shape[-1] <= FEW and _is_at_most(root, few_classes.LONGEST, x):
+            result = few_classes.distance(x, y)
         else:
             rx, ry = (torch.linalg.vector_norm(v, dim=-1).clamp_min(_TINY) for v in (x, y))
             angle = squares(x / rx.unsqueeze(-1), y / ry.unsqueeze(-1))

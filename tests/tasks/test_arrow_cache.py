@@ -10,7 +10,7 @@ import pytest
 from datasets import Features, Value
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.cache import cache_dir, cached, key_of
+from sinkd.tasks.arrow_cache import cache_dir, cached, key_of
 
 FEATURES = Features({"n": Value("int64")})
 
@@ -123,7 +123,7 @@ def test_threads_that_come_at_once_build_once(folder):
 
 PROCESS = """
 import sys, time
-from sinkd.tasks.cache import cached, key_of
+from sinkd.tasks.arrow_cache import cached, key_of
 from datasets import Features, Value
 def batches():
     with open(sys.argv[1], "a") as file:

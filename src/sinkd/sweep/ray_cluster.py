@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sinkd.errors import SinkdError, first_sentence
-from sinkd.training.trial import Trial, TrialT, follow
+from sinkd.sweep.trial import Trial, TrialT, follow
 
 logger = logging.getLogger(__name__)
 

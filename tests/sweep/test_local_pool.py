@@ -13,8 +13,8 @@ import pytest
 
 from sinkd.cli.main import main
 from sinkd.errors import SinkdError, Terminated
-from sinkd.training.pool import _rooms, cores, run_local
-from sinkd.training.trial import Trial, follow
+from sinkd.sweep.local_pool import _rooms, cores, run_local
+from sinkd.sweep.trial import Trial, follow
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_how_a_trial_ended_is_one_sentence(code, reason, tmp_path):
 
 
 def test_as_many_trials_run_as_the_machine_has_room_for(monkeypatch):
-    monkeypatch.setattr("sinkd.training.pool.cores", lambda: 8)
+    monkeypatch.setattr("sinkd.sweep.local_pool.cores", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert _rooms({}) == 8 * [{"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}]
     assert [room["OMP_NUM_THREADS"] for room in _rooms({"num_cpus": 3})] == ["3", "3"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.records import lines, records
+from sinkd.tasks.file_formats import lines, records
 
 # Everything but the two characters that TSV keeps for itself, and the one that Windows puts before a line's end.
 field = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1)

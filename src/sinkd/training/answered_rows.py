@@ -9,7 +9,7 @@ from torch.utils.data import Dataset as TorchDataset
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
-from sinkd.training.answers import Answers
+from sinkd.training.teacher_cache import Answers
 
 TAUGHT = "teacher/"  # a batch has the teacher's kept answers under this prefix and a feature's name
 READ = TAUGHT + "rows"  # and here the same rows as the teacher reads them

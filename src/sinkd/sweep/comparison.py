@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sinkd.sweep.sweep import Combination
 from sinkd.training.checkpoint import write_text
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome
-from sinkd.training.sweep import Combination
 
 HEAD = "task objective setting seed status metric best final seconds rows_per_second folder reason".split()
 

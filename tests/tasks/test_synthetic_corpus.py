@@ -8,7 +8,7 @@ import pytest
 
 from sinkd.errors import SinkdError
 from sinkd.tasks import load_task, write_corpus
-from sinkd.tasks.grammar import PHENOMENA, Grammar, past, progressive, sentences, third
+from sinkd.tasks.synthetic_corpus import PHENOMENA, Grammar, past, progressive, sentences, third
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,6 @@ def test_words_are_inflected_regularly():
 
 
 def test_a_corpus_that_the_grammar_cannot_fill_is_an_error_and_no_endless_search(monkeypatch):
-    monkeypatch.setattr("sinkd.tasks.grammar.PHENOMENA", {"one": lambda grammar: (["a"], ["b"])})
+    monkeypatch.setattr("sinkd.tasks.synthetic_corpus.PHENOMENA", {"one": lambda grammar: (["a"], ["b"])})
     with pytest.raises(SinkdError, match="no more new sentences of 'one' after 2"):
         list(sentences(0))

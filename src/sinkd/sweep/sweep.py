@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from sinkd.errors import SinkdError
+from sinkd.sweep.trial import COMMANDS, Trial
 from sinkd.training.parser import FlagParser, read_yaml
 from sinkd.training.settings import merge
-from sinkd.training.trial import COMMANDS, Trial
 
 KEYS = ("command", "tasks", "objectives", "settings", "seeds", "flags", "baseline", "resources")
 RESOURCES = ("num_cpus", "num_gpus")

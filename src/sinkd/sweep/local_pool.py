@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sinkd.errors import SinkdError, Terminated
-from sinkd.training.trial import TrialT, follow
+from sinkd.sweep.trial import TrialT, follow
 
 
 def run_local(

@@ -13,10 +13,10 @@ import yaml
 from sinkd import DistillationArguments, SinkdError
 from sinkd.cli.main import main
 from sinkd.cli.sweep import run
+from sinkd.sweep.comparison import Result, compare, mixed_inputs, write_csv
+from sinkd.sweep.sweep import Combination, make_sweep, read_sweep
 from sinkd.tasks import load_task
-from sinkd.training.comparison import Result, compare, mixed_inputs, write_csv
 from sinkd.training.outcome import Outcome
-from sinkd.training.sweep import Combination, make_sweep, read_sweep
 from small_language_models import write_copa, write_language_model, write_templates
 
 SMALL = {"tasks": ["cola"], "objectives": ["kd"], "seeds": [0]}

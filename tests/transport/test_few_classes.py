@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
-from sinkd.transport import lorentz, pairwise, short
+from sinkd.transport import few_classes, lorentz, pairwise
 
 
 def rows(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_value_and_gradient_are_right_to_1e5_up_to_the_longest(
     y = direction * (length - gap) if radial else direction * (length - gap) + off * gap / 4
     if torch.equal(x, y):
         return
-    w = short.distance(x, y)
+    w = few_classes.distance(x, y)
     assert w.dtype == torch.float32
     value, gradient = reference.exact_lorentz(x[0].tolist(), y[0].tolist(), 1.0)
     assert w.item() == pytest.approx(value, rel=1e-5)
@@ -40,7 +40,7 @@ def test_blocks_of_rows_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for limit in (10**6, 70 * 3 * 16):
         monkeypatch.setattr(pairwise, "CACHE_LIMIT", limit)
-        w = short.distance(x, y)
+        w = few_classes.distance(x, y)
         found.append((w.detach(), *torch.autograd.grad(w, (x, y), weights)))
     torch.testing.assert_close(*found, rtol=1e-6, atol=0)
     assert len(pairwise.row_blocks(x, y)) == 6
@@ -59,9 +59,11 @@ def test_simplex_rows_get_the_distance_of_any_rows(c: float, gap: float) -> None
         assert reference.relative_error(*gradients) < 1e-5
 
 
-def test_few_classes_of_the_simplex_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_classes_of_the_simplex_take_the_path_of_few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(short, "distance", lambda x, y: calls.append(x.shape[-1]) or lorentz.distance(x, y).float())
+    monkeypatch.setattr(
+        few_classes, "distance", lambda x, y: calls.append(x.shape[-1]) or lorentz.distance(x, y).float()
+    )
     for classes, c in ((3, 1.0), (64, 4.0), (3, torch.tensor(4.0)), (65, 1.0), (3, 4.1)):
         lorentz.distance(rows(3, classes), rows(3, classes, 1), c, simplex=True)
     assert calls == [3, 64, 3]
@@ -70,6 +72,6 @@ def test_few_classes_of_the_simplex_take_the_short_way(monkeypatch: pytest.Monke
 def test_equal_rows_are_at_distance_0_with_gradient_0() -> None:
     for n in (2, 80):
         x = rows(1, 3).expand(n, 3).clone().requires_grad_()
-        w = short.distance(x, x.detach())
+        w = few_classes.distance(x, x.detach())
         assert torch.equal(w, torch.zeros_like(w))
         assert torch.equal(torch.autograd.grad(w.sum(), x)[0], torch.zeros(n, 3, dtype=torch.float64))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
-from sinkd.tasks.cache import file_hash
+from sinkd.tasks.arrow_cache import file_hash
 from sinkd.training.checkpoint import write_text
 
 SHARD = 4096
