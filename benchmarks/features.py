@@ -33,8 +33,8 @@ from benchmarks.result import machine, publish
 from torch import Tensor
 from torch.nn import functional as F
 
+from sinkd.losses.mgskd_relations import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.objective import Objective
-from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.term import Progress, View
 from sinkd.models.forward import observe
 from sinkd.report import Table

@@ -263,7 +263,7 @@ def test_top_k_compares_the_union_of_both_sides_and_the_rest(
     group: str, static: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if static:
-        monkeypatch.setattr("sinkd.losses.vocabulary.is_static", lambda tensor: True)
+        monkeypatch.setattr("sinkd.losses.top_k_union.is_static", lambda tensor: True)
     student, teacher = logits(4, 40).reshape(2, 2, 40), logits(4, 40, 1).reshape(2, 2, 40)
     values = []
     for i in [slice(0, 2)] if group == "batch" else [slice(0, 1), slice(1, 2)]:

@@ -9,8 +9,8 @@ from datasets import Dataset, Features, List, Value
 from torch.nn import functional as F
 
 from sinkd import DistillationArguments, DistillationTrainer, Objective, SinkdError
+from sinkd.losses.chunked import WIDE
 from sinkd.losses.feature import LOGITS
-from sinkd.losses.slices import WIDE
 from sinkd.losses.term import RowTerm, View
 from sinkd.models import LanguageModel, decoder_start
 from sinkd.models.likelihood import indices

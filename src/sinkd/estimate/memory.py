@@ -36,10 +36,10 @@ from typing import Any, Literal
 from sinkd.errors import SinkdError
 from sinkd.estimate.activations import trace
 from sinkd.estimate.shape import Shape
+from sinkd.losses.chunked import WIDE
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Stack
 from sinkd.losses.layers import Sentences
 from sinkd.losses.objective import Objective
-from sinkd.losses.slices import WIDE
 
 SHARDINGS = ("none", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 OPTIMIZERS = {"adamw_torch_fused": 8.0, "adamw_torch": 8.0, "adamw_bnb_8bit": 2.0, "sgd": 0.0, "adafactor": -1.0}

@@ -2,7 +2,7 @@
 
 from .divergence import annealed_temperature, js, kd, kl, reverse_kl, tvd
 from .logits import check_finite
-from .relation import mgskd
+from .mgskd_relations import mgskd
 from .sinkhorn import SinkhornLoss
 
 __all__ = ["SinkhornLoss", "annealed_temperature", "check_finite", "js", "kd", "kl", "mgskd", "reverse_kl", "tvd"]

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..errors import SinkdError
 from ..transport.precision import full_precision, result_type
+from .chunked import is_wide, rowwise
 from .logits import check_shapes, guard, precise
-from .options import Options, option
-from .slices import is_wide, rowwise
 from .term import Progress, RowTerm, View
+from .term_options import Options, option
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

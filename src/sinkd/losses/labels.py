@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..transport.precision import full_precision, result_type
-from .slices import is_wide, rowwise
+from .chunked import is_wide, rowwise
 from .term import Progress, RowTerm, View
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import SinkdError
 from ..transport.precision import full_precision, is_static, may_wait, result_type
-from . import slices
-from .vocabulary import fold, fold_logits
+from . import chunked
+from .top_k_union import fold, fold_logits
 
 PRECISE_WIDTH = 64
 """Number of classes up to which divergences run in float64: it costs nothing there, and after a float32 softmax the
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     def wide(self) -> bool:
         """Whether these are rows of a vocabulary, (n, V), that can be compared straight from the logits."""
         flat = self.student.dim() == 2 and self.mask is None and not self.teacher.requires_grad
-        return flat and self.student.shape[-1] >= slices.WIDE and may_wait(self.student) and may_wait(self.teacher)
+        return flat and self.student.shape[-1] >= chunked.WIDE and may_wait(self.student) and may_wait(self.teacher)
 
 
 def check_shapes(student: Tensor, teacher: Tensor, equal_rows: bool = True) -> None:

@@ -16,10 +16,10 @@ from sinkd.losses.divergence import Divergence
 from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.hidden import HiddenTransport
 from sinkd.losses.labels import HardLabels
-from sinkd.losses.options import Options, flags_of, read_options
-from sinkd.losses.relation import Relation
+from sinkd.losses.mgskd_relations import Relation
 from sinkd.losses.sinkhorn_term import SinkhornTerm
 from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
+from sinkd.losses.term_options import Options, flags_of, read_options
 
 TERMS: dict[str, type[Term]] = {
     "ce": HardLabels,

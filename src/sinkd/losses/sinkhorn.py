@@ -14,7 +14,7 @@ from ..transport.curvature import Curvature, Scale
 from ..transport.precision import full_precision, result_type
 from ..transport.solver import GRADIENTS, Gradient, Transport, sinkhorn
 from .logits import Rows, pair_rows, points_of
-from .wide_cost import WIDE_COSTS
+from .vocabulary_cost import WIDE_COSTS
 
 Representation = Literal["probability", "log_odds", "vector"]
 Reduction = Literal["mean", "sum"]

@@ -13,7 +13,7 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
-from sinkd.losses.top_k import TopIds, TopView, kept_for
+from sinkd.losses.top_k_cache import TopIds, TopView, kept_for
 from sinkd.models import Encoder, Family
 from sinkd.models.head import head_width
 from sinkd.training.answered_rows import READ, TaughtRows, taught_view

@@ -5,8 +5,8 @@ from typing import Any, Literal, TypeVar
 
 from sinkd.errors import SinkdError
 from sinkd.losses.objective import TERMS, Objective
-from sinkd.losses.options import Flag, flags_of
-from sinkd.losses.top_k import kept_for
+from sinkd.losses.term_options import Flag, flags_of
+from sinkd.losses.top_k_cache import kept_for
 from sinkd.training.parser import flag
 
 KindT = TypeVar("KindT", bound=type)

@@ -19,8 +19,8 @@ from ..transport.cost import l1, l1_pull
 from ..transport.lorentz import polar_distance
 from ..transport.matmul import fast_linear
 from ..transport.precision import is_static
-from .slices import spans
-from .vocabulary import softened
+from .chunked import spans
+from .top_k_union import softened
 
 APART = 1e-2
 """Squared distance, relative to squared lengths, above which float32 products are right to about 1e-5."""

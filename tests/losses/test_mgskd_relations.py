@@ -9,11 +9,11 @@ import torch
 
 import reference
 from sinkd import SinkdError
-from sinkd.losses import mgskd, slices
+from sinkd.losses import chunked, mgskd
 from sinkd.losses.feature import Forward, Stack
 from sinkd.losses.layers import Strategy, pair_layers, pool
+from sinkd.losses.mgskd_relations import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.objective import Objective
-from sinkd.losses.relation import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.term import View
 
 CASES = reference.golden("mgskd.json")
@@ -23,7 +23,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]
 @pytest.fixture(params=[1, 2**20], ids=["in many pieces", "in one piece"])
 def size_of_pieces(request, monkeypatch):
     """Losses must not depend on how they are cut."""
-    monkeypatch.setattr(slices, "LIMIT", request.param)
+    monkeypatch.setattr(chunked, "LIMIT", request.param)
 
 
 def states(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from sinkd.errors import SinkdError
+from sinkd.losses.chunked import spans
 from sinkd.losses.feature import LOGITS, AnswerFeature, Feature, Forward
-from sinkd.losses.slices import spans
 from sinkd.losses.term import Term, View
-from sinkd.losses.vocabulary import top_k
+from sinkd.losses.top_k_union import top_k
 
 NO_MASS = -1e4
 """The logarithm of no mass: finite in every type that answers are kept in, with exponential 0 in all of them."""

@@ -5,10 +5,10 @@ import torch
 
 from memory import peak_bytes
 from sinkd import SinkdError, SinkhornLoss
-from sinkd.losses import slices
-from sinkd.losses.vocabulary import fold, fold_logits, top_k
+from sinkd.losses import chunked
+from sinkd.losses.top_k_union import fold, fold_logits, top_k
 
-WIDTH = slices.WIDE + 3
+WIDTH = chunked.WIDE + 3
 KEYWORDS = [
     {"cost": "lorentz"},
     {"cost": "l1"},
@@ -33,7 +33,7 @@ def test_slices_give_what_written_out_float64_gives(keywords, apart, monkeypatch
     teacher = torch.randn(12, WIDTH) * 3
     student = teacher + apart * torch.randn(12, WIDTH)
     found, gradient = value_and_gradient(student, teacher, keywords)
-    monkeypatch.setattr(slices, "WIDE", 10 * WIDTH)
+    monkeypatch.setattr(chunked, "WIDE", 10 * WIDTH)
     expected, reference = value_and_gradient(student.double(), teacher.double(), keywords)
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
     assert float((gradient - reference).norm() / reference.norm()) < 3e-3
@@ -46,7 +46,7 @@ def test_other_types_are_compared_as_they_are_and_left_alone(dtype, monkeypatch)
     kept = student.clone(), teacher.clone()
     found, gradient = value_and_gradient(student, teacher, {"cost": "lorentz"})
     assert torch.equal(student, kept[0]) and torch.equal(teacher, kept[1])
-    monkeypatch.setattr(slices, "WIDE", 10 * WIDTH)
+    monkeypatch.setattr(chunked, "WIDE", 10 * WIDTH)
     expected, reference = value_and_gradient(student.double(), teacher.double(), {"cost": "lorentz"})
     bound = 1e-9 if dtype == torch.float64 else 5e-3
     assert float(found) == pytest.approx(float(expected), rel=bound)
@@ -57,8 +57,8 @@ def test_a_learned_curvature_has_its_gradient(monkeypatch):
     torch.manual_seed(0)
     student, teacher = torch.randn(6, WIDTH), torch.randn(6, WIDTH) * 3
     gradients = []
-    for wide in (slices.WIDE, 10 * WIDTH):
-        monkeypatch.setattr(slices, "WIDE", wide)
+    for wide in (chunked.WIDE, 10 * WIDTH):
+        monkeypatch.setattr(chunked, "WIDE", wide)
         loss = SinkhornLoss(cost="lorentz", learnable_curvature=True)
         loss(student, teacher).backward()
         gradients.append([parameter.grad for parameter in loss.parameters()])
@@ -70,7 +70,7 @@ def test_l1_is_right_where_all_rows_are_near_each_other(apart, monkeypatch):
     torch.manual_seed(0)
     student, teacher = (apart * torch.randn(2, 6, WIDTH) + torch.randn(WIDTH)).unbind()
     found, gradient = value_and_gradient(student, teacher, {"cost": "l1"})
-    monkeypatch.setattr(slices, "WIDE", 10 * WIDTH)
+    monkeypatch.setattr(chunked, "WIDE", 10 * WIDTH)
     expected, reference = value_and_gradient(student.double(), teacher.double(), {"cost": "l1"})
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
     assert float((gradient - reference).norm() / reference.norm()) < 3e-3

@@ -6,11 +6,11 @@ from torch.nn import functional as F
 
 from memory import peak_bytes
 from sinkd import Objective
-from sinkd.losses import js, kd, kl, reverse_kl, slices, tvd
+from sinkd.losses import chunked, js, kd, kl, reverse_kl, tvd
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.term import View
 
-WIDTH = slices.WIDE + 3
+WIDTH = chunked.WIDE + 3
 DIVERGENCES = [kd, kl, reverse_kl, js, tvd]
 LABELS = torch.tensor([3, -100, 0, 7, -100, 4098, 12])
 
@@ -44,7 +44,7 @@ def with_gradient(loss, student):
 
 @pytest.fixture(params=[1, 3 * WIDTH, 2**22], ids=["a row a slice", "three rows", "all rows"])
 def size_of_slices(request, monkeypatch):
-    monkeypatch.setattr(slices, "LIMIT", request.param)
+    monkeypatch.setattr(chunked, "LIMIT", request.param)
 
 
 @pytest.mark.parametrize("loss", DIVERGENCES)
@@ -92,8 +92,8 @@ def test_other_types_are_compared_in_enough_digits_and_left_alone(loss, dtype):
 
 @pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 def test_gradients_of_first_and_second_order(loss, monkeypatch):
-    monkeypatch.setattr(slices, "WIDE", 5)
-    monkeypatch.setattr(slices, "LIMIT", 20)
+    monkeypatch.setattr(chunked, "WIDE", 5)
+    monkeypatch.setattr(chunked, "LIMIT", 20)
     monkeypatch.setitem(globals(), "LABELS", LABELS.clamp(max=8))
     student, teacher = logits(9, torch.float64)
     student.requires_grad_()
@@ -158,7 +158,7 @@ def test_the_compiled_objective_is_the_eager_one():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_published_objective_holds_the_gradient_and_one_more(dtype):
-    """Beside the rows that the models gave: the gradient, one term's that is being added to it, and slices."""
+    """Beside the rows that the models gave: the gradient, one term's that is being added to it, and chunked."""
     student = torch.randn(96, 40_000, dtype=dtype, requires_grad=True)
     teacher, labels = torch.randn(96, 40_000).to(dtype) * 3, torch.randint(40_000, (96,))
     assert peak_bytes(lambda: published(student, teacher, labels).backward()) < 3 * 4 * student.numel()

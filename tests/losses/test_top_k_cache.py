@@ -5,10 +5,10 @@ import torch
 
 from memory import peak_bytes
 from sinkd import Objective, SinkdError, SinkhornLoss
-from sinkd.losses import js, kd, kl, top_k, tvd
+from sinkd.losses import js, kd, kl, top_k_cache, tvd
 from sinkd.losses.feature import LOGITS, Forward
 from sinkd.losses.term import View
-from sinkd.losses.top_k import Rest, TopIds, TopLogs, TopView, kept_for
+from sinkd.losses.top_k_cache import Rest, TopIds, TopLogs, TopView, kept_for
 
 
 def peaked(rows: int, width: int, scale: float = 1.0) -> torch.Tensor:
@@ -171,7 +171,7 @@ def test_a_term_that_does_not_say_how_it_reads_predictions_is_refused():
 
 def test_the_top_entries_are_searched_once_a_forward_pass(monkeypatch):
     calls = []
-    search = top_k.top_k
-    monkeypatch.setattr(top_k, "top_k", lambda logits, k: calls.append(k) or search(logits, k))
+    search = top_k_cache.top_k
+    monkeypatch.setattr(top_k_cache, "top_k", lambda logits, k: calls.append(k) or search(logits, k))
     kept(peaked(3, 50), 5, (1.0, 2.0))
     assert calls == [5]

@@ -4,7 +4,7 @@
           + 1 * sum of pair_scores + triplet_angles (the first two pairs of layers)
 
 Relations are numbers between the rows of one model, so the two may differ in width. Sentence triples (heads, B, B, B)
-and token pairs (B, heads, L, L) are computed slice by slice (`slices`) and never stored whole: beside the inputs a loss
+and token pairs (B, heads, L, L) are computed in slices (`chunked`) and never stored whole: beside the inputs a loss
 needs one gradient of the student's size and some megabytes.
 """
 
@@ -21,11 +21,11 @@ from torch.nn import functional as F
 
 from ..errors import SinkdError
 from ..transport.precision import full_precision, result_type
+from .chunked import piecewise, spans
 from .feature import HIDDEN_STATES, Stack
 from .layers import LayerTerm, Pair, SentenceTerm, Strategy, attention_mask, not_bound, pair_layers, pool
-from .options import Options, option
-from .slices import piecewise, spans
 from .term import Progress, RowTerm, Term, View
+from .term_options import Options, option
 
 TOKEN_LAYERS = 2
 """The number of pairs of layers, from the first, that are compared by tokens; the others are by sentences."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..transport.precision import is_static
-from .slices import spans
+from .chunked import spans
 
 
 def fold(p: Tensor, q: Tensor, k: int, mask: Tensor | None = None, of: str = "both") -> tuple[Tensor, Tensor]:
