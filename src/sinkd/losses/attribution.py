@@ -1,14 +1,14 @@
-"""AD-KD: which tokens a model's answer depends on, for a student to depend on the same (Wu et al., ACL 2023).
+"""AD-KD: train a student's answer to depend on the same tokens as its teacher's (Wu et al., ACL 2023).
 
 The attribution of a token is the length of (gradient of a scalar s with respect to its embedding) * (its embedding);
 each row of tokens is divided by its norm. s is the task's loss for two classes and for scores, and for more classes
--log p_c for each class c in turn. `integrated_saliency` averages the gradient along the line from no embedding to the
-whole one (Sundararajan et al., ICML 2017).
+-log p_c for each class c in turn. `integrated_saliency` averages the gradient along the line from the zero embedding
+to the full one (Sundararajan et al., ICML 2017).
 
-A map does not change if s is multiplied by a positive number, row by row. So with one step s is not the loss but the
-logit margin inside it, whose gradient has the same direction: it does not vanish where a model is certain, and for one
-or two outputs it needs no label. With several steps the loss is needed, since its slope weights them. The margin is
-still what is differentiated; the slope, which may underflow in float16, multiplies the gradient in float32.
+Multiplying s by a positive number does not change a row's map. So with one step s is the logit margin inside the loss:
+its gradient has the same direction, does not vanish where a model is certain, and needs no label for one or two
+outputs. With several steps the loss's slope weights the steps. The margin is still differentiated; the slope, which
+may underflow in float16, multiplies the gradient in float32.
 
 The student is trained through its own gradient, so its forward pass must be twice differentiable.
 """
@@ -39,8 +39,8 @@ COMPARISONS = {"L1": F.l1_loss, "L2": F.mse_loss, "smoothL1": F.smooth_l1_loss}
 def token_lengths(embeddings: Tensor, gradient: Tensor, topk: int | None = None) -> Tensor:
     """norm over D of embeddings * gradient, or of its `topk` largest magnitudes: (B, L, D) -> (B, L).
 
-    Each row is first divided by its largest entry, since gradients may be of any size: lengths are right up to a factor
-    for each row. Padding, whose gradient is 0, has length 0.
+    Each row is first divided by its largest entry, since gradients may have any scale, so lengths are correct up to a
+    factor per row. Padding has gradient 0 and length 0.
     """
     product = embeddings.to(result_type(embeddings)) * gradient.to(result_type(gradient))
     largest = product.detach().abs().amax((-2, -1), keepdim=True)
@@ -51,7 +51,7 @@ def token_lengths(embeddings: Tensor, gradient: Tensor, topk: int | None = None)
 
 
 def normalise(lengths: Tensor, norm: int) -> Tensor:
-    """Rows (..., L) divided by their norm 1 or 2; rows of zeros stay."""
+    """Rows (..., L) divided by their norm 1 or 2; rows of zeros are unchanged."""
     size = torch.linalg.vector_norm(lengths, ord=norm, dim=-1, keepdim=True)
     return lengths / torch.where(size == 0, 1.0, size)
 
@@ -62,7 +62,7 @@ def margins(logits: Tensor, labels: Tensor | None) -> Tensor:
     Args:
         logits: (B, C). C > 2: S = C, and the margin of class c is the log-sum-exp of the other logits minus that of c.
             C = 2: S = 1, the margin of the label's class. C = 1: the score itself.
-        labels: (B,) class ids; without them the margin of class 0 is taken for C = 2.
+        labels: (B,) class ids; without them, C = 2 uses the margin of class 0.
     """
     logits = logits.to(result_type(logits))
     if logits.shape[-1] == 1:
@@ -78,9 +78,9 @@ def margins(logits: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def slopes(margin: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The derivative by `margins` (B, S) of the loss of hard labels, or of -log p_c of every class c: (B, S).
+    """The derivative of the hard-label loss, or of -log p_c for every class c, with respect to `margins`: (B, S).
 
-    For a row without a label (-100, NaN) the former is 0.
+    The derivative of the hard-label loss is 0 for rows without a label (-100, NaN).
     """
     if classes == 1:
         known = ~labels.isnan()
@@ -90,9 +90,9 @@ def slopes(margin: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def mean_gradients(seen: Forward, labels: Tensor | None, steps: int) -> Tensor:
-    """The gradient of each scalar by the embeddings, averaged over embeddings times k / steps for k = 1..steps.
+    """The gradient of each scalar with respect to the embeddings, averaged over embeddings * k / steps, k = 1..steps.
 
-    Runs the model steps - 1 times more, with the dropout of the pass that was seen.
+    Runs the model steps - 1 more times, with the same dropout as the pass `seen`.
 
     Returns:
         (S, B, L, D), float32 or wider, with a graph if gradients are on.
@@ -132,11 +132,11 @@ class Attribution(Feature):
     """Maps (B, S, L), S = 1 or one for each class: how much the answer depends on each token of a row."""
 
     steps: int
-    """Passes along the line."""
+    """Forward passes along the line."""
     norm: int
-    """1 or 2, of the norm that a row is divided by."""
+    """1 or 2: the norm that each row is divided by."""
     topk: int | None = None
-    """Entries of a token's D that count; None for all."""
+    """Entries of a token's D that count; None means all."""
     captures = frozenset({"embeddings"})
     of_tokens = True
 
@@ -188,15 +188,15 @@ class AttributionOptions(Options):
 class IntegratedOptions(AttributionOptions):
     ig_steps: int = option(  # type: ignore[misc]
         1,
-        "Steps of integrated_saliency: so many student passes a batch; with 1 it is saliency.",
+        "Steps of integrated_saliency: the student's passes per batch; 1 is the same as saliency.",
         flag="ig_steps",
     )
 
 
 class AttributionLoss(RowTerm):
-    """The student's map of each row compared with its teacher's: with more than two classes a sum of one for each.
+    """Compare the student's map of each row with its teacher's, summed over classes if there are more than two.
 
-    Each is summed over tokens, and divided by the mean number of entries of a teacher's map that are not 0.
+    Each comparison is summed over tokens and divided by the mean number of nonzero entries in a teacher's map.
     """
 
     Options = AttributionOptions
@@ -226,6 +226,6 @@ class AttributionLoss(RowTerm):
 
 
 class IntegratedAttributionLoss(AttributionLoss):
-    """The same, in `ig_steps` steps."""
+    """`AttributionLoss` with `ig_steps` steps."""
 
     Options = IntegratedOptions

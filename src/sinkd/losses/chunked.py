@@ -1,7 +1,7 @@
 """Losses over many numbers, computed a slice at a time so that autograd never holds all the intermediate results.
 
-`piecewise` takes the gradient of each piece on the way forward (pairs and triples). `rowwise` computes each slice of
-rows again on the way back and stores nothing in between (rows as wide as a vocabulary).
+`piecewise` takes the gradient of each piece in the forward pass (pairs and triples). `rowwise` recomputes each slice
+of rows in the backward pass and stores nothing in between (rows as wide as a vocabulary).
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def rowwise(
 
     Args:
         student: (n, V).
-        rows: returns a scalar that is a sum over the rows that it is given, differentiable with respect to them.
-        slope: the derivative of `rows` with respect to its first argument; by default autograd finds it.
+        rows: returns a scalar, a sum over the given rows, differentiable with respect to them.
+        slope: the derivative of `rows` with respect to its first argument; computed by autograd if None.
 
     Returns:
-        A scalar, float64. A second derivative is taken of all rows at once.
+        A scalar, float64. Second derivatives are computed for all rows in one piece.
     """
     return _Rowwise.apply(student, rows, slope)
 

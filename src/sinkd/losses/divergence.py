@@ -3,8 +3,8 @@
 All take logits (..., C) of one shape and a temperature T > 0, and compare p = softmax(student / T) with
 q = softmax(teacher / T). They return the mean over all rows, a scalar in float32 (float64 if a side is), without a
 factor T^2, as published. C = 1 is regression: the mean squared difference of the scores divided by T. A logit of -inf
-is an impossible class, which changes nothing where both sides have it. An empty batch gives 0. All raise SinkdError for
-shapes that differ and for NaN or +inf. Rows as wide as a vocabulary are read a slice at a time, forward and backward,
+is an impossible class and changes nothing if both sides have it. An empty batch gives 0. All raise SinkdError for
+shapes that differ and for NaN or +inf. Rows as wide as a vocabulary are processed in slices, forward and backward,
 unless the teacher requires a gradient too.
 """
 
@@ -83,7 +83,8 @@ def _rows(
 ) -> Tensor:
     """The mean of row(log p, log q), or of the squared difference for one class, over all rows.
 
-    `towards`: whether the derivative of `row` by the student's logits is (p - q) / T.
+    Args:
+        towards: True if the derivative of `row` with respect to the student's logits is (p - q) / T.
     """
     check_shapes(student, teacher)
     if not temperature > 0:
@@ -114,7 +115,7 @@ def _rows(
 
 
 def _expect(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """sum_c q_c log p_c, in which q_c = 0 gives 0 even if log p_c is -inf."""
+    """sum_c q_c log p_c; a term with q_c = 0 is 0 even if log p_c is -inf."""
     q = log_q.exp()
     return (q * log_p.masked_fill(q == 0, 0.0)).sum(-1)
 
@@ -135,7 +136,7 @@ class TemperatureOptions(Options):
 
 
 class Divergence(RowTerm):
-    """Both predictions compared by the function of the term's name; in `kd_anneal` the temperature falls to 1."""
+    """Compare both predictions by the function of the term's name; `kd_anneal` lowers the temperature to 1."""
 
     Options = TemperatureOptions
     weighted_by = "alpha"
@@ -148,7 +149,7 @@ class Divergence(RowTerm):
 
     @property
     def softens_at(self) -> float | None:
-        # reverse_kl is an expectation under the student, which may have mass where the teacher has next to none
+        # reverse_kl is an expectation under the student, which may have mass where the teacher has almost none
         return None if self.anneals or self.function is reverse_kl else self.temperature
 
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:

@@ -1,8 +1,8 @@
-"""Features: what a term is shown of a model's answer, one entry an example.
+"""Features: the parts of a model's answer that terms read, with one entry per example.
 
-A term names the features that it needs of student and teacher. The trainer reads them all from one forward pass, and
-keeps the teacher's in a cache where they depend on teacher and example alone. A new feature is one frozen dataclass:
-its settings are its fields, and its name contains them, so that two settings never share a cache.
+A term names the features that it needs from student and teacher. The trainer reads them all from one forward pass, and
+caches the teacher's if they depend only on teacher and example. A new feature is one frozen dataclass: its settings
+are its fields, and its name contains them, so that two settings never share a cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .random_state import RandomState
 
 
 class Stack(NamedTuple):
-    """The layers of a model: how many beside the embedding, and how wide."""
+    """The layers of a model: their number, without the embedding, and their width."""
 
     layers: int
     width: int
@@ -31,13 +31,13 @@ class Forward:
 
     Attributes:
         model: The model.
-        inputs: The keywords that it was called with.
-        logits: (B, C) class logits or scores; of a language model (N, V), those that predict the N answer tokens.
-        hidden_states: (B, L, D) for each layer, the embedding's output first, where a feature captures them.
-        embeddings: The embedding module's output (B, L, D), which the pass can be differentiated by, likewise.
-        random_state: The state that the pass of a model in training began with, likewise.
-        counts: (B,), of a language model how many of the N answer tokens each row has. None otherwise.
-        shared: What features compute for one another.
+        inputs: The keyword arguments of the call.
+        logits: (B, C) class logits or scores; for a language model (N, V), those that predict the N answer tokens.
+        hidden_states: (B, L, D) for each layer, the embedding's output first; None unless a feature captures them.
+        embeddings: The embedding module's output (B, L, D), to differentiate by; None unless captured.
+        random_state: The random state before the pass of a model in training; None unless captured.
+        counts: (B,), for a language model the number of answer tokens in each row; None otherwise.
+        shared: Results that features share with each other.
     """
 
     model: nn.Module
@@ -51,14 +51,13 @@ class Forward:
 
 
 class Feature(ABC):
-    """Something of a model's answer, with one entry an example.
+    """A part of a model's answer, with one entry per example.
 
     Attributes:
-        name: Tells it from every other feature and setting, in letters, digits, dots, dashes and underscores.
+        name: Unique for this feature and its settings: letters, digits, dots, dashes and underscores.
         captures: What the forward pass must keep, of {"hidden_states", "embeddings"}.
-        keepable: Whether it depends on model and example alone, and is small enough to be kept on disk.
-        of_tokens: Whether it has an entry for each token of an example, so that student and teacher must read the same
-            tokens.
+        keepable: True if it depends only on model and example and is small enough to store on disk.
+        of_tokens: True if it has an entry for each token, so that student and teacher must read the same tokens.
     """
 
     name: str = ""
@@ -68,18 +67,18 @@ class Feature(ABC):
 
     @abstractmethod
     def read(self, seen: Forward, batch: Mapping[str, Any]) -> Any:
-        """The feature of a batch: a tensor whose first dimension counts examples, or what `split` understands."""
+        """The feature of a batch: a tensor whose first dimension is the examples, or any value that `split` accepts."""
 
     def split(self, value: Any, batch: Mapping[str, Any], counts: Tensor | None = None) -> Sequence[Tensor]:
-        """What to keep of each example, without the padding of its batch; `counts` as in `Forward`."""
+        """The value for each example, without the batch's padding; `counts` as in `Forward`."""
         return value.unbind(0)
 
     def join(self, rows: Sequence[Tensor], batch: Mapping[str, Any]) -> Any:
-        """The value for a batch of examples, from what `split` made of each."""
+        """The inverse of `split`: the value for a batch of examples."""
         return torch.stack(list(rows))
 
     def token_bytes(self, width: int, size: int) -> int:
-        """Bytes kept for each answer token, for a head of this width and numbers of this size; 0 if none."""
+        """Bytes stored per answer token for a head of this width and numbers of this size; 0 if none."""
         return 0
 
 
@@ -108,7 +107,7 @@ class Logits(AnswerFeature):
 
 @dataclass(frozen=True)
 class HiddenStates(Feature):
-    """Every layer's output, a tuple of (B, L, D), the embedding's first: too large to be kept."""
+    """Every layer's output, a tuple of (B, L, D), the embedding's first: too large to cache."""
 
     name = "hidden_states"
     captures = frozenset({"hidden_states"})

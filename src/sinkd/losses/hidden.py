@@ -22,23 +22,25 @@ class HiddenOptions(TransportOptions):
     prefix: ClassVar[str] = "hidden"
 
     pooling: Pooling = option("mean", "A sentence is the mean of its tokens, or its first token.")
-    layers: Strategy = option("uniform", "Which layers are transported, a strategy as of --matching_strategy.")
-    value: Literal["matching", "distance"] = option("matching", "The plan as the answer, or its cost.")
-    weight: float = option(0.3, "Inner weight of the sinkhorn_hidden loss, beside beta.")
+    layers: Strategy = option("uniform", "Which layers to transport, as for --matching_strategy.")
+    value: Literal["matching", "distance"] = option(
+        "matching", "Return the plan's mismatch (matching) or its cost (distance)."
+    )
+    weight: float = option(0.3, "Inner weight of the sinkhorn_hidden loss, times beta.")
     cost: str = option("cosine", "Ground cost between hidden states.")
-    temperature: float = option(1.0, "What hidden states are divided by.")
+    temperature: float = option(1.0, "Divide hidden states by this.")
     epsilon: float = option(0.1, "Entropic regularisation, in units of that cost.")
-    reduction: Reduction = option("mean", "Cost per sentence, or of all.")
-    pairing: float = option(0.0, "Cost added to moving a sentence to another's: 1000 compares each with its own.")
+    reduction: Reduction = option("mean", "Mean cost per sentence, or sum.")
+    pairing: float = option(0.0, "Cost added between different sentences; 1000 compares each with its own.")
 
 
 class HiddenTransport(SentenceTerm):
-    """For each pair of layers, the transport of all sentences onto the teacher's; their mean (docs/matching.md).
+    """Transport all sentences onto the teacher's for each pair of layers, averaged over pairs (docs/matching.md).
 
-    By default the plan is the answer (`value="matching"`), under the cosine cost; `value="distance"` pays the
-    transport's cost, and with a `pairing` far above `epsilon` that is the mean cost of each sentence to its own
-    teacher's. Costs for probabilities take the softmax of the vectors, all others the vectors. Where widths differ the
-    student's go through one linear map a pair of layers, trained with it.
+    By default the loss is -mean_i log P_ii of the plan (`value="matching"`) under the cosine cost. `value="distance"`
+    is the transport's cost; with `pairing` far above `epsilon` it is the mean cost from each sentence to its own
+    teacher sentence. Costs for probabilities use the softmax of the vectors, other costs the vectors. If widths differ,
+    the student's vectors go through one trained linear map per pair of layers.
     """
 
     Options = HiddenOptions
@@ -57,7 +59,7 @@ class HiddenTransport(SentenceTerm):
         self.need_sentences(self.pooling, pairs)
         maps = [nn.Linear(student.width, teacher.width, bias=False) for _ in pairs if student.width != teacher.width]
         for linear in maps:
-            nn.init.orthogonal_(linear.weight)  # keeps angles as far as the widths allow
+            nn.init.orthogonal_(linear.weight)  # preserves angles as far as the widths allow
         self.projectors = nn.ModuleList(maps)
 
     def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
@@ -70,7 +72,7 @@ class HiddenTransport(SentenceTerm):
         return {"marginal_error": float(transport.marginal_error().mean()), "matched": float(own)}
 
     def _rows(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, layers, D) of either side as (layers, n, D of the teacher)."""
+        """Both sides, (n, layers, D) each, as (layers, n, D of the teacher)."""
         student, teacher = student.transpose(0, 1), teacher.transpose(0, 1)
         if self.projectors:
             student = torch.stack([f(x.to(f.weight.dtype)) for f, x in zip(self.projectors, student, strict=True)])

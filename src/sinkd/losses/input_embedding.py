@@ -1,4 +1,4 @@
-"""The embedding module of any model, found by its place among the modules, and hooks on its output."""
+"""Find the embedding module of any model, and hook its output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def embedding_module(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside the block, forward passes append the embedding module's output, by which they can be differentiated."""
+    """Inside the block, forward passes append the embedding module's output, so that gradients can be taken by it."""
     seen: list[Tensor] = []
 
     def watch(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def watched(model: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def replaced(model: nn.Module, embeddings: Tensor) -> Iterator[None]:
-    """Inside the block, the model's layers read these embeddings (B, L, D) in place of the text's."""
+    """Inside the block, the model's layers read these embeddings (B, L, D) instead of the text's."""
     with _hooked(model, lambda module, args, output: embeddings.to(output.dtype)):
         yield
 

@@ -14,7 +14,7 @@ from .term import Progress, RowTerm, View
 
 
 class HardLabels(RowTerm):
-    """Cross-entropy with the task's labels; squared error for a single score. Unlabelled rows do not count."""
+    """Cross-entropy with the task's labels, or squared error for a single score; ignores unlabelled rows."""
 
     teacher_needs = frozenset()
     needs_labels = True
@@ -33,7 +33,7 @@ def labelled(labels: Tensor) -> Tensor:
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss over the labelled rows, 0 if there are none; wide rows are read a slice at a time.
+    """Mean loss over the labelled rows, 0 if there are none; wide rows are processed in slices.
 
     Args:
         logits: (..., C); C = 1 means scores.

@@ -20,7 +20,7 @@ Pooling = Literal["mean", "cls"]
 
 
 class Pair(NamedTuple):
-    """A layer of either side, counted from 1; 0 is the embedding."""
+    """A teacher layer and a student layer, counted from 1; 0 is the embedding."""
 
     teacher: int
     student: int
@@ -30,13 +30,14 @@ def pair_layers(strategy: str, teacher: int, student: int) -> list[Pair]:
     """The pairs of layers that a strategy compares, from the embedding up.
 
     Args:
-        strategy: emb: the embeddings. uniform: every (N / gcd)-th layer of either side, so as many pairs as the
-            depths' greatest common divisor. last: all of the student with the teacher's last. final: the two last
-            layers. triple: embedding, layer N // 2, and final. emb+uniform, emb+final: the embeddings in front.
-        teacher, student: Layers of either side, without the embedding.
+        strategy: emb: the embeddings. uniform: every (N / gcd)-th layer of each side, where gcd is the depths'
+            greatest common divisor and the number of pairs. last: each student layer with the teacher's last. final:
+            the two last layers. triple: embedding, layer N // 2, and final. emb+uniform, emb+final: the embeddings
+            first.
+        teacher, student: Number of layers, without the embedding.
 
     Raises:
-        SinkdError: for an unknown strategy, and where these depths have no such pairs.
+        SinkdError: for an unknown strategy, or depths that the strategy cannot pair.
 
     >>> [tuple(pair) for pair in pair_layers("emb+uniform", 12, 4)]
     [(0, 0), (3, 1), (6, 2), (9, 3), (12, 4)]
@@ -76,7 +77,7 @@ def pool(states: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sentences(Feature):
-    """One vector of an example for each layer, (B, layers, D): the mean of its tokens, or its first token."""
+    """One vector per example and layer, (B, layers, D): the mean of its tokens, or its first token."""
 
     side: Literal["student", "teacher"]
     pooling: Pooling

@@ -1,4 +1,4 @@
-"""Logits as losses take them: checked, as rows, and softened with enough digits."""
+"""Prepare logits for losses: check them, arrange them as rows, and soften them with enough precision."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from . import chunked
 from .top_k_union import fold, fold_logits
 
 PRECISE_WIDTH = 64
-"""Number of classes up to which divergences run in float64: it costs nothing there, and after a float32 softmax the
-difference of logits that differ by 1e-4 is wrong by 1 %."""
+"""Divergences run in float64 up to this many classes, where it is cheap: after a float32 softmax, a logit difference
+of 1e-4 is wrong by 1 %."""
 
 
 class Rows(NamedTuple):
@@ -49,10 +49,10 @@ def check_shapes(student: Tensor, teacher: Tensor, equal_rows: bool = True) -> N
 def check_finite(student: Tensor, teacher: Tensor) -> None:
     """Require logits (..., C) without NaN or +inf and with a possible class in each row; -inf is an impossible class.
 
-    Reads values whatever the device, so it synchronises a GPU: use it at logging steps.
+    Reads values on any device, so it synchronises a GPU: use it at logging steps only.
 
     Raises:
-        SinkdError: naming the side and the number of rows.
+        SinkdError: naming the side and the number of bad rows.
     """
     for side, logits in (("student", student), ("teacher", teacher)):
         if logits.numel():
@@ -112,7 +112,7 @@ def pair_rows(
 def points_of(
     rows: Rows, temperature: float, representation: str, scale: float | Tensor, top_k: int | None, top_k_of: str
 ) -> tuple[Tensor, Tensor]:
-    """What `SinkhornLoss` compares, float64: float32 differences of nearly equal rows would be rounding."""
+    """The points that `SinkhornLoss` compares, float64: in float32, nearly equal rows differ only by rounding."""
     sides = rows.student, rows.teacher
     with full_precision(rows.student.device):
         if rows.student.shape[-1] == 1 or representation == "vector":
@@ -126,7 +126,7 @@ def points_of(
 
 
 def probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / temperature) over the last dimension, float64 whatever the input's type."""
+    """softmax(logits / temperature) over the last dimension, always float64."""
     return torch.softmax(logits.double() / temperature, -1)
 
 
@@ -143,12 +143,12 @@ def log_odds(logits: Tensor, temperature: float) -> Tensor:
 
 
 def precise(logits: Tensor) -> Tensor:
-    """Logits in the type that a row term computes in: float64 for few classes, else `result_type`."""
+    """Logits in the dtype for row terms: float64 for few classes, else `result_type`."""
     return logits.to(torch.float64 if logits.shape[-1] <= PRECISE_WIDTH else result_type(logits))
 
 
 def _check_tops(side: str, top: Tensor) -> None:
-    """`check_finite` from each row's largest logit, which is NaN, +inf or -inf exactly if the row cannot be used."""
+    """`check_finite` on each row's largest logit, which is NaN, +inf or -inf exactly if the row is unusable."""
     if math.isfinite(float(top.sum())) or bool(top.isfinite().all()):
         return
     bad = int((top.isnan() | top.isposinf()).sum())

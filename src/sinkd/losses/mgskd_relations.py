@@ -3,9 +3,9 @@
     mgskd = 4 * sum of sentence_angles (the later pairs of layers)
           + 1 * sum of pair_scores + triplet_angles (the first two pairs of layers)
 
-Relations are numbers between the rows of one model, so the two may differ in width. Sentence triples (heads, B, B, B)
-and token pairs (B, heads, L, L) are computed in slices (`chunked`) and never stored whole: beside the inputs a loss
-needs one gradient of the student's size and some megabytes.
+Relations are computed between rows of one model, so the two models may differ in width. Sentence triples
+(heads, B, B, B) and token pairs (B, heads, L, L) are computed in slices (`chunked`) and never stored whole: a loss
+needs its inputs, one gradient of the student's size and a few megabytes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .term import Progress, RowTerm, Term, View
 from .term_options import Options, option
 
 TOKEN_LAYERS = 2
-"""The number of pairs of layers, from the first, that are compared by tokens; the others are by sentences."""
+"""The first pairs of layers are compared by tokens, this many; the others by sentences."""
 SAMPLE_WEIGHT, TOKEN_WEIGHT = 4.0, 1.0
 
 
 def mgskd(student: Tensor, teacher: Tensor, mask: Tensor, heads: int = 64, k1: int = 20, k2: int = 20) -> Tensor:
-    """The whole loss, for layers that are paired already.
+    """The whole loss, for layers that are already paired.
 
     Args:
         student, teacher: (B, layers, L, D), layer i of one with layer i of the other; the widths may differ.
@@ -89,10 +89,10 @@ def sentence_angles(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
 
 
 def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
-    """Squared difference of the scores x_i . x_j / sqrt(D / heads), the mean over heads and pairs of one row's tokens.
+    """Mean squared difference of the scores x_i . x_j / sqrt(D / heads), over heads and token pairs within a row.
 
     With S and T the (L, d) tokens of a head, divided by the fourth root of d, that is norm(S S^T - T T^T)^2, which is
-    norm(S^T S)^2 + norm(T^T T)^2 - 2 norm(S^T T)^2: d x d products in place of L x L ones. They cancel as the student
+    norm(S^T S)^2 + norm(T^T T)^2 - 2 norm(S^T T)^2: d x d products instead of L x L ones. They cancel as the student
     approaches its teacher, so they are computed in float64. Shapes are those of `triplet_angles`.
     """
     dtype = result_type(student, teacher)
@@ -124,11 +124,12 @@ def count_pairs(mask: Tensor) -> Tensor:
 def triplet_angles(
     student: Tensor, teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int
 ) -> tuple[Tensor, Tensor]:
-    """Smooth L1 between the angles of the triplets that the teacher attends to, their mean, and the triplets' number.
+    """Mean smooth L1 between the angles of the triplets that the teacher attends to, and the number of triplets.
 
-    The k1 tokens of a row with the most attention (softmax of the teacher's pair scores, summed over heads and queries)
-    are anchors. Each makes a triplet with two of its own k2 neighbours, with an angle as in `sentence_angles`, one
-    head. A triplet counts if its three tokens are real, the two differ, and the teacher's angle is not 0.
+    The anchors are the k1 tokens of a row with the most attention (softmax of the teacher's pair scores, summed over
+    heads and queries). An anchor forms triplets with every two of its k2 neighbours; angles are as in
+    `sentence_angles` with one head. A triplet counts if its three tokens are real, the neighbours differ, and the
+    teacher's angle is not 0.
 
     Args:
         student, teacher: (B, L, D) and (B, L, another D).
@@ -156,7 +157,7 @@ def triplet_angles(
 
 
 def _attended(teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Anchors (B, k1), neighbours (B, k1, k2), and of their triplets (B, k1, k2, k2) the angles and which count."""
+    """Anchors (B, k1), neighbours (B, k1, k2), and their triplets' angles and which count, each (B, k1, k2, k2)."""
     x = _split(teacher, heads, teacher.dtype).transpose(1, 2)
     pairs = mask.unsqueeze(-1) & mask.unsqueeze(-2)  # (B, L, L)
     scores = (x @ x.mT * x.shape[-1] ** -0.5).masked_fill_(~pairs.unsqueeze(1), -10000.0)
@@ -181,13 +182,13 @@ def _triplets(x: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
 
 
 def _angles(anchors: Tensor, others: Tensor) -> Tensor:
-    """(heads, n, d) and (heads, m, d) -> (heads, n, m, m): the angle of every two others at each anchor."""
+    """(heads, n, d) and (heads, m, d) -> (heads, n, m, m): the angle between every two others at each anchor."""
     e = _unit(anchors.unsqueeze(2) - others.unsqueeze(1))
     return e @ e.mT
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Rows divided by their length; a row of length 0 stays, without gradient."""
+    """Rows divided by their length; a row of length 0 is unchanged and has no gradient."""
     square = x.square().sum(-1, keepdim=True)
     return x * torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).rsqrt())
 
@@ -205,10 +206,10 @@ def need_divisor(width: int, heads: int) -> None:
 
 @dataclass(frozen=True)
 class RelationOptions(Options):
-    heads: int = option(64, "Heads of the relation loss; both models' widths must be multiples.")
+    heads: int = option(64, "Heads of the relation loss; must divide both models' widths.")
     matching_strategy: Strategy = option("emb+uniform", "Which layers mgskd pairs.", flag="matching_strategy")
-    k1: int = option(20, "Tokens of a row that anchor the triplets: those that the teacher attends to most.")
-    k2: int = option(20, "Neighbours that an anchor makes triplets with.")
+    k1: int = option(20, "Anchors of triplets in a row: the tokens that the teacher attends to most.")
+    k2: int = option(20, "Neighbours that form triplets with an anchor.")
 
     def __post_init__(self) -> None:
         for name in ("heads", "k1", "k2"):
@@ -217,7 +218,7 @@ class RelationOptions(Options):
 
 
 class Relation(LayerTerm):
-    """`mgskd`, or a summand of it that compares some (`part`) of the pairs of layers."""
+    """`mgskd`, or a summand of it for a slice (`part`) of the pairs of layers."""
 
     Options = RelationOptions
     weighted_by = "mgskd_w"
@@ -255,7 +256,7 @@ class SentenceRelation(Relation, SentenceTerm):
 
 
 class TokenRelation(Relation, RowTerm):
-    """A comparison of the tokens of one row with one another."""
+    """Compares relations between the tokens of one row."""
 
     def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
         if not self.pairs:
@@ -280,7 +281,7 @@ class PairRelation(TokenRelation):
 
 
 class TripletRelation(TokenRelation):
-    """The angles of the triplets that the teacher attends to, in one pair of layers: each has a count of its own."""
+    """The angles of the triplets that the teacher attends to, in one pair of layers: the count differs by layer."""
 
     counts_by_teacher = True
 

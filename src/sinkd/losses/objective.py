@@ -1,7 +1,7 @@
-"""An `Objective`: `"kd+sinkhorn"` as a named, weighted sum of terms that reports its parts.
+"""An `Objective`: a weighted sum of named terms, read from text such as `"kd+sinkhorn"`.
 
-Names alone take the published weights: hard labels, plus `alpha` on a row term (and `1 - alpha` left for the labels),
-plus `beta` on every other term. Names with weights, `"ce:1+kl:0.1+sinkhorn:1"`, mean exactly what they say.
+Names without weights take the published ones: `alpha` on a row term, `1 - alpha` on the hard labels, and `beta` on
+every other term. Names with weights, `"ce:1+kl:0.1+sinkhorn:1"`, mean exactly what they say.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,7 @@ TERMS: dict[str, type[Term]] = {
 
 @dataclass(frozen=True)
 class ObjectiveValue:
-    """What an objective gives for a batch: the weighted sum, and each term's value before its weight, by name."""
+    """An objective's value for a batch: the weighted sum, and each term's unweighted value by name."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -52,9 +52,9 @@ class Objective(nn.Module):
     >>> str(objective)
     'ce:0.1+kd:0.9+sinkhorn:0.8'
 
-    Called with the `View` of student and teacher, the batch (its `labels` where a term needs them) and the `Progress`,
-    it gives an `ObjectiveValue`. It is an `nn.Module` with the parameters of its terms, and iterates over the terms
-    that apply to the models that it is bound to.
+    Call it with the `View` of student and teacher, the batch (with `labels` if a term needs them) and the `Progress`;
+    it returns an `ObjectiveValue`. It is an `nn.Module` with the parameters of its terms, and iterates over the terms
+    that apply to the models it is bound to.
     """
 
     def __init__(self, terms: Iterable[Term], weights: Iterable[float]):
@@ -81,14 +81,14 @@ class Objective(nn.Module):
 
         Args:
             text: The terms, joined by `+`: all with weights, or none.
-            alpha, beta, mgskd_w: Weights of terms that carry none (alpha from 0 to 1, the others >= 0).
-            temperature: Above 0, of the row terms.
-            options: A term's own options under its name, `sinkhorn={"cost": "l1"}`. They are checked whether or not
-                the term is in the sum.
+            alpha, beta, mgskd_w: Weights of terms without one (alpha from 0 to 1, the others >= 0).
+            temperature: Temperature of the row terms, above 0.
+            options: A term's options under its name, `sinkhorn={"cost": "l1"}`. They are checked even if the term is
+                not in the sum.
 
         Raises:
-            SinkdError: An unknown or repeated name, an option that is unknown or out of range, or a sum whose weights
-                are not determined.
+            SinkdError: for an unknown or repeated name, an option that is unknown or out of range, or a sum whose
+                weights are not determined.
         """
         weights = _read_weights(text)
         for name in options:
@@ -109,7 +109,7 @@ class Objective(nn.Module):
         return cls(*zip(*kept, strict=True))
 
     def bind(self, student: Stack, teacher: Stack) -> None:
-        """Bind the terms to a student and its teacher, or to the next; see `Term.bind`."""
+        """Bind the terms to a student and its teacher, or rebind them; see `Term.bind`."""
         for term in self._all:
             term.bind(student, teacher)
 
@@ -134,33 +134,33 @@ class Objective(nn.Module):
 
     @property
     def teacher_needs(self) -> frozenset[Feature]:
-        """Empty where a teacher teaches nothing."""
+        """The features that the terms read from the teacher; empty if no teacher is needed."""
         return frozenset().union(*(term.teacher_needs for term in self))
 
     @property
     def needs_ahead(self) -> frozenset[Feature]:
-        """The student's features that batch terms read before the others run, and the prediction, which is checked.
+        """The student's features that batch terms read before the others run, plus the prediction, which is checked.
 
-        An attribution is left out: its further passes draw no random numbers.
+        Attributions are left out: their extra passes draw no random numbers.
         """
         needed = frozenset().union(*(term.student_needs for term in self.batch_terms))
         return needed | self.student_needs & {LOGITS}
 
     @property
     def compares_layers(self) -> bool:
-        """Whether it must be bound to both models before its needs are known."""
+        """True if the objective must be bound to both models before its needs are known."""
         return any(term.compares_layers for term in self._all)
 
     @property
     def cacheable(self) -> bool:
-        """Whether everything that is needed of the teacher can be computed once."""
+        """True if everything that is needed from the teacher can be computed once and cached."""
         return all(feature.keepable for feature in self.teacher_needs)
 
     @property
     def kept(self) -> list[Feature]:
-        """What of the teacher's needs is computed once.
+        """The teacher's features that are computed once and cached.
 
-        Where something cannot be, the teacher runs live, and the same pass gives all but attributions for nothing.
+        If any feature cannot be cached, the teacher runs live, and that pass gives all features except attributions.
         """
         keepable = [feature for feature in self.teacher_needs if feature.keepable]
         return keepable if self.cacheable else [feature for feature in keepable if "embeddings" in feature.captures]
@@ -182,13 +182,13 @@ class Objective(nn.Module):
         return ObjectiveValue(total, ordered)
 
     def __str__(self) -> str:
-        # Terms that share a name before the slash are one in the text, and have one weight.
+        # Terms that share a name before the slash are one term in the text, with one weight.
         weights = {name.partition("/")[0]: weight for name, weight in self.weights.items()}
         return "+".join(f"{name}:{weight:.15g}" for name, weight in weights.items())
 
 
 def _read_weights(text: str) -> dict[str, float | None]:
-    """Each term of an objective's text with its weight, None where it has none."""
+    """Each term of an objective's text with its weight, or None if it has none."""
     weights: dict[str, float | None] = {}
     for part in text.replace(" ", "").split("+"):
         name, colon, weight = part.partition(":")
@@ -208,7 +208,7 @@ def _read_weights(text: str) -> dict[str, float | None]:
 
 
 def _read_options(name: str, given: Mapping[str, Any], temperature: float) -> Options:
-    """The options of a term; those that share the flag --temperature begin with the objective's."""
+    """The options of a term; options that share the flag --temperature default to the objective's."""
     shared = flags_of(name, TERMS[name].Options).get("temperature")
     begin = {shared.field: temperature} if shared else {}
     return read_options(name, TERMS[name].Options, begin | dict(given))

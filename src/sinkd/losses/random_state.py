@@ -9,9 +9,9 @@ import torch
 
 
 class RandomState:
-    """The state of the generators that a forward pass on `device` may draw from, to draw the same dropout again.
+    """The state of the generators that a forward pass on `device` may use, to draw the same dropout again.
 
-    On CUDA that includes every device's: a model may be spread over several, and each draws from its own.
+    On CUDA this includes the generator of every device, since a model may be spread over several.
     """
 
     def __init__(self, device: torch.device):
@@ -27,7 +27,7 @@ class RandomState:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Draw from this state inside the block, and go on from the present one after it."""
+        """Draw from this state inside the block, and restore the present one after it."""
         now = RandomState(self.device)
         self.restore()
         try:

@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "group": get_args(Group),
     "top_k_of": ("both", "teacher"),
 }
-"""The allowed values of the keywords that name one of several things."""
+"""The allowed values of the keywords that take one of several names."""
 
 
 class SinkhornLoss(nn.Module):
@@ -40,20 +40,21 @@ class SinkhornLoss(nn.Module):
         P = exp(-W / epsilon) with rows, then columns, divided by their sums, n_iters times.
 
     Permuting either side's rows changes nothing: the loss does not know which teacher row belongs to which student
-    row. Train it beside a paired term (cross-entropy, kd), or set `pairing`.
+    row. Combine it with a paired term (cross-entropy, kd), or set `pairing`.
 
-    Works under autocast (it computes in float32 and float64, from bfloat16 and float16 logits too), and under
-    torch.compile(fullgraph=True). C = 1 means regression: the rows are the scores / T, under the l1 cost.
+    Works under autocast (it computes in float32 and float64, also for bfloat16 and float16 logits) and under
+    torch.compile(fullgraph=True). C = 1 means regression: the rows are the scores / T, with the l1 cost.
 
     Args:
         cost: l1 (SinKD), l2, sqeuclidean, cosine, fisher_rao, hellinger, or lorentz (also called poincare).
         temperature: T > 0, for both sides.
         epsilon, n_iters, tolerance, gradient: see `sinkd.sinkhorn`.
-        curvature, learnable_curvature: c > 0 of lorentz (curvature -c), and whether its logarithm is a parameter,
-            bounded to [c / 10, 10 c]. Trained alone it runs to a bound; see `Curvature`.
-        representation: what is compared. "probability" (published); "log_odds", log p minus its mean over classes,
-            where hyperbolic distance differs from a flat one; or "vector", the rows / T themselves, which need not be
-            logits. The last two are not for fisher_rao and hellinger.
+        curvature: c > 0 of lorentz (curvature -c).
+        learnable_curvature: make log c a parameter, bounded to [c / 10, 10 c]. Trained alone it runs to a bound; see
+            `Curvature`.
+        representation: what to compare. "probability" (published); "log_odds", log p minus its mean over classes,
+            where hyperbolic distance differs from a flat one; or "vector", the rows / T, which need not be logits. The
+            last two do not work with fisher_rao and hellinger.
         representation_scale: factor of the log-odds, > 0. None: 1 / sqrt(C), and with `learnable_curvature` a
             parameter that starts there, bounded within a factor of ten.
         reduction: "mean" over rows, or "sum" (published: it grows with the batch).
@@ -64,7 +65,7 @@ class SinkhornLoss(nn.Module):
         debias: S(x, y) - (S(x, x) + S(y, y)) / 2, which is 0 for equal sides (Feydy et al., 2019).
         group: for logits (B, L, V), "batch": one transport of all positions; "sequence": one per sequence, averaged.
         top_k: compare only the union of both sides' k most probable classes, and the rest as one.
-        top_k_of: "both" sides, or the "teacher" alone, if no more than its top k are known.
+        top_k_of: "both" sides, or only the "teacher", if only its top k are known.
 
     Raises:
         SinkdError: for a keyword out of range.
@@ -103,7 +104,7 @@ class SinkhornLoss(nn.Module):
         self.top_k_of = top_k_of
         self._check()
         self._given_scale = representation_scale is not None  # which replaces the 1 / sqrt(C) of log_odds
-        # both are made, and so checked, whether or not they are used
+        # make both even if they are not used, so that both are checked
         hyperbolic = Curvature(curvature, learnable_curvature)
         initial = 1.0 if representation_scale is None else representation_scale
         scale = Scale(initial, learnable_curvature and not self._given_scale)
@@ -112,7 +113,7 @@ class SinkhornLoss(nn.Module):
 
     @classmethod
     def published(cls, **changes: Any) -> SinkhornLoss:
-        """The loss with SinKD's numbers for classifiers, weight 0.001 and reduction "sum"; `changes` are keywords."""
+        """The loss with SinKD's settings for classifiers, weight 0.001 and reduction "sum"; `changes` are keywords."""
         return cls(**{"weight": 0.001, "reduction": "sum", **changes})
 
     @property
@@ -127,10 +128,10 @@ class SinkhornLoss(nn.Module):
 
         Args:
             student_logits: (B, C), or (B, L, V). -inf is an impossible class.
-            teacher_logits: the same number of classes; as many rows, or another number without mask, ids, pairing and
-                matching. Detach it to save its gradient.
-            mask: (B,) or (B, L), rows that count, the same for both sides.
-            ids: shaped as mask, integers: rows with the same number are the same example, for pairing and matching.
+            teacher_logits: the same number of classes. Must have as many rows with mask, ids, pairing or matching.
+                Detach it if it needs no gradient.
+            mask: (B,) or (B, L), the rows that count, for both sides.
+            ids: integers, shaped as mask: rows with equal ids are the same example, for pairing and matching.
 
         Returns:
             A scalar, float32 (float64 if a side is). 0, with a graph, if no row counts.
@@ -141,7 +142,7 @@ class SinkhornLoss(nn.Module):
         """
         rows = self._rows(student_logits, teacher_logits, mask, ids)
         if 0 in rows.student.shape or 0 in rows.teacher.shape:
-            # sums of no entry, since -inf times 0 would be NaN
+            # empty sums, since -inf times 0 would be NaN
             return (rows.student[..., :0].sum() + rows.teacher[..., :0].sum()).to(result_type(*rows[:2]))
         if self.debias:
             x, y = self._points(rows)
@@ -159,7 +160,7 @@ class SinkhornLoss(nn.Module):
     ) -> Transport:
         """The solved problem behind the loss: plan, potentials, marginal error. Arguments as for the loss.
 
-        Masked rows are left out of the plan in eager mode on a CPU with group "batch"; else they are rows of 0.
+        With group "batch" in eager mode on a CPU the plan leaves masked rows out; otherwise they are rows of 0.
         """
         rows = self._rows(student_logits, teacher_logits, mask, ids)
         return self._solve(self._cost(rows), rows)[1]
@@ -197,7 +198,7 @@ class SinkhornLoss(nn.Module):
         return torch.eye(rows.student.shape[-2], dtype=torch.bool, device=rows.student.device)
 
     def _solve(self, cost: Tensor, rows: Rows) -> tuple[Tensor, Transport]:
-        """The cost with pairing, in the type that it is solved in, and the solution."""
+        """The cost with pairing, in the solver's dtype, and the solution."""
         if self.pairing > 0:
             cost = cost + self.pairing * (~self._same(rows)).to(cost.dtype)
         cost = cost.to(result_type(rows.student, rows.teacher))
@@ -227,7 +228,7 @@ class SinkhornLoss(nn.Module):
         return -log_p.sum(-1)
 
     def _reduce(self, value: Tensor, rows: Rows) -> Tensor:
-        """The scalar from sums over rows (...): per row or not, averaged over the sequences that have a row."""
+        """The scalar from sums over rows (...): per row or not, averaged over sequences with at least one row."""
         if rows.mask is None:
             if self.reduction == "mean":
                 value = value / rows.student.shape[-2]

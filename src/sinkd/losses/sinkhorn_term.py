@@ -17,11 +17,11 @@ from .term_options import Options, option
 
 @dataclass(frozen=True)
 class TransportOptions(Options):
-    """What every term of a transport shares: keywords of `SinkhornLoss`."""
+    """Options shared by the transport terms: keywords of `SinkhornLoss`."""
 
     n_iters: int = option(20, "Sinkhorn iterations.")
-    tolerance: float | None = option(None, "Stop iterating when rows are this right (mean error).")
-    debias: bool = option(False, "Subtract the cost of each side against itself.")
+    tolerance: float | None = option(None, "Stop iterating when the rows' mean marginal error is below this.")
+    debias: bool = option(False, "Subtract half the cost of each side against itself.")
     gradient: Gradient = option("unroll", "How the gradient is taken.")
     curvature: float = option(1.0, "Curvature of the hyperbolic costs.", flag="curvature")
     learnable_curvature: bool = option(False, "Train the curvature too.", flag="learnable_curvature")
@@ -32,18 +32,18 @@ class SinkhornOptions(TransportOptions):
     cost: str = option("lorentz", "Ground cost of the transport.")
     temperature: float = option(2.0, "Temperature of the transported predictions.")
     epsilon: float = option(0.1, "Entropic regularisation of the transport.")
-    weight: float = option(0.001, "Inner weight of the sinkhorn loss, beside beta.")
+    weight: float = option(0.001, "Inner weight of the sinkhorn loss, times beta.")
     reduction: Reduction = option("sum", "Cost per row, or of the whole batch (as published).")
-    value: Value = option("distance", "The transport's cost, or its plan as answer.")
-    group: Group = option("batch", "One transport a batch, or one a sequence.")
-    top_k: int | None = option(None, "Transport only so many of the most probable entries, and the rest as one.")
-    top_k_of: Literal["both", "teacher"] = option("both", "Whose top entries; a teacher cached by them: teacher.")
+    value: Value = option("distance", "The transport's cost, or how far its plan is from matching.")
+    group: Group = option("batch", "One transport per batch, or one per sequence.")
+    top_k: int | None = option(None, "Transport only the k most probable entries, and the rest as one.")
+    top_k_of: Literal["both", "teacher"] = option("both", "Whose top entries; 'teacher' if only those are cached.")
     pairing: float = option(
-        0.0, "Cost added to moving a row to another row's answer; a large one compares row by row.", flag="pairing"
+        0.0, "Cost added between different examples; a large value compares row by row.", flag="pairing"
     )
     representation: Representation = option("probability", "What is transported.", flag="representation")
     representation_scale: float | None = option(
-        None, "Scale of log_odds; with a learnable curvature it learns too.", flag="representation_scale"
+        None, "Scale of log_odds; trained too if the curvature is learnable.", flag="representation_scale"
     )
 
 
@@ -88,7 +88,7 @@ class BatchSinkhorn(SinkhornTerm, BatchTerm):
 
 
 class SequenceSinkhorn(SinkhornTerm, RowTerm):
-    """One transport of each example's answer tokens; the mean over the examples that have any."""
+    """One transport per example's answer tokens, averaged over the examples that have any."""
 
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
         return super().count(teacher, batch) if teacher.counts is None else (teacher.counts > 0).sum()
@@ -102,7 +102,7 @@ class SequenceSinkhorn(SinkhornTerm, RowTerm):
         return self._figures(self._sequences(student, teacher))
 
     def _sequences(self, student: View, teacher: View) -> list[tuple[Tensor, Tensor]]:
-        """Both sides' rows of each example that has any; of the whole batch where each example is one row."""
+        """Both sides' rows for each example that has any, or for the whole batch if each example is one row."""
         ours, theirs = (view.softened(self.loss.temperature) for view in (student, teacher))
         if student.counts is None:
             return [(ours, theirs)]

@@ -1,4 +1,4 @@
-"""What an objective sums: the `RowTerm` and the `BatchTerm`, and what they are shown of student and teacher."""
+"""The terms that an objective sums, `RowTerm` and `BatchTerm`, and the `View` they read of student and teacher."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sinkd.losses.term_options import Options
 
 
 class View:
-    """What one model shows of a batch: `view[feature]` for every feature that was asked for.
+    """One model's features of a batch: `view[feature]` for each requested feature.
 
     Args:
-        logits: The feature that nearly every term reads, also `view.logits`; None where it is not known.
+        logits: The feature that nearly every term reads, also `view.logits`; None if unknown.
         features: The values of other features.
-        counts: (B,), of a language model how many answer tokens each example has: its logits are (counts.sum(), V).
-            None where each example is one row of logits.
+        counts: (B,), for a language model the number of answer tokens of each example: its logits are
+            (counts.sum(), V). None if each example is one row of logits.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class View:
         return self.features.get(LOGITS.name)  # type: ignore[return-value]
 
     def softened(self, temperature: float) -> Tensor:
-        """Logits whose softmax at this temperature is the model's: its own, where they are known."""
+        """Logits whose softmax at this temperature is the model's: its own logits, if they are known."""
         return self.logits
 
 
@@ -59,18 +59,18 @@ class Progress:
 class Term(nn.Module, ABC):
     """One summand of an `Objective`: subclass `RowTerm` or `BatchTerm`, and register it in `objective.TERMS`.
 
-    Parameters of a term (a curvature, a projector) are trained, checkpointed and left out of the exported model.
+    Parameters of a term (a curvature, a projector) are trained and checkpointed, but not exported with the model.
 
     Attributes:
         Options: The dataclass of the term's options.
-        student_needs, teacher_needs: The features that the term reads of either model.
-        needs_labels: Whether the batch must carry hard labels.
-        weighted_by: What weighs the term where the objective's text gives no weights.
-        compares_layers: Whether `bind` decides what is needed.
-        applies: False where the models that the term is bound to leave it nothing to compare: it is skipped.
+        student_needs, teacher_needs: The features that the term reads from each model.
+        needs_labels: True if the batch must contain hard labels.
+        weighted_by: The setting that weights the term if the objective's text gives no weights.
+        compares_layers: True if `bind` decides what is needed.
+        applies: False if the bound models leave the term nothing to compare: it is skipped.
 
     Args:
-        name: How objectives spell the term.
+        name: The term's name in objectives.
         options: An instance of its `Options`.
     """
 
@@ -88,14 +88,14 @@ class Term(nn.Module, ABC):
 
     @classmethod
     def make(cls, name: str, options: Any) -> list[Term]:
-        """The term, or several that make it up and share its weight, named as in `mgskd/pairs`."""
+        """The term, or the several terms that make it up and share its weight, named as in `mgskd/pairs`."""
         return [cls(name, options)]
 
     @property
     def softens_at(self) -> float | None:
-        """The temperature at which `View.softened` is read of the teacher, all training long.
+        """The fixed temperature at which the term reads the teacher's `View.softened`.
 
-        None where it changes, or where entries of next to no mass matter: then the teacher's logits are needed whole.
+        None if it changes, or if entries with almost no mass matter: then the term needs the teacher's full logits.
         """
         return None
 
@@ -103,7 +103,7 @@ class Term(nn.Module, ABC):
         """Bind the term to both models before training, and again to other models.
 
         Raises:
-            SinkdError: The two cannot be compared.
+            SinkdError: if the two cannot be compared.
         """
 
 
@@ -111,15 +111,15 @@ class RowTerm(Term):
     """A term that compares the two answers for each example, and averages.
 
     Attributes:
-        counts_by_teacher: Whether `count` reads the teacher's features.
+        counts_by_teacher: True if `count` reads the teacher's features.
     """
 
     counts_by_teacher: bool = False
 
     def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor | int:
-        """The number of rows (tokens, entries) of a micro-batch that the value is a mean over.
+        """The number of rows (tokens, entries) of a micro-batch that the value averages over.
 
-        The values of an update's micro-batches are weighted by it, so that the cut does not matter.
+        It weights the micro-batches of an update, so that their sizes do not change the result.
         """
         return len(batch["labels"] if "labels" in batch else batch["input_ids"])
 
@@ -128,16 +128,16 @@ class RowTerm(Term):
         """The value for a batch, a scalar."""
 
     def diagnostics(self, student: View, teacher: View) -> dict[str, float]:
-        """Figures worth logging beside the value (a curvature, a marginal error), computed at logging steps only."""
+        """Extra figures to log (a curvature, a marginal error), computed at logging steps only."""
         return {}
 
 
 class BatchTerm(Term):
-    """A term that compares all rows of an update with one another, over all its micro-batches and processes."""
+    """A term that compares all rows of an update with each other, across micro-batches and processes."""
 
     @abstractmethod
     def points(self, view: View, batch: Mapping[str, Any]) -> Tensor:
-        """The rows (n, ...) of a micro-batch that are compared, of either model."""
+        """The rows (n, ...) of a micro-batch to compare, for either model."""
 
     @abstractmethod
     def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:

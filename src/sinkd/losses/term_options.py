@@ -1,4 +1,4 @@
-"""The options of a term: a frozen dataclass beside it, from which its keywords, flags, help and card lines come."""
+"""The options of a term: a frozen dataclass that defines its keywords, flags, help and card lines."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ OptionsT = TypeVar("OptionsT", bound="Options")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a term; subclass it with one `option` a field. Its `__post_init__` may refuse values (SinkdError)."""
+    """Options of a term. Subclass it with one `option` per field; `__post_init__` may raise SinkdError."""
 
     prefix: ClassVar[str] = ""
-    """Begins the names of the flags; by default the term's name."""
+    """Prefix of the flags; the term's name by default."""
 
 
 def option(default: Any, text: str, *, flag: str | None = None) -> Any:
     """A field of `Options`, with its help.
 
-    Its flag is `prefix_field`, as in `sinkhorn_cost`, or `flag`, which terms may share with one type, default and help.
+    Its flag is `prefix_field`, as in `sinkhorn_cost`, or `flag`. Terms may share a flag if its type, default and help
+    agree.
     """
     return field(default=default, metadata={"help": text, "flag": flag})
 
 
 class Flag(NamedTuple):
-    """An option as a command line shows it; `field` is its name among the term's options."""
+    """An option's command-line flag; `field` is its name among the term's options."""
 
     field: str
     type: Any
@@ -53,7 +54,7 @@ def read_options(term: str, options: type[OptionsT], given: Mapping[str, Any]) -
     """The options of a term from keywords.
 
     Raises:
-        SinkdError: An unknown keyword, or a value out of range.
+        SinkdError: for an unknown keyword, or a value out of range.
     """
     flags = {flag.field: flag for flag in flags_of(term, options).values()}
     for name, value in given.items():

@@ -1,13 +1,13 @@
-"""A language model's prediction in few numbers: the k most probable entries of its vocabulary, and the remaining mass.
+"""Compress a language model's prediction to the k most probable entries of its vocabulary and the remaining mass.
 
-Each term of an objective softens predictions at its own temperature T. Kept are the log-probabilities of the top k
-entries, which serve every T, and for each T the mass of all other entries,
+Each term of an objective softens predictions at its own temperature T. The cache stores the log-probabilities of the
+top k entries, which serve every T, and for each T the mass of all other entries,
 
     rest_T = log sum over the others of p_c^(1/T).
 
-When a prediction is restored for T, the top k entries have their softened probabilities and the others share the rest
-evenly. The softened prediction is then off by at most that mass, in total variation, and the gradient of `kd` and `kl`
-at the student's logits by at most twice that mass over T, summed over a row.
+A prediction restored for T has the softened probabilities of the top k entries and spreads the rest evenly. Its error
+is at most that mass in total variation; for the gradient of `kd` and `kl` at the student's logits it is at most twice
+that mass over T, summed over a row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sinkd.losses.term import Term, View
 from sinkd.losses.top_k_union import top_k
 
 NO_MASS = -1e4
-"""The logarithm of no mass: finite in every type that answers are kept in, with exponential 0 in all of them."""
+"""The logarithm of no mass: finite in every dtype of the cache, with exponential 0 in each."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TopLogs(TopIds):
 
 @dataclass(frozen=True)
 class Rest(TopIds):
-    """rest_T, (N, 1), relative to the p_c of temperature 1; NO_MASS where there is no other entry."""
+    """rest_T, (N, 1), relative to the p_c of temperature 1; NO_MASS if there is no other entry."""
 
     temperature: float
 
@@ -86,7 +86,7 @@ class Rest(TopIds):
 
 
 class TopView(View):
-    """A teacher of whom only the top k entries are known: it has `softened` predictions but no logits."""
+    """A teacher of which only the top k entries are known: it has `softened` predictions but no logits."""
 
     def __init__(self, kept: View, k: int, width: int):
         super().__init__(counts=kept.counts)
@@ -102,14 +102,14 @@ class TopView(View):
 
 
 def restore(ids: Tensor, logs: Tensor, rest: Tensor, width: int, temperature: float) -> Tensor:
-    """Logits (N, width) that are right at this temperature, from what was kept: (N, k), (N, k) and (N, 1)."""
+    """Logits (N, width) for this temperature from cached ids (N, k), logs (N, k) and rest (N, 1)."""
     others = max(width - ids.shape[-1], 1)
     logits = (temperature * (rest - math.log(others))).expand(-1, width).clone()
     return logits.scatter_(-1, ids.long(), logs)
 
 
 def kept_for(terms: Iterable[Term], k: int) -> frozenset[Feature]:
-    """The features to keep in place of whole predictions, for these terms.
+    """The features to cache instead of whole predictions, for these terms.
 
     Raises:
         SinkdError: for a term that needs more than the prediction at one temperature known in advance.
@@ -129,7 +129,7 @@ def kept_for(terms: Iterable[Term], k: int) -> frozenset[Feature]:
 
 
 def _selected(seen: Forward, k: int) -> tuple[Tensor, Tensor]:
-    """The top k entries (N, k) and the logsumexp of all, (N, 1): found once per forward pass."""
+    """The top k entries (N, k) and the logsumexp of all, (N, 1), computed once per forward pass."""
     if ("top", k) not in seen.shared:
         logits = seen.logits
         slices = spans(len(logits), logits.shape[-1], logits.device)

@@ -1,4 +1,4 @@
-"""The top k of a vocabulary: predictions reduced to the union of both sides' most probable entries, and the rest."""
+"""Reduce predictions over a vocabulary to the union of both sides' k most probable entries, and the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fold(p: Tensor, q: Tensor, k: int, mask: Tensor | None = None, of: str = "bo
         p, q: (..., n, C) and (..., m, C), probabilities.
         k: entries per row, >= 1; k >= C changes nothing.
         mask: (..., n), rows of both sides that count (n = m); the others add nothing to the union.
-        of: whose top k count, "both" sides' or the "teacher"'s (q's).
+        of: whose top k count: "both" sides', or only those of the "teacher" (q).
 
     Returns:
         (..., n, D), (..., m, D). In eager mode on a CPU D is at most the size of the union (over all sequences) + 1;
@@ -52,7 +52,7 @@ def fold(p: Tensor, q: Tensor, k: int, mask: Tensor | None = None, of: str = "bo
 def top_k(logits: Tensor, k: int) -> Tensor:
     """Indices of the k largest entries of each row (n, V), largest first: (n, min(k, V)).
 
-    Cut into blocks, a row has its k largest entries in the k blocks with the largest maxima.
+    Searches only the k blocks of a row with the largest maxima, which contain its k largest entries.
     """
     n, width = logits.shape
     k = min(k, width)
@@ -101,7 +101,7 @@ class _Fold(torch.autograd.Function):
 
 
 def _log_total(logits: Tensor, temperature: float) -> Tensor:
-    """logsumexp of logits / temperature, (n, 1) float64: from float32 powers of what is below each row's largest."""
+    """logsumexp of logits / temperature, (n, 1) float64, from float32 exponentials relative to each row's maximum."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     parts = []
     for i in spans(len(logits), logits.shape[-1], logits.device):
@@ -113,7 +113,7 @@ def _log_total(logits: Tensor, temperature: float) -> Tensor:
 
 
 def softened(logits: Tensor, total: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
-    """exp(logits / temperature - total), a new tensor of that type."""
+    """exp(logits / temperature - total), a new tensor of this dtype."""
     if dtype == torch.float64:
-        return logits.double().div(temperature).sub_(total).exp_()  # .double() of float64 is the caller's own
+        return logits.double().div(temperature).sub_(total).exp_()  # .double() of float64 returns the caller's tensor
     return torch.add(total.to(dtype).neg(), logits.to(dtype), alpha=1 / temperature).exp_()

@@ -1,8 +1,8 @@
-"""Ground costs between rows as wide as a vocabulary, straight from their logits, in eager mode.
+"""Ground costs between rows as wide as a vocabulary, computed from their logits, in eager mode.
 
-Softened probabilities of a vocabulary take much memory, and float64 copies of them much time. float32 is enough where
-two rows are well apart; pairs that are near are computed in float64 from their differences. Reading which ones are near
-makes a GPU wait once.
+Softened probabilities of a vocabulary take much memory, and float64 copies of them much time. float32 is enough for
+rows that are far apart; near pairs are computed in float64 from their differences. Finding the near pairs synchronises
+a GPU once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ APART = 1e-2
 NEAR = 1e-9
 """Squared distance, relative to squared lengths, below which float64 products are replaced by differences."""
 NEAR_L1 = 0.2
-"""Sum of absolute differences below which float32 gets too many of their signs wrong."""
+"""Sum of absolute differences below which float32 gets too many signs wrong."""
 MINIMA = 2**21, 512
 """Numbers held at once for `wide_l1`, and classes among them: 8 MB of float32."""
 
@@ -48,7 +48,7 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, ...]:
         tops = tuple(side.amax(-1, keepdim=True).double() / temperature for side in (student, teacher))
-        # a GPU may round float32 products (TF32), and reading whether rows are near would be one more wait
+        # a GPU may round float32 products (TF32), and checking for near rows would synchronise once more
         single = student.device.type == "cpu" and torch.float64 not in (student.dtype, teacher.dtype)
         dtype = torch.float32 if single else torch.float64
         products, rx, ry, totals = _products(student, teacher, tops, temperature, dtype)
@@ -71,7 +71,7 @@ class _Gram(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_square: Tensor, d_rise: Tensor, d_rx: Tensor, d_ry: Tensor) -> tuple[Tensor, None, None]:
         student, teacher, *totals, products, rx = ctx.saved_tensors
-        # dL/dp_i = own_i p_i - sum_j across_ij q_j, and softmax takes off its mean
+        # dL/dp_i = own_i p_i - sum_j across_ij q_j; softmax subtracts its mean
         own = 2 * (d_square.sum(-1) + d_rise.sum(-1) + d_rx).unsqueeze(-1)
         across = 2 * d_square
         mean = own * rx.unsqueeze(-1) - (across * products).sum(-1, keepdim=True)
@@ -88,7 +88,10 @@ def _products(
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Inner products of all pairs of rows, squared lengths of either side's, and both sides' logsumexp (n, 1).
 
-    tops: each row's largest logit over the temperature. One pass over both sides; sums of slices are float64.
+    One pass over both sides; sums of slices are float64.
+
+    Args:
+        tops: each row's largest logit over the temperature.
     """
     products = student.new_zeros(len(student), len(teacher), dtype=torch.float64)
     rx, ry = products.new_zeros(len(student)), products.new_zeros(len(teacher))
@@ -163,7 +166,7 @@ def _minima(p: Tensor, q: Tensor) -> Tensor:
 def _near_pairs(
     student: Tensor, teacher: Tensor, temperature: float, near: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Indices i, j of near pairs (k, 2) and their softened rows in float64, some at a time."""
+    """Indices i, j of near pairs (k, 2) and their softened rows in float64, in chunks."""
     for some in spans(len(near), student.shape[-1], student.device):
         i, j = near[some].unbind(-1)
         p, q = (torch.softmax(side.double() / temperature, -1) for side in (student[i], teacher[j]))
