@@ -11,24 +11,24 @@ from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
 from sinkd.training.teacher_cache import Answers
 
-TAUGHT = "teacher/"  # a batch has the teacher's kept answers under this prefix and a feature's name
-READ = TAUGHT + "rows"  # and here the same rows as the teacher reads them
+TAUGHT = "teacher/"  # prefix of the teacher's cached features in a batch; the feature's name follows
+READ = TAUGHT + "rows"  # the same rows, as the teacher reads them
 
 Batch = dict[str, Any]
 Collate = Callable[[list[Batch]], Batch]
 
 
 class TaughtRows(TorchDataset):
-    """Training rows with the teacher's kept answers; also as the teacher reads them, if it answers live other tokens.
+    """Training rows with the teacher's cached answers, or with its own tokens if a live teacher reads different ones.
 
     Args:
         rows: The student's rows.
         collator: Makes a batch of them.
-        answers: The teacher's kept answers, in their order.
-        read: The rows as the teacher reads them, in their order, and what makes a batch of them.
+        answers: The teacher's cached answers, in the same order.
+        read: The rows as the teacher reads them, in the same order, and their collator.
 
     Raises:
-        SinkdError: There are not as many answers as rows.
+        SinkdError: if the numbers of answers and rows differ.
     """
 
     def __init__(
@@ -71,5 +71,5 @@ class TaughtRows(TorchDataset):
 
 
 def taught_view(batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
-    """The teacher's kept features that a batch carries."""
+    """The teacher's cached features in a batch."""
     return View(None, {f: batch[TAUGHT + f.name] for f in features if TAUGHT + f.name in batch}, batch.get("counts"))

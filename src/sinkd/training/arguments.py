@@ -1,4 +1,4 @@
-"""The settings of a run: `transformers.TrainingArguments` with more fields, so that every Trainer flag works.
+"""The settings of a run: `transformers.TrainingArguments` with more fields, so every Trainer flag works.
 
 A flag, its key in a recipe and its field have the same name.
 """
@@ -20,9 +20,9 @@ from sinkd.training.parser import flag
 
 @dataclass
 class TaskArguments(TrainingArguments):
-    """What every command takes: the data, the model, and how it is trained and evaluated."""
+    """Settings of every command: data, model, training and evaluation."""
 
-    role: ClassVar[str]  # "teacher" or "student": its published recipes, and its folder
+    role: ClassVar[str]  # "teacher" or "student": selects the published recipe and the folder
 
     # Defaults of TrainingArguments that differ here.
     ddp_backend: str | None = flag(None, "Backend of distributed training.")
@@ -38,11 +38,11 @@ class TaskArguments(TrainingArguments):
     remove_unused_columns: bool = flag(False, "The collator selects a model's inputs.")
     weight_decay: float = flag(0.0, "Weight decay of AdamW.")
     adam_epsilon: float = flag(1e-8, "Epsilon of AdamW.")
-    do_eval: bool = flag(False, "Published entry points: evaluate, without --do_train an earlier run.")
+    do_eval: bool = flag(False, "Published entry points: evaluate; without --do_train, an earlier run.")
 
     config: str | None = flag(None, "A YAML file of settings; flags on the command line override it.")
     dry_run: bool = flag(False, "Print the settings that would run, and stop.")
-    traceback: bool = flag(False, "Show where in the code an error arose.")
+    traceback: bool = flag(False, "Show the traceback of an error.")
 
     # The task
     task_name: str | None = flag(
@@ -59,9 +59,11 @@ class TaskArguments(TrainingArguments):
     text_columns: str | None = flag(None, "The column that holds your text, or two columns separated by a comma.")
     label_column: str | None = flag(None, "The column that holds your labels.")
     table_kind: Literal["auto", "classification", "regression"] = flag(
-        "auto", "What your labels are; auto: scores if all are numbers and one has a fraction, else classes."
+        "auto", "Type of your labels; auto: scores if all are numbers and one has a fraction, else classes."
     )
-    bad_rows: Literal["error", "skip"] = flag("error", "Stop at a malformed row, or drop and count such rows.")
+    bad_rows: Literal["error", "skip"] = flag(
+        "error", "error: stop at a malformed row; skip: drop such rows and count them."
+    )
     max_train_rows: int | None = flag(None, "Train on the first rows only, at most this many.")
     max_dev_rows: int | None = flag(None, "Evaluate on the first rows only, at most this many (language models).")
     num_shots: int | None = flag(None, "Train on this many examples only, drawn by the seed (language models).")
@@ -94,7 +96,7 @@ class TaskArguments(TrainingArguments):
     protocol: Literal["clean", "published"] = flag(
         "clean", "clean: evaluate each epoch; published: every few steps, and report the maximum."
     )
-    overwrite: bool = flag(False, "Replace what a different run left in the output folder.")
+    overwrite: bool = flag(False, "Replace the files of a different run in the output folder.")
     do_test: bool = flag(False, "After training, write predictions for the test set.")
     test_output_dir: str | None = flag(None, "Where to write those predictions (default: the output folder).")
     exp_name: str | None = flag(None, "Name of the run's folder if no --output_dir is given.")
@@ -105,17 +107,17 @@ class TaskArguments(TrainingArguments):
         if self.per_gpu_batch_size is not None:
             self.per_device_train_batch_size = self.per_device_eval_batch_size = self.per_gpu_batch_size
         if self.protocol == "published":
-            # The interval changes within a run of MNLI, so the trainer's own schedule decides when to evaluate.
+            # MNLI's interval changes during a run, so `Schedule` decides when to evaluate.
             self.eval_strategy = "no"
         if self.save_steps and self.save_strategy == "epoch":
             self.save_strategy = "steps"
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                # Without these the processes that torchrun starts would not find each other.
+                # Without these, the processes that torchrun starts would not find each other.
                 self.use_cpu, self.ddp_backend = True, self.ddp_backend or "gloo"
         if (self.bf16 or self.bf16_full_eval) and not torch.accelerator.is_available() and not is_torch_xla_available():
-            self.use_cpu = True  # otherwise transformers refuses bfloat16 as a matter of GPUs
+            self.use_cpu = True  # otherwise transformers refuses bfloat16 without a GPU
         if self.wandb_proj is not None:
             self._log_to_wandb(self.wandb_proj)
         do_eval = self.do_eval
@@ -138,7 +140,7 @@ class TaskArguments(TrainingArguments):
             raise SinkdError(f'--seeds is "{self.seeds}"; give whole numbers with commas, as in 0,1,2') from error
 
     def model(self, name: str) -> str:
-        """The path of a model that the command needs. Raises SinkdError if its flag is missing."""
+        """The path of a required model. Raises SinkdError if its flag is missing."""
         path = getattr(self, name)
         if path is None:
             raise SinkdError(f"--{name} is missing; name a model's folder, or a name on the hub")
@@ -177,15 +179,15 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
     student_init: Literal["pretrained", "copy"] = flag(
         "pretrained", "pretrained: the student's own weights; copy: the teacher's embeddings and layers."
     )
-    copy_layers: str | None = flag(None, "Which of the teacher's layers to copy: first (default), spaced or 0,2,4.")
+    copy_layers: str | None = flag(None, "Teacher layers to copy: first (default), spaced or a list (0,2,4).")
     unlabeled_file: str | None = flag(None, "More text without labels; the teacher answers it.")
     teacher_cache: Literal["auto", "off"] = flag(
         "auto",
-        "auto: run the teacher once over the data and keep its answers; off: run it live. The token states of mgskd "
-        "are too large to keep, so it runs the teacher live and keeps attributions alone.",
+        "auto: run the teacher once over the data and cache its answers; off: run it live. The token states of mgskd "
+        "are too large to cache, so it runs the teacher live and caches attributions only.",
     )
-    teacher_cache_dir: str | None = flag(None, "Where to keep the teacher's answers (default: the user's cache).")
-    teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "Precision of kept answers.")
+    teacher_cache_dir: str | None = flag(None, "Folder for the teacher's cached answers (default: the user's cache).")
+    teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "Precision of cached answers.")
     on_policy: float = flag(
         0.0,
         "Share of batches (0 to 1) that compare the student's own answers, scored by the teacher (language models).",

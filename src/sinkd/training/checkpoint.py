@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent.
+"""Atomic checkpoints: complete or absent.
 
-A checkpoint is written to a partial folder that is renamed at the end, so that a run that is killed while it saves
-still has the checkpoint before. The next start removes what a killed run left.
+A checkpoint is written to a partial folder that is renamed at the end, so a run that is killed while saving still has
+the previous checkpoint. The next start removes partial folders.
 """
 
 import os
@@ -17,11 +17,11 @@ PARTIAL = ".writing"
 
 @contextmanager
 def written_whole(target: Path, writer: bool = True) -> Iterator[Path]:
-    """Fill a partial folder that becomes `target`, in place of an earlier one, when the block ends without an error.
+    """Write a folder atomically: a partial folder replaces `target` when the block ends without an error.
 
     Args:
-        target: The folder that appears with all its files, which are on the disk by then.
-        writer: Whether this process renames the folder; of several that fill it, one does.
+        target: The folder to write; it appears once all its files are on disk.
+        writer: True in the one process that renames the folder, if several fill it.
 
     Yields:
         The partial folder.
@@ -46,7 +46,7 @@ def written_whole(target: Path, writer: bool = True) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove partial folders that killed runs left in `folder`, and restore what they were about to replace."""
+    """Remove partial folders that killed runs left in `folder`, and restore folders that they were replacing."""
     for replaced in (folder / PARTIAL).glob("*.replaced"):
         original = folder / replaced.name.removesuffix(".replaced")
         if not original.exists():
@@ -61,7 +61,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace a small file in one step, so that a reader never sees half of it."""
+    """Write or replace a small file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
@@ -70,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def is_partial(path: Path, name: str) -> bool:
-    """Whether a killed `write_text` of the file `name` left this file."""
+    """True for a file that a killed `write_text` of `name` left behind."""
     return path.name.startswith(f".{name}.")
 
 

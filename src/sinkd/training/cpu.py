@@ -1,7 +1,7 @@
-"""What makes training faster on a CPU, with the same results to within rounding.
+"""Faster training on a CPU, with the same results up to rounding.
 
-`CpuTrainer` switches all of it on; `TaskTrainer` derives from it. `fast_layers` is also for models that answer outside
-a trainer, as teachers do.
+`CpuTrainer` switches everything on; `TaskTrainer` derives from it. `fast_layers` also works outside a trainer, for
+example for teachers.
 """
 
 import functools
@@ -25,16 +25,16 @@ from sinkd.transport.matmul import fast_linear, uses_onednn
 
 logger = logging.getLogger(__name__)
 
-# TensorBoard's writer imports TensorFlow where it is installed, for seconds and for nothing, unless this module exists.
+# Unless this module exists, TensorBoard's writer imports an installed TensorFlow, which takes seconds and is not used.
 sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
 
 
 class FastLinear(nn.Linear):
-    """An `nn.Linear` that multiplies float32 by oneDNN (`transport/matmul.py`)."""
+    """An `nn.Linear` that multiplies float32 matrices with oneDNN (`transport/matmul.py`)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Under autocast PyTorch calls oneDNN itself. For small weights the call costs more than it saves; the number of
-        # rows must not decide, because libraries round differently and the result must not depend on micro-batches.
+        # Under autocast PyTorch calls oneDNN itself. For small weights the call costs more than it saves. The number of
+        # rows must not matter: libraries round differently, and the result must not depend on micro-batches.
         if torch.is_autocast_enabled("cpu") or self.weight.numel() < 2**16:
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
@@ -63,16 +63,15 @@ class _Linear(torch.autograd.Function):
 
 
 class FastDropout(nn.Dropout):
-    """An `nn.Dropout` that compares uniform numbers with p: a third of the time of PyTorch's Bernoulli numbers.
+    """An `nn.Dropout` that compares uniform numbers with p, in a third of the time of PyTorch's Bernoulli numbers.
 
-    Masks have the same distribution (p to within 2^-24) and come from the global generator, so a resumed run repeats
-    them.
+    Masks have the same distribution (p to within 2^-24) and use the global generator, so a resumed run repeats them.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not 0 < self.p < 1 or self.inplace:
             return super().forward(x)
-        # drawn in float32 whatever x is: bfloat16 has too few digits to compare
+        # always drawn in float32: bfloat16 has too few digits to compare
         return x * torch.rand(x.shape).ge_(self.p).mul_(1 / (1 - self.p)).to(x.dtype)
 
 
@@ -81,7 +80,7 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {nn.Dropout: FastDropout, nn.Line
 
 @contextmanager
 def fast_layers(*models: nn.Module) -> Iterator[None]:
-    """Within it, layers of models on a CPU are their fast versions. Subclasses of PyTorch's layers stay as they are."""
+    """Inside the block, models on a CPU use the fast layers. Subclasses of PyTorch's layers are not changed."""
     on_cpu = [model for model in models if all(parameter.device.type == "cpu" for parameter in model.parameters())]
     replaced = [(layer, type(layer)) for model in on_cpu for layer in model.modules() if type(layer) in FAST]
     for layer, plain in replaced:
@@ -97,10 +96,10 @@ class TrimmedEmbedding(nn.Embedding):
     """An `nn.Embedding` that trains only the rows that the training text uses.
 
     Gradient, norm and moments of a small encoder's embedding are dense over tens of thousands of rows, of which a task
-    uses a few thousand. The gradient of the others is 0, and the optimisers below leave them as they are.
+    uses a few thousand. The gradient of the others is 0, and the optimisers below do not change them.
 
-    `rows` (n, D) is trained in place of `weight` (V, D), which is brought up to date when training pauses (`eval`) and
-    when it is saved. Saved states look like those of the plain embedding.
+    Trains `rows` (n, D) instead of `weight` (V, D), which is updated when training pauses (`eval`) and when it is
+    saved. Saved states look like those of the plain embedding.
     """
 
     rows: nn.Parameter
@@ -141,10 +140,10 @@ class TrimmedEmbedding(nn.Embedding):
 
 
 def trim_embedding(model: Any, rows: Dataset, padding: int) -> TrimmedEmbedding | None:
-    """Make the model's input embedding train the rows for `padding` and for the token ids in `rows` alone.
+    """Make the model's input embedding train only the rows for `padding` and the token ids in `rows`.
 
-    Returns None, and changes nothing, where the result could differ: an embedding that is frozen, shared or of a kind
-    with rules of its own, and language models, which may generate any token.
+    Returns None, without a change, if the result could differ: for an embedding that is frozen, shared or has special
+    rules, and for language models, which may generate any token.
     """
     embedding = model.get_input_embeddings()
     if type(embedding) is not nn.Embedding or model.get_output_embeddings() is not None:
@@ -170,8 +169,9 @@ def trim_embedding(model: Any, rows: Dataset, padding: int) -> TrimmedEmbedding 
     return trimmed
 
 
-# Optimisers that update every entry by itself and keep one whose gradients are all 0. Others depend on the shape of the
-# matrix (Adafactor, GaLore, APOLLO, StableAdamW) or quantise neighbouring entries together (4 and 8 bits).
+# Optimisers that update entries independently and do not change an entry whose gradients are all 0. Others depend on
+# the shape of the matrix (Adafactor, GaLore, APOLLO, StableAdamW) or quantise neighbouring entries together (4 and
+# 8 bits).
 ENTRYWISE = {
     OptimizerNames.ADAMW_TORCH,
     OptimizerNames.ADAMW_TORCH_FUSED,
@@ -187,9 +187,9 @@ ENTRYWISE = {
 
 @torch.no_grad()
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
-    """PyTorch's `clip_grad_norm_`, without its multiplication by 1 where nothing is to be clipped; returns the norm.
+    """PyTorch's `clip_grad_norm_`, but without multiplying by 1 if there is nothing to clip; returns the norm.
 
-    For a CPU: reading the norm makes an accelerator wait.
+    For a CPU only: reading the norm synchronises an accelerator.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -199,16 +199,16 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
 
 
 def multiplies_bfloat16() -> bool | None:
-    """Whether this processor has instructions that multiply bfloat16; None where PyTorch is too old to tell."""
+    """True if this processor has instructions that multiply bfloat16; None if PyTorch is too old to tell."""
     if not hasattr(torch.cpu, "get_capabilities"):
         return None
     has: Mapping[str, Any] = torch.cpu.get_capabilities()
     return torch.backends.mkldnn.is_available() and any(map(has.get, ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")))
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def advise_on_bfloat16(used: bool) -> None:
-    """Log that `--bf16` would help where it is not used, or that it hurts where it is."""
+    """Log if `--bf16` would help but is not used, or is used but hurts."""
     helps = multiplies_bfloat16()
     if helps and not used:
         logger.info("this processor multiplies bfloat16: --bf16 trains about 1.5 times as fast, with less precision")
@@ -217,19 +217,19 @@ def advise_on_bfloat16(used: bool) -> None:
 
 
 class CpuTrainer(Trainer):
-    """A `Trainer` with all of the above."""
+    """A `Trainer` with all the CPU optimisations of this module."""
 
-    optimizer: torch.optim.Optimizer | None  # of the Trainer
+    optimizer: torch.optim.Optimizer | None  # set by the Trainer
     _operations_per_token: int | None = None
 
     def tokenised_rows(self) -> Any:
-        """The data set whose `input_ids` are all that the model reads in training."""
+        """The data set with all `input_ids` that the model reads in training."""
         return self.train_dataset
 
     def train(self, *args, **kwargs):
         if self.args.device.type == "cpu" and self.args.should_log:
             advise_on_bfloat16(self.args.bf16)
-        # Counted before the embedding is trimmed, for the Trainer counts only parameters that are no embedding's.
+        # Counted before the embedding is trimmed, since the Trainer does not count an embedding's parameters.
         self._operations_per_token = self.floating_point_ops({"input_ids": torch.zeros(1)})
         rows, tokenizer, trimmed = self.tokenised_rows(), self.processing_class, None
         exact = self.args.weight_decay == 0 and self.args.optim in ENTRYWISE and self.optimizer is None
@@ -243,14 +243,14 @@ class CpuTrainer(Trainer):
             self._operations_per_token = None
             if trimmed is not None:
                 trimmed.restore()
-                self.optimizer = self.lr_scheduler = None  # they refer to the rows that are gone
+                self.optimizer = self.lr_scheduler = None  # they refer to rows that no longer exist
 
     def evaluation_loop(self, *args, **kwargs):
         with fast_layers(self.model):
             return super().evaluation_loop(*args, **kwargs)
 
     def floating_point_ops(self, inputs):
-        """The Trainer's count, for which it walks through all parameters at every step."""
+        """The Trainer's count, without walking through all parameters at every step."""
         if self._operations_per_token is None or "input_ids" not in inputs:
             return super().floating_point_ops(inputs)
         return self._operations_per_token * inputs["input_ids"].numel()

@@ -1,4 +1,4 @@
-"""The trainer of a student under an objective that compares it with a teacher, whose answers are kept or live."""
+"""The trainer of a student under an objective that compares it with a teacher, cached or live."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from sinkd.training.trainer import TaskTrainer, row_lengths
 
 logger = logging.getLogger(__name__)
 
-# Settings with which a student cannot be trained if its own gradient is in the loss, and why.
+# Settings that do not work if the student's own gradient is in the loss, and why.
 ONCE_DIFFERENTIABLE = {
     "torch_compile": "and a compiled model has no second derivative",
     "gradient_checkpointing": "and a checkpointed layer gives it only to backward()",
@@ -33,10 +33,10 @@ ONCE_DIFFERENTIABLE = {
 
 
 def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
-    """What is kept of the teacher's answers; with `--teacher_cache_top_k` no whole predictions.
+    """The teacher's features to cache; `--teacher_cache_top_k` replaces whole predictions.
 
     Raises:
-        SinkdError: A term needs more than that flag keeps.
+        SinkdError: if a term needs more than that flag caches.
     """
     kept, k = frozenset(objective.kept), args.teacher_cache_top_k
     return kept if k is None or LOGITS not in kept else kept - {LOGITS} | kept_for(objective, k)
@@ -46,17 +46,17 @@ class DistillationTrainer(TaskTrainer):
     """Trains `model`, the student, under an objective that compares it with a teacher.
 
     Args:
-        objective: An `Objective`; or its text, to which `args` give weights, temperature and options.
-        teacher: A `Teacher`, or any model that gives logits for the student's inputs; it is frozen. A model of
-            transformers answers once for all rows that `encode` made, if the objective and `args.teacher_cache` allow
-            it; any other answers live.
+        objective: An `Objective`; or its text, with weights, temperature and options from `args`.
+        teacher: A `Teacher`, or any model that gives logits for the student's inputs; it is frozen. Answers of a
+            transformers model to rows that `encode` made are cached if the objective and `args.teacher_cache` allow
+            it; any other model answers live.
         args: The settings of the run.
-        family: How both models are run, see `TaskTrainer`.
-        on_teacher_rows: Called with (rows done, rows in all) while the teacher answers.
+        family: Runs both models, see `TaskTrainer`.
+        on_teacher_rows: Called with (rows done, rows in total) while the teacher answers.
         kwargs: Those of `TaskTrainer`.
 
     Raises:
-        SinkdError: The objective needs a teacher and there is none, or it cannot be trained with these settings.
+        SinkdError: if the objective needs a teacher and there is none, or cannot be trained with these settings.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DistillationTrainer(TaskTrainer):
         self.teacher = Teacher(teacher, family) if isinstance(teacher, nn.Module) else teacher
         self.on_teacher_rows = on_teacher_rows
         if objective.compares_layers:
-            # Projectors are drawn here, before the Trainer seeds: by the seed alone, alike on every process.
+            # Draw projectors before the Trainer seeds, so that they depend only on the seed and agree across processes.
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(args.seed)
                 taught = stack_of(None, "teacher") if self.teacher is None else self.teacher.stack
@@ -95,7 +95,7 @@ class DistillationTrainer(TaskTrainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _ask_teacher(self) -> None:
-        """Find or compute the teacher's answers for all training rows, or get it ready to answer live."""
+        """Find or compute the teacher's answers for all training rows, or prepare it to answer live."""
         if not self.objective.teacher_needs or isinstance(self.train_dataset, TaughtRows):
             return
         assert self.teacher is not None
@@ -127,14 +127,14 @@ class DistillationTrainer(TaskTrainer):
         return self.train_dataset.collate if isinstance(self.train_dataset, TaughtRows) else self.data_collator
 
     def teacher_view(self, inputs: Mapping[str, Any]) -> View:
-        """The teacher's features of a batch, kept or live."""
+        """The teacher's features of a batch, cached or live."""
         features = self.objective.teacher_needs
         if not features:
             return View()
         view = taught_view(inputs, kept_features(self.objective, self.args))
         k = self.args.teacher_cache_top_k
         if k is not None and TopIds(k) in view:
-            view = TopView(view, k, head_width(self.model))  # which is the teacher's, too
+            view = TopView(view, k, head_width(self.model))  # the same as the teacher's
         missing = [feature for feature in features if feature not in view]
         if missing:
             assert self.teacher is not None
@@ -142,7 +142,7 @@ class DistillationTrainer(TaskTrainer):
         return view
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
-        """The batch, or with probability `--on_policy` one with the student's own answers; step and seed decide."""
+        """The batch; with probability `--on_policy`, decided by step and seed, with the student's own answers."""
         prepared = super().prepare_micro_batch(batch, place)
         if not self.args.on_policy:
             return prepared
@@ -153,7 +153,7 @@ class DistillationTrainer(TaskTrainer):
 
 
 def _uses_own_gradient(objective: Objective) -> bool:
-    """Whether the loss contains the student's gradient, as attributions do."""
+    """True if the loss contains the student's gradient, as attributions do."""
     return any("embeddings" in feature.captures for feature in objective.student_needs)
 
 
@@ -164,7 +164,7 @@ def _refuse_impossible(objective: Objective, teacher: Teacher | None, family: Fa
     if teacher is not None:
         teacher.check_tokens(objective, family)
     family.refuse(args)
-    kept_features(objective, args)  # which refuses what cannot be kept
+    kept_features(objective, args)  # raises if a term cannot be served
     if args.on_policy and not objective.teacher_needs:
         raise SinkdError(f"--on_policy has the teacher score answers, and {objective} needs none")
     if _uses_own_gradient(objective) and not family.attributes:
@@ -178,10 +178,10 @@ def _refuse_impossible(objective: Objective, teacher: Teacher | None, family: Fa
 
 
 def _make_twice_differentiable(model: PreTrainedModel, args: DistillationArguments) -> None:
-    """Give the student an attention that has a second derivative, for a loss that contains the student's gradient.
+    """Give the student an attention with a second derivative, for a loss that contains the student's gradient.
 
     Raises:
-        SinkdError: A setting allows no second derivative.
+        SinkdError: if a setting does not allow second derivatives.
     """
     for flag, why in ONCE_DIFFERENTIABLE.items():
         if getattr(args, flag):

@@ -1,4 +1,4 @@
-"""Hashes of what decides a teacher's answers: the model, and the rows that it reads."""
+"""Hashes of the model and the rows that determine a teacher's answers."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ import torch
 from datasets import Dataset
 from torch import nn
 
-# The columns of a row that decide a model's features.
+# The columns of a row that determine a model's features.
 ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids")
 
 
 def fingerprint_model(model: nn.Module) -> str:
-    """A hash of a model's weights, buffers and config: equal exactly when the model answers the same."""
+    """A hash of a model's weights, buffers and config."""
     digest = hashlib.sha256()
     config = getattr(model, "config", None)
     if config is not None:
@@ -26,7 +26,7 @@ def fingerprint_model(model: nn.Module) -> str:
 
 
 def fingerprint_rows(rows: Dataset) -> str:
-    """A hash of what a model reads: the tokens of every row, in order, and its label."""
+    """A hash of the tokens and label of every row, in order."""
     digest = hashlib.sha256()
     columns = [name for name in (*ROW_INPUTS, "labels") if name in rows.column_names]
     for table in rows.select_columns(columns).with_format("arrow").iter(batch_size=10_000):

@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one run, and one command at a time uses it."""
+"""The folder of a run: it belongs to one run and is used by one command at a time."""
 
 import logging
 import shutil
@@ -22,7 +22,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path, writer: bool) -> Iterator[None]:
-    """Keep other commands out of the folder. The system releases the lock of a process that is killed."""
+    """Lock the folder against other commands. The system releases the lock of a killed process."""
     if not writer:
         yield
         return
@@ -35,7 +35,7 @@ def locked(folder: Path, writer: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # before its release, so that nobody locks a file that goes away
+        (folder / LOCK).unlink(missing_ok=True)  # before the release, so that no process locks a deleted file
         lock.release()
 
 
@@ -45,10 +45,10 @@ def claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome 
     Args:
         folder: The output folder.
         args: The run's settings.
-        inputs: Fingerprints of everything else that decides the run.
+        inputs: Fingerprints of everything else that determines the run.
 
     Raises:
-        SinkdError: The folder holds another run, or files that belong to no run.
+        SinkdError: if the folder contains another run, or files that belong to no run.
     """
     manifest = describe(args, inputs)
     earlier = read_manifest(folder)
@@ -72,7 +72,7 @@ def claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome 
 
 
 def clear(folder: Path) -> None:
-    """Remove a run's own files, except the manifest, which the next run's replaces."""
+    """Remove a run's own files, except the manifest, which the next run replaces."""
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in [*checkpoints, folder / BEST, folder / PARTIAL, folder / "runs"]:
         shutil.rmtree(path, ignore_errors=True)
@@ -81,7 +81,7 @@ def clear(folder: Path) -> None:
 
 
 def keep_inputs(args: TaskArguments) -> None:
-    """Refuse to write a run over a model that it starts from."""
+    """Raise SinkdError if the run would overwrite a model that it starts from."""
     for name in ("model_path", "teacher_path", "student_path"):
         path = getattr(args, name, None)
         if path is not None and Path(path).resolve() == Path(args.output_dir).resolve():

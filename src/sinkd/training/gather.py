@@ -1,4 +1,4 @@
-"""What the processes of a run exchange beside gradients: rows and sums."""
+"""Exchange rows and sums between the processes of a run."""
 
 import gc
 
@@ -7,7 +7,7 @@ from torch import Tensor, distributed
 
 
 def world_size() -> int:
-    """How many processes train together, at least 1."""
+    """The number of processes that train together, at least 1."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -34,16 +34,16 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
 
 
 def summed(values: Tensor, device: torch.device) -> Tensor:
-    """The sum of `values` over all processes, in their type and on their device; `device` is the backend's."""
+    """The sum of `values` over all processes, with their dtype and device; `device` is the backend's."""
     total = values.to(device, copy=True)
     distributed.all_reduce(total)
     return total.to(values.device)
 
 
 def leave_group() -> None:
-    """Leave the process group, if there is one, before the process ends; its threads would abort the process then.
+    """Leave the process group, if there is one: its threads would abort the process at exit.
 
-    A wrapped model refers to itself and to the group, and would keep the group alive as long as Python runs.
+    A wrapped model refers to itself and to the group, which would keep the group alive until Python exits.
     """
     if distributed.is_available() and distributed.is_initialized():
         gc.collect()

@@ -1,19 +1,19 @@
-"""Gradient caching: an update has one loss, however its rows are cut into micro-batches and processes.
+"""Gradient caching: an update's loss does not depend on how its rows are split into micro-batches and processes.
 
 After Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021
-(https://arxiv.org/abs/2101.06983). A term that compares all rows of an update with one another needs what the model
-shows of every row (its *points*) at once, but not every row's activations:
+(https://arxiv.org/abs/2101.06983). A term that compares all rows of an update with each other needs the model's
+features of every row (its *points*) together, but not every row's activations:
 
 1. A pass without a graph over all micro-batches collects their points, also from the other processes.
-2. The term is evaluated once on all points, and its gradient at each of them is kept.
-3. Each micro-batch runs again with a graph, and propagates its slice of that gradient. The random state is replayed, so
+2. The term is evaluated once on all points, and its gradient with respect to each point is stored.
+3. Each micro-batch runs again with a graph and propagates its slice of that gradient. The random state is replayed, so
    that dropout is the same in both passes.
 
-Memory is that of one micro-batch, of the update's points, and of a live teacher's answers for the micro-batches that
-are still to come. A single micro-batch needs no pass of its own: its points come from the pass with a graph.
+This needs memory for one micro-batch, the update's points, and a live teacher's answers for the remaining
+micro-batches. A single micro-batch needs no extra pass: its points come from the pass with a graph.
 
-A term that compares each row with itself needs no cache. Each micro-batch's mean is weighted by its share of the
-update's rows (labelled rows, tokens).
+A row term needs no cache. Each micro-batch's mean is weighted by its share of the update's rows (labelled rows,
+tokens).
 
 The Trainer divides each micro-batch's loss by their number, and engines (DDP, FSDP, DeepSpeed) average gradients over
 processes. Values and gradients here are scaled so that the result is the gradient of the whole update's loss.
@@ -46,16 +46,16 @@ class GradientCache:
     """The loss of one update, micro-batch by micro-batch.
 
     Args:
-        objective: What is minimised.
+        objective: The objective.
         batches: This process's micro-batches, at least one.
-        student: (batch, features) -> view, with a graph where gradients are on. For one batch it must draw the same
-            random numbers whatever the features.
-        teacher: batch -> view. It is asked once for each micro-batch.
-        counts: For each micro-batch, whether its rows count; a process without rows of its own in a part of the update
-            computes some all the same, to stay in step with the others. None: all count.
+        student: (batch, features) -> view, with a graph if gradients are on. For the same batch it must draw the same
+            random numbers for any features.
+        teacher: batch -> view. Called once per micro-batch.
+        counts: For each micro-batch, whether its rows count: a process without its own rows computes some anyway, to
+            stay in step with the others. None: all count.
         scope: Which rows batch terms compare: those of all processes and micro-batches ("window"), of all
             micro-batches of this process ("rank"), or of one micro-batch ("micro").
-        progress: Where training stands; by default at its beginning.
+        progress: The state of training; by default its beginning.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class GradientCache:
         self.cached = objective.batch_terms if cut and scope != "micro" else []
         self.done = 0
         self._draws: list[RandomState] = []
-        self._answers: dict[int, View] = {}  # of micro-batches that are still to come
+        self._answers: dict[int, View] = {}  # of the remaining micro-batches
         self._solved: dict[str, _Solved] = {}
         self._compared: dict[str, tuple[Tensor, Tensor]] = {}  # the points of batch terms, for `diagnostics`
 
@@ -89,8 +89,8 @@ class GradientCache:
         """The next micro-batch's value, and the views of student and teacher.
 
         Returns:
-            The value, whose `total` carries the micro-batch's share of the gradient; averaged over the micro-batches
-            and processes, `total` and `parts` are those of the whole update. The student's view, and the teacher's.
+            The value, the student's view and the teacher's. The value's `total` carries the micro-batch's share of the
+            gradient; averaged over micro-batches and processes, `total` and `parts` are those of the whole update.
         """
         place, self.done = self.done, self.done + 1
         batch = self.batches[place]
@@ -123,14 +123,14 @@ class GradientCache:
         """Figures of the terms for the log, `{"sinkhorn/curvature": 1.0}`; {} until the last micro-batch is done.
 
         Args:
-            student: The view that the last `step` returned; the figures of row terms are those of its rows.
+            student: The view that the last `step` returned; row terms report on its rows.
             teacher: The same.
 
         Raises:
-            SinkdError: for logits that hold NaN or +inf.
+            SinkdError: for logits that contain NaN or +inf.
         """
         if student.logits is not None:
-            # a teacher without logits has nothing to compare, or was checked when its answers were stored
+            # a teacher without logits has nothing to check, or was checked when its answers were stored
             check_finite(student.logits, student.logits if teacher.logits is None else teacher.logits)
         if self.done < len(self.batches):
             return {}
@@ -139,7 +139,7 @@ class GradientCache:
         return {f"{name}/{key}": figure for name, figures in found.items() for key, figure in figures.items()}
 
     def _row_shares(self) -> dict[str, Tensor]:
-        """What each micro-batch's mean is multiplied by, {row term: (micro-batches,)}."""
+        """The weight of each micro-batch's mean, {row term: (micro-batches,)}."""
         terms = self.objective.row_terms
         if len(self.batches) * self.processes == 1:
             return {term.name: torch.ones(1) for term in terms}
@@ -175,12 +175,12 @@ class GradientCache:
         return self._answers[place]
 
     def _require_finite(self, unusable: Tensor) -> None:
-        """With several processes: stop all of them, with one message, where any has logits that cannot be used.
+        """With several processes, stop all of them with one message if any has unusable logits.
 
-        The check waits for an accelerator, so it is left out on one where no gathering waits for it anyway.
+        The check synchronises an accelerator, so it is skipped there unless gathering synchronises anyway.
         """
         if self.processes == 1 or not (self.device.type == "cpu" or (self.gathers and self.cached)):
-            return  # losses check what they are given
+            return  # losses check their inputs
         bad_student, bad_teacher = summed(unusable, self.device).tolist()
         if bad_student or bad_teacher:
             raise SharedError(
@@ -216,7 +216,7 @@ class GradientCache:
             self._compared[term.name] = (student.detach(), teacher)
 
     def _gather(self, parts: Sequence[Tensor]) -> tuple[Tensor, int]:
-        """The points of all micro-batches, of all processes where they are compared, and where this process's begin."""
+        """The points of all micro-batches (in scope "window" of all processes), and where this process's begin."""
         points = torch.cat(list(parts))
         points = points.float() if points.dtype in (torch.float16, torch.bfloat16) else points
         return gather_rows(points) if self.gathers else (points, 0)
@@ -224,7 +224,7 @@ class GradientCache:
 
 @dataclass
 class _Solved:
-    """A batch term of an update: its value, and its gradient at every micro-batch's points and its parameters."""
+    """A batch term of an update: its value, and its gradients at every micro-batch's points and at its parameters."""
 
     value: Tensor
     gradients: list[Tensor]
@@ -240,7 +240,7 @@ class _Solved:
 
 
 class _WithGradient(torch.autograd.Function):
-    """A scalar whose gradient at a tensor is known: no sum of products, in which -inf * 0 would be NaN."""
+    """A scalar with a known gradient at a tensor, without a sum of products, in which -inf * 0 would be NaN."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, at: Tensor, gradient: Tensor) -> Tensor:
@@ -255,7 +255,7 @@ class _WithGradient(torch.autograd.Function):
 
 
 def _unusable(student: View, teacher: View) -> Tensor:
-    """How many rows of student and teacher hold NaN, +inf or nothing but -inf, (2,)."""
+    """The number of student and teacher rows that contain NaN or +inf, or only -inf: (2,)."""
     tops = [torch.zeros(1) if view.logits is None else view.logits.detach().amax(-1) for view in (student, teacher)]
     device = next((view.logits.device for view in (student, teacher) if view.logits is not None), None)
     return torch.stack([(~top.isfinite()).sum().to(device) for top in tops])

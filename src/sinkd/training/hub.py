@@ -23,22 +23,22 @@ UNFINISHED = ["checkpoint-*", "best/*", ".*", "_*"]
 
 
 def open_repository(trainer: Any, token: str | None = None, private: bool | None = None) -> None:
-    """Create, or find, the repository that `--hub_model_id` names; by default it is named like the output folder.
+    """Create or find the repository that `--hub_model_id` names; by default it has the output folder's name.
 
     Args:
-        trainer: Its `hub_model_id` is set.
-        token, private: In place of `--hub_token` and `--hub_private_repo`.
+        trainer: The trainer; sets its `hub_model_id`.
+        token, private: Override `--hub_token` and `--hub_private_repo`.
 
     Raises:
-        SinkdError: The hub refuses, or cannot be reached.
+        SinkdError: if the hub refuses or cannot be reached.
     """
     trainer.hub_model_id, trainer.push_in_progress = _repository(trainer.args, token, private), None
 
 
 def push_checkpoint(trainer: Any, folder: Path) -> None:
-    """Upload what `--hub_strategy` wants of a checkpoint: its model, and all of it to last-checkpoint or its own name.
+    """Upload a checkpoint as `--hub_strategy` says: its model, and all of it to last-checkpoint or its own name.
 
-    A failure is logged, and training goes on: the end of the run pushes again.
+    A failure is logged and training goes on, since the end of the run pushes again.
     """
     args = trainer.args
     strategy = args.hub_strategy
@@ -78,7 +78,7 @@ def _repository(args: TrainingArguments, token: str | None = None, private: bool
     private = args.hub_private_repo if private is None else private
     try:
         return _api().create_repo(name, token=token, private=private, exist_ok=True).repo_id
-    except Exception as error:  # of the hub, its HTTP client, or the system
+    except Exception as error:  # from the hub, its HTTP client, or the system
         reason = first_sentence(error)
         raise SinkdError(f"--push_to_hub: the hub refuses the repository {name}: {reason}") from error
 

@@ -1,4 +1,4 @@
-"""Using a trained model: its scores on dev sets, its answers for test sets, its size and its speed."""
+"""Use a trained model: scores on dev sets, answers for test sets, size and speed."""
 
 import copy
 import statistics
@@ -21,7 +21,7 @@ from sinkd.training.trainer import TaskTrainer, length_order
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model and the family that reads a task's rows for it."""
+    """A trained model and the family that reads its task's rows."""
 
     trainer: TaskTrainer
     family: Family
@@ -47,7 +47,7 @@ class Model:
 
 
 def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) -> TaskTrainer:
-    """A trainer that only evaluates. A Trainer creates its output folder, so this one gets a folder that exists."""
+    """A trainer that only evaluates. A Trainer creates its output folder, so this one gets an existing folder."""
     args.disable_tqdm, args.eval_strategy, args.report_to = True, "no", []
     args.output_dir = tempfile.gettempdir()
     trainer = TaskTrainer(model=model, args=args, family=family)
@@ -56,10 +56,10 @@ def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) 
 
 
 def teacher_scores(args: TaskArguments, task: Task, teacher: Teacher | None) -> tuple[dict[str, float], str]:
-    """The dev scores of a run's teacher, and where they come from; empty without a teacher.
+    """The dev scores of a run's teacher and their source; empty without a teacher.
 
-    They are what the teacher's own run reported on the same file; else the teacher is evaluated, but only if this run
-    has loaded it, since it may not fit into memory beside the student.
+    Uses the scores that the teacher's own run reported on the same file. Otherwise evaluates the teacher, but only if
+    this run has loaded it, since it may not fit into memory together with the student.
     """
     path = getattr(args, "teacher_path", None)
     if path is None:

@@ -1,4 +1,4 @@
-"""`manifest.json`: all that decides a run, written before it starts; it identifies the run that owns a folder."""
+"""`manifest.json`: everything that determines a run, written before it starts; it identifies a folder's run."""
 
 import json
 import platform
@@ -15,7 +15,7 @@ from sinkd.training.checkpoint import write_text
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
 
-# Settings that change what a run reads from, writes to or shows, not what it computes.
+# Settings that change only where a run reads and writes and what it shows, not its results.
 INCIDENTAL = {
     "output_dir", "overwrite", "traceback", "dry_run", "config", "seeds", "disable_tqdm", "report_to", "run_name",
     "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
@@ -31,13 +31,13 @@ INCIDENTAL = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that decides a run.
+    """Everything that determines a run.
 
     Attributes:
         argv: The command line.
-        config: The settings that decide the result.
+        config: The settings that affect the result.
         settings: All settings.
-        inputs: Fingerprints of what the run reads (data files, starting model, teacher), by name.
+        inputs: Fingerprints of the run's inputs (data files, starting model, teacher), by name.
         versions: Versions of Python and of packages, by name.
         seed: The seed.
         world_size: The number of processes.
@@ -52,7 +52,7 @@ class Manifest:
     world_size: int
 
     def same_run(self, other: "Manifest") -> str | None:
-        """Compare with an earlier run's manifest: return None for the same run, else the first difference."""
+        """Compare with another manifest: return None for the same run, else the first difference."""
         now = {**self.config, **self.inputs, "world_size": self.world_size}
         then = {**other.config, **other.inputs, "world_size": other.world_size}
         for name in sorted(now.keys() | then.keys()):
@@ -85,7 +85,7 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
 
 
 def _program(path: str) -> str:
-    """A script as typed, `T0/distillation.py`; only the name of an installed program."""
+    """A script as typed, `T0/distillation.py`; for an installed program, its name only."""
     return Path(path).name if Path(path).is_absolute() else path
 
 

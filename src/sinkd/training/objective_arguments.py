@@ -23,7 +23,7 @@ def term_flags() -> dict[str, Flag]:
 
 
 def with_term_flags(kind: KindT) -> KindT:
-    """The dataclass with a field for every flag of `term_flags`, after its own."""
+    """The dataclass with an additional field for every flag of `term_flags`."""
     added = [(name, option.type, flag(option.default, option.help)) for name, option in term_flags().items()]
     namespace = {"__module__": kind.__module__, "__doc__": kind.__doc__}
     return make_dataclass(kind.__name__, added, bases=(kind,), namespace=namespace)  # type: ignore[return-value]
@@ -32,26 +32,26 @@ def with_term_flags(kind: KindT) -> KindT:
 @with_term_flags
 @dataclass
 class ObjectiveArguments:
-    """What the student minimises."""
+    """The flags of the student's objective."""
 
-    distill_loss: str = flag("kd", "The objective: terms joined by +, each with its weight after a colon or none.")
+    distill_loss: str = flag("kd", "The objective: terms joined by +, all with a weight after a colon, or none.")
     alpha: float = flag(0.8, "Weight of the row term; hard labels get the rest.")
-    beta: float = flag(1.0, "Weight of each term that is added: sinkhorn, sinkhorn_hidden, saliency.")
+    beta: float = flag(1.0, "Weight of each further term: sinkhorn, sinkhorn_hidden, saliency.")
     mgskd_w: float = flag(
         1.0, "Weight of the relation loss. Its token states are too large to cache, so the teacher runs live."
     )
     only_mgskd: bool = flag(
         False,
-        "Train with the relation loss alone (the classifier is left as it is). Not cached: see --mgskd_w.",
+        "Train with the relation loss only (the classifier is not trained). Not cached: see --mgskd_w.",
     )
     transport_scope: Literal["window", "rank", "micro"] = flag(
-        "window", "What a batch term sees: an update's rows, those of one process, or one micro-batch."
+        "window", "Rows that a batch term compares: an update's, those of one process, or of one micro-batch."
     )
     curvature_lr: float | None = flag(
         None, "Learning rate of curvature, scale and sinkhorn_hidden's projectors (default: 10 times the model's)."
     )
     teacher_cache_top_k: int | None = flag(
-        None, "Keep only a language model's most probable entries at each answer token (so many), and the rest's mass."
+        None, "Cache only the k most probable entries at each answer token of a language model, and the rest's mass."
     )
 
     def check_cache(self) -> None:
@@ -62,14 +62,14 @@ class ObjectiveArguments:
             raise SinkdError(f"--teacher_cache_top_k is {kept}; it must be at least {least}")
 
     def options_of(self, term: str) -> dict[str, Any]:
-        """A term's options as its flags set them, by name."""
+        """The options that a term's flags set, by name."""
         options = {option.field: getattr(self, name) for name, option in flags_of(term, TERMS[term].Options).items()}
         if term == "sinkhorn" and self.teacher_cache_top_k is not None:
             options["top_k_of"] = "teacher"  # the cache has no other entries
         return options
 
     def parse_objective(self, text: str | None = None) -> Objective:
-        """Read the objective `text`, by default `distill_loss`, with these arguments' weights and options."""
+        """Parse `text`, by default `distill_loss`, with the weights and options of these arguments."""
         options: dict[str, Any] = {term: self.options_of(term) for term in TERMS}
         objective = Objective.parse(
             "mgskd:1" if self.only_mgskd else text or self.distill_loss,

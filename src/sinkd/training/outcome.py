@@ -1,4 +1,4 @@
-"""The results of runs: `metrics.json` for one, and a summary over the seeds of a command."""
+"""The results of runs: `metrics.json` for one run, and a summary over the seeds of a command."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sinkd.training.checkpoint import write_text
 
-TIMING = {"runtime", "samples_per_second", "epoch", "step"}  # reported with the scores of an evaluation
+TIMING = {"runtime", "samples_per_second", "epoch", "step"}  # reported together with an evaluation's scores
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Outcome:
     """The result of a run: metrics.json.
 
     Attributes:
-        metric: The score that picks the best model.
-        best, final: Its value for the best model, which is kept, and after the last step.
+        metric: The score that selects the best model.
+        best: Its value for the best model.
+        final: Its value after the last step.
         scores: All scores of the best model.
         history: The scores of each evaluation.
-        seconds: How long training took.
-        teacher_scores, teacher_source: The teacher's dev scores, and where they come from.
+        seconds: Training time.
+        teacher_scores: The teacher's dev scores.
+        teacher_source: Where these come from.
     """
 
     task: str
@@ -62,7 +64,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def write_results(path: Path, names: dict[str, str], outcome: Outcome) -> None:
-    """Write results.csv, a line for each evaluation and score, in the published columns, which begin with `names`."""
+    """Write results.csv in the published columns, which begin with `names`: a line per evaluation and score."""
     text = io.StringIO()
     table = csv.DictWriter(text, [*names, "epoch", "step", "metric", "score"], lineterminator="\n")
     table.writeheader()

@@ -1,4 +1,4 @@
-"""Flags from a command line or a YAML file, with types and choices checked; errors suggest the nearest flag."""
+"""Read flags from a command line or YAML file and check types and choices; errors suggest the nearest flag."""
 
 import argparse
 import difflib
@@ -15,12 +15,12 @@ from sinkd.errors import SinkdError, first_sentence
 
 
 def flag(default: Any, text: str, *aliases: str) -> Any:
-    """Return a dataclass field that is a flag with this default and line of help."""
+    """Return a dataclass field for a flag with this default and help."""
     return HfArg(default=default, help=text, aliases=list(aliases) or None)
 
 
 def read_yaml(path: Path, example: str) -> Any:
-    """The content of the file that `--config` names. Raises SinkdError if there is none, or it is not YAML."""
+    """The content of the `--config` file. Raises SinkdError if it does not exist or is not YAML."""
     if not path.is_file():
         raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in {example}")
     try:
@@ -30,7 +30,7 @@ def read_yaml(path: Path, example: str) -> Any:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with errors of one sentence, without the usage, which would fill several screens."""
+    """argparse with one-sentence errors, without the usage, which would fill several screens."""
 
     def error(self, message: str) -> Any:
         """Raise SinkdError instead of leaving the program."""
@@ -43,14 +43,14 @@ class FlagParser(HfArgumentParser):
     error = ArgumentParser.error
 
     def __init__(self, kind: type[TrainingArguments], prog: str | None = None):
-        # No abbreviations: a flag that is added later would change what an older command means.
+        # No abbreviations: a new flag would change the meaning of older commands.
         super().__init__(kind, prog=prog, allow_abbrev=False)
 
     def typed(self, argv: Sequence[str]) -> dict[str, Any]:
         """The values on a command line, by field name, without defaults.
 
         Raises:
-            SinkdError: An unknown flag (names the nearest), or a value that does not fit.
+            SinkdError: for an unknown flag (names the nearest), or an invalid value.
         """
         untyped = object()
         namespace = argparse.Namespace(**dict.fromkeys((action.dest for action in self._actions), untyped))
@@ -63,7 +63,7 @@ class FlagParser(HfArgumentParser):
         """The values in a YAML file, by field name.
 
         Raises:
-            SinkdError: No such file, no YAML, an unknown key (names the nearest), or a value that does not fit.
+            SinkdError: for a missing file, invalid YAML, an unknown key (names the nearest), or an invalid value.
         """
         content = read_yaml(path, "recipes/glue/") or {}
         if not isinstance(content, dict):
@@ -75,7 +75,7 @@ class FlagParser(HfArgumentParser):
         """Settings from `place` by field name, with the types that the command line would give them.
 
         Raises:
-            SinkdError: An unknown key (names the nearest), or a value that does not fit.
+            SinkdError: for an unknown key (names the nearest), or an invalid value.
         """
         values = {}
         for key, value in settings.items():
@@ -92,7 +92,7 @@ class FlagParser(HfArgumentParser):
 
 
 def _converted(action: argparse.Action, value: Any, key: str, place: str) -> Any:
-    """A YAML value as the command line reads it: 5e-5 is text in YAML, and [0, 2, 4] is 0,2,4 for a flag."""
+    """A YAML value, read as on the command line: YAML reads 5e-5 as text, and a flag takes [0, 2, 4] as 0,2,4."""
     if value is None and action.default is None:
         return None
     if isinstance(value, list) and (action.nargs == "+" or isinstance(action.default, list)):

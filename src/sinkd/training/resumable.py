@@ -1,4 +1,4 @@
-"""A Trainer whose runs can be killed at any point and continued to the same weights."""
+"""A Trainer whose runs can be killed at any point and resumed to the same weights."""
 
 import shutil
 from collections.abc import Callable
@@ -18,10 +18,10 @@ BEST = "best"
 
 
 class ResumableTrainer(CpuTrainer):
-    """The Trainer, with checkpoints that are whole or absent and the best model in a folder of its own.
+    """A Trainer with atomic checkpoints, and the best model in a separate folder.
 
     Args:
-        interval: See `Schedule`, which decides when the run evaluates, saves and stops.
+        interval: See `Schedule`, which decides when to evaluate, save and stop.
         kwargs: Those of `transformers.Trainer`.
     """
 
@@ -44,7 +44,7 @@ class ResumableTrainer(CpuTrainer):
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with written_whole(folder / name, writer=self.args.should_save):
-            # The Trainer writes to `<its output folder>/checkpoint-N`, and every process its own files there.
+            # The Trainer writes to `<its output folder>/checkpoint-N`, where every process adds its files.
             self._saving_to = folder / PARTIAL
             try:
                 super()._save_checkpoint(model, trial)
@@ -67,16 +67,16 @@ class ResumableTrainer(CpuTrainer):
             open_repository(self, token, private)
 
     def _push_from_checkpoint(self, checkpoint_folder):
-        """Do nothing: `_save_checkpoint` pushes the folder when it is whole."""
+        """Do nothing: `_save_checkpoint` pushes the folder once it is complete."""
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
-        # A pickle of the arguments that nothing here reads; the manifest holds them.
+        # A pickle of the arguments, which sinkd does not read; the manifest contains them.
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _determine_best_metric(self, metrics, trial):
         is_best = super()._determine_best_metric(metrics, trial)
-        self.state.best_global_step = None  # or the Trainer would look for the best model among the checkpoints
+        self.state.best_global_step = None  # else the Trainer would look for the best model among the checkpoints
         if is_best:
             with written_whole(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as partial:
                 self.save_model(str(partial), _internal_call=True)
@@ -85,7 +85,7 @@ class ResumableTrainer(CpuTrainer):
         return is_best
 
     def adopt_best(self) -> None:
-        """Copy the best model into the output folder itself and load it; the last model if none was evaluated."""
+        """Copy the best model into the output folder and load it; the last model if none was evaluated."""
         folder = Path(self.args.output_dir)
         best = folder / BEST
         if not best.is_dir():

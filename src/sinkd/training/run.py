@@ -1,7 +1,7 @@
-"""A run: a task, a model and a seed, into a folder that holds the best model and what it was made from.
+"""A run trains a model on a task with one seed, and leaves the best model and a manifest in its folder.
 
-`finetune` and `distill` repeat it for each seed. The folder decides how a run begins: an empty folder starts it; the
-same manifest resumes it from the last checkpoint, or returns its outcome; another manifest is refused.
+`finetune` and `distill` repeat it for each seed. In an empty folder a run starts; in one with the same manifest it
+resumes from the last checkpoint, or returns its outcome; another manifest is an error.
 """
 
 import functools
@@ -35,7 +35,7 @@ from sinkd.training.teacher_cache import Answers
 from sinkd.training.trainer import TaskTrainer
 
 MakeTrainer = Callable[[Any, Family], TaskTrainer]
-TeacherScores = tuple[dict[str, float], str]  # and where they come from
+TeacherScores = tuple[dict[str, float], str]  # scores, and their source
 
 
 def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
@@ -97,13 +97,13 @@ def distill(
 def cache_teacher(
     args: DistillationArguments, task: Task, on_rows: Callable[[int, int], None] | None = None
 ) -> list[Answers]:
-    """Compute and keep the answers of `args.teacher_path` that `distill` needs; several processes may share the work.
+    """Compute and cache the answers of `args.teacher_path` that `distill` needs; several processes may share the work.
 
     Returns:
         One set of answers, or one for each seed if each seed draws its own rows.
 
     Raises:
-        SinkdError: Nothing that the objective needs can be kept.
+        SinkdError: if the objective needs nothing that can be cached.
     """
     objective = args.parse_objective()
     path = args.model("teacher_path")
@@ -127,7 +127,7 @@ def cache_teacher(
 
 
 def _model_to_train(path: str, flag: str, family: Family, args: TaskArguments) -> PreTrainedModel:
-    set_seed(args.seed)  # so that a new head, drawn at random, depends on nothing else
+    set_seed(args.seed)  # so that a new random head depends only on the seed
     model = family.load(path, flag, to_train=True, overrides=_overrides(args.config_overrides))
     if args.keep_layers is not None:
         keep_layers(model, choose_layers(args.keep_layers, depth(model), "--keep_layers"))
@@ -207,7 +207,7 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
 
 
 def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
-    """Fingerprints of everything that decides a run, except its settings."""
+    """Fingerprints of everything that determines a run, except its settings."""
     read = {f"{split} file": family.task.fingerprint(split) for split in ("train", *family.task.dev_splits)}
     read["starting model"] = fingerprint_model(trainer.model)
     read["tokenizer"] = tokenizer_hash(family.tokenizer)

@@ -1,6 +1,6 @@
-"""Which training rows make a batch: random, of similar length within a batch, and decided by seed and epoch alone.
+"""Random batches of training rows of similar length, determined only by seed and epoch.
 
-A resumed run must see the batches of the uninterrupted run. The Trainer's own grouping by length draws from the global
+A resumed run must see the same batches as an uninterrupted run. The Trainer's own grouping by length uses the global
 random state, which differs after a resume in a later epoch.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Sampler
 
-# Rows are sorted by length within pools of this many updates: nearly all padding goes, and batches stay random.
+# Sort rows by length within pools of this many updates: this removes nearly all padding and keeps batches random.
 POOL = 50
 
 
@@ -18,9 +18,9 @@ def row_order(n_rows: int, update_rows: int, seed: int, epoch: int, lengths: np.
     """The order of an epoch's rows, a permutation of range(n_rows), (n_rows,) int64.
 
     Args:
-        n_rows: How many rows there are.
-        update_rows: Rows of an update; each update's rows have similar lengths, and fall in length.
-        seed: Together with `epoch` decides the order.
+        n_rows: Number of rows.
+        update_rows: Rows of an update; they have similar lengths and are ordered from long to short.
+        seed: Determines the order, together with `epoch`.
         epoch: Counts from 0.
         lengths: Tokens of each row, (n_rows,); None: lengths do not matter.
     """
@@ -34,7 +34,7 @@ def row_order(n_rows: int, update_rows: int, seed: int, epoch: int, lengths: np.
         # Stable: equal lengths keep their random order.
         rows = rows[np.argsort(-lengths[rows], kind="stable")]
         updates += [rows[i : i + update_rows] for i in range(0, len(rows), update_rows)]
-    # A short update stays last, where a data loader expects it.
+    # A short update stays last, as a data loader expects.
     short = [updates.pop()] if len(updates[-1]) < update_rows else []
     generator.shuffle(updates)
     return np.concatenate(updates + short)
@@ -42,21 +42,21 @@ def row_order(n_rows: int, update_rows: int, seed: int, epoch: int, lengths: np.
 
 @dataclass(eq=False)
 class UpdateBatches(Sampler[list[int]]):
-    """The micro-batches of one process: every update's rows, cut evenly among micro-batches and processes.
+    """The micro-batches of one process: every update's rows, split evenly among micro-batches and processes.
 
-    An update has the same rows however it is cut. The last one of an epoch may have fewer, and then has as few
-    micro-batches as hold them. A part that is left without any row gets one to keep the processes in step; `sizes` says
-    that it does not count.
+    The split does not change an update's rows. The last update of an epoch may have fewer rows, and then has as few
+    micro-batches as possible. A part without a row gets one to keep the processes in step; `sizes` says that it does
+    not count.
 
     Args:
         n_rows: Rows of an epoch.
         batch_size: Rows of a micro-batch on one process.
-        seed: Decides the order of rows, together with `epoch`.
+        seed: Determines the order of rows, together with `epoch`.
         lengths: Tokens of each row, (n_rows,), to make batches of similar length; None: lengths do not matter.
         micro_batches: Micro-batches of an update.
-        ranks: How many processes train.
-        rank: Which of them this one is.
-        drop_last: Leave out an epoch's last update where it has fewer rows.
+        ranks: Number of processes.
+        rank: Number of this process.
+        drop_last: Leave out an epoch's last update if it has fewer rows.
         epoch: The epoch to iterate over, from 0.
     """
 

@@ -1,4 +1,4 @@
-"""When a run evaluates, saves and stops, beside what the Trainer decides."""
+"""Decide when a run evaluates, saves and stops, in addition to the Trainer's settings."""
 
 import signal
 import threading
@@ -12,13 +12,13 @@ from transformers import TrainerCallback
 class Schedule(TrainerCallback):
     """The Trainer's schedule with three differences.
 
-    - A save that falls on an epoch's last step waits for the epoch's evaluation; a run that resumed from it would
-      otherwise never evaluate that epoch.
-    - After SIGTERM the run saves a checkpoint at the next step and stops, without the evaluation of an epoch's end.
-    - With `interval` the run evaluates as often as that says, and not as the Trainer's `eval_strategy` does.
+    - A save at an epoch's last step waits for the epoch's evaluation; otherwise a run that resumes from it would never
+      evaluate that epoch.
+    - After SIGTERM the run saves a checkpoint at the next step and stops, without an end-of-epoch evaluation.
+    - `interval` replaces the Trainer's `eval_strategy`.
 
     Args:
-        interval: step -> steps between evaluations, or None for once an epoch.
+        interval: step -> steps between evaluations, or None for once per epoch.
     """
 
     def __init__(self, interval: Callable[[int], int | None] | None = None):
@@ -28,7 +28,7 @@ class Schedule(TrainerCallback):
 
     @contextmanager
     def catching_sigterm(self) -> Iterator[None]:
-        """Note SIGTERM in `terminated` while the block runs; only the main thread can."""
+        """Set `terminated` on SIGTERM while the block runs; works only in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -39,7 +39,7 @@ class Schedule(TrainerCallback):
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        # Accelerate's wrappers do not pass the epoch on after a resume with several processes.
+        # Accelerate's wrappers do not pass on the epoch after a resume with several processes.
         train_dataloader.batch_sampler.epoch = int(state.epoch or 0)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -70,7 +70,7 @@ class Schedule(TrainerCallback):
 def published_interval(task_name: str, distils: bool) -> Callable[[int], int | None]:
     """How often the published scripts evaluate: teachers every 20 steps, students every 5.
 
-    MNLI's students are evaluated once an epoch, and every 200 steps after step 30,000.
+    MNLI's students are evaluated once per epoch, and every 200 steps after step 30,000.
     """
     if distils and task_name == "glue/mnli":
         return lambda step: 200 if step > 30_000 else None

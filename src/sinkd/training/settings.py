@@ -1,4 +1,4 @@
-"""The settings of a run, resolved once. Each value comes from the first of these that has it:
+"""Resolve the settings of a run. Each value comes from the first of these sources that has it:
 
 1. the command line;
 2. the YAML file that `--config` names;
@@ -19,12 +19,12 @@ from sinkd.training.arguments import TaskArguments
 from sinkd.training.manifest import read_manifest
 from sinkd.training.parser import FlagParser
 
-# Settings that a trained model's scores depend on: how inputs are cut and worded, and the precision.
+# Settings that affect a trained model's scores: how inputs are cut and worded, and the precision.
 READING = (
     "max_seq_length", "max_length", "target_max_length", "input_eos", "length_normalize", "bf16", "fp16",
     "template_name", "templates_dir",
 )  # fmt: skip
-# Settings that name the data; all of them come from the run, or none.
+# Settings that name the data; either all of them come from the run, or none.
 DATA = (
     "task_name", "dataset_name", "dataset_config_name", "data_dir", "train_file", "dev_file", "test_file",
     "text_columns", "label_column", "table_kind", "bad_rows",
@@ -49,11 +49,11 @@ def resolve_settings(
         kind: The dataclass to fill.
         argv: The command line, without the program.
         prog: The program's name in errors and help.
-        recipe: Gives the name of a task's published recipe, "glue/cola-student", which need not exist.
+        recipe: Returns the name of a task's published recipe, "glue/cola-student", which may not exist.
         trained: The settings to take from the run that trained `--model_path` (READING, DATA).
 
     Raises:
-        SinkdError: An unknown flag or key (names the nearest), or a value that does not fit.
+        SinkdError: for an unknown flag or key (names the nearest), or an invalid value.
     """
     parser = FlagParser(kind, prog)
     given = parser.typed(argv)
@@ -72,14 +72,14 @@ def resolve_settings(
         return kind(**settings)
     except SinkdError:
         raise
-    except (ValueError, TypeError) as error:  # raised by transformers, in its own words
+    except (ValueError, TypeError) as error:  # raised by transformers
         raise SinkdError(str(error)) from error
 
 
 def named_task(settings: Mapping[str, Any]) -> str | None:
     """The task named by `task_name`, or by `dataset_name` with `dataset_config_name`; None without either.
 
-    "cola" is a task of GLUE; "superglue/copa", "anli/r1" and all that `names_superglue` knows are for language models.
+    "cola" is a GLUE task; "superglue/copa", "anli/r1" and all that `names_superglue` knows are for language models.
     Raises SinkdError if both are given.
     """
     task, dataset, config = (settings.get(name) for name in ("task_name", "dataset_name", "dataset_config_name"))
@@ -92,7 +92,7 @@ def named_task(settings: Mapping[str, Any]) -> str | None:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from layers, lowest first: a batch size for training or evaluation also overrides one for both."""
+    """Merge layers, lowest first. A batch size for training or evaluation also overrides one for both."""
     merged: dict[str, Any] = {}
     for layer in layers:
         both = merged.get("per_gpu_batch_size")

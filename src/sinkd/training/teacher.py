@@ -1,6 +1,6 @@
-"""The teacher: a model and its family. It answers rows live, or once, with the answers kept on disk.
+"""The teacher: a model and its family. It answers rows live, or once with the answers cached on disk.
 
-The key of kept answers hashes the teacher's weights and the tokenised rows, and so the data, tokenizer and length.
+The cache key is a hash of the teacher's weights and the tokenised rows, and so of the data, tokenizer and length.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from sinkd.training.fingerprint import fingerprint_model, fingerprint_rows
 from sinkd.training.teacher_cache import DTYPES, SHARD, Answers, batches_of
 
 FORMAT = 2
-SHARD_BYTES = 2**28  # at most, about: a shard is built in memory
+SHARD_BYTES = 2**28  # approximate maximum: a shard is built in memory
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 logger = logging.getLogger(__name__)
@@ -40,12 +40,13 @@ class Teacher:
     """A frozen model and the family that reads rows for it.
 
     Args:
-        model: The model; or a folder or a name on the hub, which is loaded when first needed: a run that finds all
-            answers on disk never loads it.
-        family: Reads, loads and runs the model. What it loads must depend on the folder's files and its `head_width`.
+        model: The model; or a folder or a name on the hub, loaded on first use: a run that finds all answers on disk
+            never loads it.
+        family: Reads, loads and runs the model. The loaded model must depend only on the folder's files and the
+            family's `head_width`.
 
     Raises:
-        SinkdError: The folder holds no model that answers the family's task.
+        SinkdError: if the folder contains no model that answers the family's task.
     """
 
     def __init__(self, model: nn.Module | str, family: Family | None = None):
@@ -65,12 +66,12 @@ class Teacher:
 
     @property
     def loaded(self) -> bool:
-        """Whether the model is in memory."""
+        """True if the model is in memory."""
         return self.folder is None or "model" in vars(self)
 
     @property
     def cacheable(self) -> bool:
-        """Whether `fingerprint` identifies the model; other modules may compute anything with the same weights."""
+        """True if `fingerprint` identifies the model; other modules may compute anything with the same weights."""
         return self.folder is not None or isinstance(self._given, PreTrainedModel)
 
     @cached_property
@@ -115,7 +116,7 @@ class Teacher:
             return self.family.observe(self.model, batch, features)
 
     def key(self, rows: Dataset, autocast: torch.dtype | None = None) -> str:
-        """A hash of what decides the answers: weights and config, the tokenised rows, and the precision."""
+        """A hash of weights, config, tokenised rows and precision, which determine the answers."""
         parts = f"format {FORMAT} autocast {autocast}", self.fingerprint, fingerprint_rows(rows)
         return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
@@ -127,19 +128,19 @@ class Teacher:
         args: DistillationArguments,
         on_rows: Callable[[int, int], None] | None = None,
     ) -> Answers:
-        """Return the features of all rows, memory-mapped from a folder, and compute what is missing or damaged there.
+        """Return the features of all rows, memory-mapped from a folder; compute those that are missing or damaged.
 
-        Processes that start together share the work.
+        Processes that run at the same time share the work.
 
         Args:
-            features: What to answer.
-            rows: Tokenised, with a `length` column.
+            features: The features to compute.
+            rows: Tokenised rows with a `length` column.
             collator: Makes a batch of rows.
-            args: The folder and type of kept answers, and the model's device, precision and batch size.
-            on_rows: Called with (rows done, rows in all) while the teacher answers.
+            args: The folder and dtype of the cache, and the model's device, precision and batch size.
+            on_rows: Called with (rows done, rows in total) while the teacher answers.
 
         Raises:
-            SinkdError: The teacher gives a number that is not finite, or there is no row.
+            SinkdError: if the teacher's answers are not finite, or there are no rows.
         """
         if len(rows) == 0:
             raise SinkdError("the training set is empty; the teacher needs rows to answer")

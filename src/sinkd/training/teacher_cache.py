@@ -1,11 +1,11 @@
 """A teacher's answers on disk: computed once, by any number of processes, and read memory-mapped.
 
-The folder has a folder for each feature, with one for every shard of `SHARD` rows: `values.npy` (one row after the
-other), `offsets.npy` if rows differ in length, and `index.json` (type and checksums), which is written last. A shard
-that is truncated, altered or has another number of rows counts as missing.
+The folder has a folder per feature, and in it one per shard of `SHARD` rows: `values.npy` (the concatenated rows),
+`offsets.npy` if rows differ in length, and `index.json` (dtype and checksums), which is written last. A shard that is
+truncated, altered or has a different number of rows counts as missing.
 
-Processes share the work without messages: each claims shards that are not locked. A shard has the same rows and the
-same batches whoever computes it, so the answers do not depend on the number of processes.
+Processes share the work without messages: each claims shards that are not locked. A shard has the same rows and
+batches in every process, so the answers do not depend on the number of processes.
 """
 
 import json
@@ -45,10 +45,10 @@ class Answers:
     """The features of a data set's rows, in the order of the rows.
 
     Args:
-        home: The folder, for this teacher and these rows alone.
-        features: What is kept.
-        n_rows: How many rows there are.
-        dtype: How floating point features are kept, one of DTYPES; they are read as float32.
+        home: The folder, for this teacher and these rows only.
+        features: The cached features.
+        n_rows: Number of rows.
+        dtype: Stored dtype of floating point features, one of DTYPES; they are read as float32.
         shard: Rows of a shard.
     """
 
@@ -71,17 +71,17 @@ class Answers:
         return {feature.name: self._shards[feature.name, number].row(place) for feature in self.features}
 
     def fill(self, answer: Callable[[range, list[Feature]], Mapping[str, Sequence[Tensor]]]) -> None:
-        """Compute every missing shard, and return when all shards are there, whichever process computed them.
+        """Compute every missing shard, and return once all shards exist, including those of other processes.
 
         Args:
-            answer: From a range of rows and the missing features to each feature's rows.
+            answer: (range of rows, missing features) -> rows by feature.
 
         Raises:
-            SinkdError: A shard cannot be read back.
+            SinkdError: if a shard cannot be read back.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         waiting = list(range(-(-self.n_rows // self.shard)))
-        patience = 0.0  # first claim what is free, then wait for the others
+        patience = 0.0  # first claim free shards, then wait for the others
         while waiting:
             held = [number for number in waiting if not self._fill_shard(number, patience, answer)]
             patience = 0.0 if len(held) < len(waiting) else 1.0
@@ -137,7 +137,7 @@ class Answers:
         write_text(folder / "index.json", json.dumps(index, indent=1))
 
     def _read(self, feature: Feature, number: int) -> Shard | None:
-        """A shard as it was written; None if it is missing, damaged or of something else."""
+        """A shard; None if it is missing, damaged or belongs to something else."""
         if (feature.name, number) in self._shards:
             return self._shards[feature.name, number]
         folder = self._folder(feature, number)

@@ -1,7 +1,7 @@
 """A trainer of classifiers, regressors and language models under an `Objective`.
 
-Batches are decided by seed and epoch, an update has one loss however it is cut, and evaluation leaves the random state
-alone. Everything else (DDP, mixed precision, compilation, loggers) is the Trainer's own.
+Seed and epoch determine the batches, the split into micro-batches does not change an update's loss, and evaluation does
+not change the random state. Everything else (DDP, mixed precision, compilation, loggers) works as in the Trainer.
 """
 
 import itertools
@@ -37,14 +37,14 @@ class TaskTrainer(ResumableTrainer):
 
     Args:
         args: The settings of the run.
-        objective: What is minimised; hard labels by default.
-        family: How the model is run, by default as an encoder. If it has a task, that also gives the collator, the
-            tokenizer, the scores that are reported and the score that picks the best model. Otherwise evaluation gives
-            the loss of hard labels, and what the Trainer's `compute_metrics` gives.
+        objective: The objective; hard labels by default.
+        family: Runs the model; by default an encoder. If it has a task, that also gives the collator, the tokenizer,
+            the reported scores and the score that selects the best model. Otherwise evaluation reports the hard-label
+            loss and the results of the Trainer's `compute_metrics`.
         kwargs: Those of `ResumableTrainer`. `eval_dataset` is tokenised rows, or {split: rows}.
 
     Raises:
-        SinkdError: `--fsdp` is set, and there is no accelerator.
+        SinkdError: if `--fsdp` is set without an accelerator.
     """
 
     # of the Trainer
@@ -62,7 +62,7 @@ class TaskTrainer(ResumableTrainer):
         if args.fsdp and not self.is_fsdp_enabled:
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
-        # The values of an update are averaged over its micro-batches: let the Trainer divide by their number.
+        # An update's values are averaged over its micro-batches: let the Trainer divide by their number.
         self.loss_is_scaled_for_ga = False
         self.meter = Meter()
         self._update_batches: Any = None  # the `UpdateBatches` of training, once it begins
@@ -78,7 +78,7 @@ class TaskTrainer(ResumableTrainer):
         return rows.rows if isinstance(rows, TaughtRows) else super().tokenised_rows()
 
     def get_train_dataloader(self):
-        """Batches of the training rows for this process, which seed and epoch alone decide."""
+        """Batches of the training rows for this process, determined only by seed and epoch."""
         args, rows = self.args, self.train_dataset
         self._update_batches = UpdateBatches(
             len(rows),
@@ -103,15 +103,15 @@ class TaskTrainer(ResumableTrainer):
 
     @property
     def train_collator(self) -> Any:
-        """What makes a batch of training rows."""
+        """The collator of training rows."""
         return self.data_collator
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of an update, and its gradient cache.
 
-        The Trainer hands the second to `compute_loss` together with each micro-batch, as `num_items_in_batch`.
+        The Trainer passes the cache to `compute_loss` with each micro-batch, as `num_items_in_batch`.
         """
-        self.objective.zero_grad()  # the Trainer zeroes the gradients of its model alone
+        self.objective.zero_grad()  # the Trainer zeroes only its model's gradients
         samples = enumerate(itertools.islice(epoch_iterator, num_batches))
         batches = [self.prepare_micro_batch(batch, place) for place, batch in samples]
         if not batches:
@@ -121,14 +121,14 @@ class TaskTrainer(ResumableTrainer):
         return batches, self._gradient_cache(self.model_wrapped, batches, sizes[:, self.args.process_index] > 0)
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
-        """A micro-batch on the device; `place` counts those of an update."""
+        """A micro-batch on the device; `place` is its number in the update."""
         return self._prepare_inputs(batch)
 
     def _gradient_cache(self, model: Any, batches: list[dict[str, Any]], counts: Any = None) -> GradientCache:
         needing = ", ".join(term.name for term in self.objective if term.needs_labels)
         if needing and any("labels" not in batch for batch in batches):
             raise SinkdError(f"the objective's {needing} cannot do without hard labels; give training rows with labels")
-        epochs = max(1, self.state.num_train_epochs)  # which --max_steps decides where it is given
+        epochs = max(1, self.state.num_train_epochs)  # determined by --max_steps if it is given
         return GradientCache(
             self.objective,
             batches,
@@ -140,13 +140,13 @@ class TaskTrainer(ResumableTrainer):
         )
 
     def teacher_view(self, batch: Mapping[str, Any]) -> View:
-        """The teacher's side of a batch: nothing, where hard labels teach."""
+        """The teacher's view of a batch; empty here, since only hard labels are used."""
         return View()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         trains = (
             num_items_in_batch is not None
-        )  # and is the update's cache; else a program asks for the loss of a batch
+        )  # then it is the update's cache; otherwise a caller asks for the loss of one batch
         cache = num_items_in_batch if trains else self._gradient_cache(model, [inputs])
         value, student, teacher = cache.step()
         if trains:
@@ -158,14 +158,14 @@ class TaskTrainer(ResumableTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.args.world_size > 1 and self.accelerator.sync_gradients:
-            # The model's engine reduces the model's gradients; the objective is not inside the model.
+            # The model's engine reduces only the model's gradients; the objective is not part of the model.
             for parameter in self.objective.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         return loss
 
     def create_optimizer(self, model=None):
-        """The Trainer's optimiser, with a group for the objective's own parameters: no weight decay, their own rate."""
+        """The Trainer's optimiser, with a group for the objective's parameters: no weight decay, a separate rate."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(model)
         own = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
@@ -188,7 +188,7 @@ class TaskTrainer(ResumableTrainer):
     def log(self, logs, start_time=None):
         """Add each part of the loss, the terms' own figures and rows per second to the Trainer's log line.
 
-        They cover the steps since the last line; the closing line covers those that were not logged.
+        They cover the steps since the last line; the final line covers the steps that were not logged.
         """
         if "loss" in logs or ("train_loss" in logs and self.meter.steps):
             logs |= self.meter.read(lambda means: self.accelerator.reduce(means, "mean"))
@@ -205,7 +205,7 @@ class TaskTrainer(ResumableTrainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """The reported scores of the dev set, each under `metric_key_prefix`, with seconds and rows per second."""
+        """The dev set's reported scores, prefixed by `metric_key_prefix`, with seconds and rows per second."""
         started = time.perf_counter()
         splits = self.eval_dataset if eval_dataset is None else eval_dataset
         splits = splits if isinstance(splits, Mapping) else {"dev": splits}
@@ -224,7 +224,7 @@ class TaskTrainer(ResumableTrainer):
         """The model's logits for tokenised rows, (n, C) float32, in the order of the rows."""
         order = length_order(rows)
         unlabelled = rows.remove_columns("labels") if "labels" in rows.column_names else rows
-        # The loader draws a seed from the global random state, which belongs to training alone.
+        # The loader draws a seed from the global random state, which only training may change.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             loader = self.get_test_dataloader(unlabelled.select(order))
             output = self.evaluation_loop(loader, description="Evaluation", prediction_loss_only=False)
@@ -233,7 +233,7 @@ class TaskTrainer(ResumableTrainer):
         return answers
 
     def get_test_dataloader(self, test_dataset):
-        # `--dataloader_drop_last` is about training: every row is answered.
+        # `--dataloader_drop_last` applies only to training: every row is answered.
         drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             return super().get_test_dataloader(test_dataset)
@@ -272,7 +272,7 @@ class TaskTrainer(ResumableTrainer):
 
 
 def row_lengths(rows: Any) -> np.ndarray | None:
-    """Tokens of each row, (n,), or None for a data set without that column; the rows themselves are not read."""
+    """Tokens of each row, (n,), or None for a data set without that column; does not read the rows."""
     rows = rows.rows if isinstance(rows, TaughtRows) else rows
     if not isinstance(rows, Dataset) or "length" not in rows.column_names:
         return None

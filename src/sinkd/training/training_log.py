@@ -1,4 +1,4 @@
-"""What the log reports of training beside the Trainer's own loss."""
+"""Figures that the log reports in addition to the Trainer's loss."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +12,8 @@ class Meter:
     """Averages each part of the loss, and counts rows per second, since the last log line.
 
     Attributes:
-        rows: Rows of all processes that were trained on.
-        steps: Micro-batches that were added.
+        rows: Rows trained on, over all processes.
+        steps: Micro-batches added.
         figures: The terms' own figures for the next line.
     """
 
@@ -35,7 +35,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out of rows per second."""
+        """Exclude the block's time from rows per second."""
         began = time.perf_counter()
         try:
             yield
@@ -43,10 +43,10 @@ class Meter:
             self._started += time.perf_counter() - began
 
     def read(self, mean: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The figures for a log line, after which a new line begins.
+        """Return the figures for a log line, and begin a new one.
 
         Args:
-            mean: Averages a tensor over processes; each holds its share of every part.
+            mean: Averages a tensor over processes; each has its share of every part.
         """
         means = mean(torch.stack(list(self._sums.values())) / self.steps).tolist()
         figures = {f"parts/{name}": part for name, part in zip(self._sums, means, strict=True)} | self.figures
