@@ -1,1 +1,1 @@
-"""Many trials: a sweep of commands, run in a local pool or on a Ray cluster, and its comparison."""
+"""Sweeps: many trials, run in a local pool or on a Ray cluster, and their comparison."""

@@ -1,4 +1,4 @@
-"""The results of a sweep: compared with a baseline, and as a table of all trials."""
+"""Compare the results of a sweep with its baseline, and write a table of all trials."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ HEAD = "task objective setting seed status metric best final seconds rows_per_se
 
 @dataclass(frozen=True)
 class Result:
-    """A trial that has ended: its outcome, or the reason in one sentence why it has none."""
+    """A trial that has ended: its outcome, or a one-sentence reason for its failure."""
 
     trial: Combination
     outcome: Outcome | None
@@ -28,9 +28,12 @@ class Result:
 class Line:
     """The results of one task, objective and setting over the seeds.
 
-    mean, spread: of the best scores; spread is the sample standard deviation, None for a single score. difference,
-    difference_spread: the same of the differences to the baseline's scores under the same task, setting and seed.
-    rows_per_second: the median.
+    Attributes:
+        mean: Mean of the best scores.
+        spread: Their sample standard deviation; None for a single score.
+        difference, difference_spread: The same for the differences to the baseline's scores with the same task, setting
+            and seed.
+        rows_per_second: The median.
     """
 
     name: str
@@ -45,7 +48,7 @@ class Line:
 
 
 def compare(results: Sequence[Result], baseline: str) -> list[Line]:
-    """One line for every task, objective and setting, in the order of the results."""
+    """One line per task, objective and setting, in the order of the results."""
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         trial = result.trial
@@ -71,9 +74,9 @@ def compare(results: Sequence[Result], baseline: str) -> list[Line]:
 
 
 def mixed_inputs(results: Sequence[Result]) -> str | None:
-    """Two finished trials of one task and teacher path that had different teachers or tokenizers, in a sentence.
+    """Describe two finished trials with the same task and teacher path but different teachers or tokenizers.
 
-    Otherwise nobody would notice that the teacher was trained again between two parts of a sweep.
+    This catches a teacher that was retrained between two parts of a sweep.
     """
     seen: dict[tuple[str, str, str], tuple[str, Path]] = {}
     for result in results:
@@ -89,7 +92,7 @@ def mixed_inputs(results: Sequence[Result]) -> str | None:
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Write `sweep.csv`, a row for each trial that has ended, replacing an earlier file at once."""
+    """Write `sweep.csv`, a row for each trial that has ended, atomically replacing an earlier file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HEAD, restval="", lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""A pool of processes on this machine: as many trials at a time as there is room for."""
+"""Run trials on this machine, as many at a time as its resources allow."""
 
 import os
 import signal
@@ -24,21 +24,21 @@ def run_local(
     on_end: Callable[[TrialT, str], None],
     on_line: Callable[[TrialT, str], None],
 ) -> None:
-    """Run trials side by side, one thread a core.
+    """Run trials in parallel, one thread per core.
 
-    If `on_end` raises, or the user stops the command by Ctrl-C or SIGTERM, the running trials get SIGTERM, and each
-    writes a checkpoint; the exception is raised again once all have ended.
+    If `on_end` raises, or Ctrl-C or SIGTERM stops the command, the running trials get SIGTERM and each writes a
+    checkpoint; the exception is raised again once all have ended.
 
     Args:
         trials: the trials, started in this order.
-        resources: the share of this machine that a trial gets: num_cpus (cores, and threads), num_gpus (up to 1).
-        logs: the folder for what trials print.
-        on_end: called with each trial that ended, and "" or the reason why it failed.
-        on_line: called with "" when a trial starts, then with each line that it prints; from several threads.
+        resources: each trial's share of this machine: num_cpus (cores and threads), num_gpus (up to 1).
+        logs: the folder for the trials' output.
+        on_end: called with each ended trial, and "" or the reason for its failure.
+        on_line: called with "" when a trial starts, then with each line of its output; from several threads.
 
     Raises:
-        SinkdError: this machine has no room for a trial.
-        Terminated: the command got SIGTERM.
+        SinkdError: if this machine has no room for a trial.
+        Terminated: if the command got SIGTERM.
     """
     rooms: SimpleQueue[dict[str, str]] = SimpleQueue()
     environments = _rooms(resources)
@@ -75,12 +75,12 @@ def run_local(
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rooms(resources: Mapping[str, float]) -> list[dict[str, str]]:
-    """The environment of each trial that this machine can run at the same time: its threads, and its GPU."""
+    """The environments (threads and GPU) of the trials that this machine can run in parallel."""
     cpus, gpus = resources.get("num_cpus", 1), resources.get("num_gpus", 0)
     devices = _gpus() if gpus else [""]
     by_cpu = [int(cores() / cpus)] if cpus else []

@@ -1,4 +1,4 @@
-"""Trials on a Ray cluster, which decides when and where each runs."""
+"""Run trials on a Ray cluster, which schedules them."""
 
 import logging
 import os
@@ -25,12 +25,12 @@ def run_on_ray(
     """Run trials on the Ray cluster at `address`; the other arguments are those of `run_local`.
 
     Raises:
-        SinkdError: Ray is not installed, or no cluster listens at the address.
+        SinkdError: if Ray is not installed, or no cluster listens at the address.
     """
     ray = _connect(address)
     try:
         _warn_if_no_room(ray, resources)
-        # max_calls: Ray's workers hold no memory of earlier trials, and leave when theirs has ended.
+        # max_calls: a Ray worker exits after its trial, so it keeps no memory of earlier ones.
         task = ray.remote(**resources, max_calls=1, max_retries=0)(_run_trial)
         running = {task.remote(trial, trial.log(logs), os.getcwd()): trial for trial in trials}
         while running:
@@ -46,7 +46,7 @@ def run_on_ray(
 
 
 def _run_trial(trial: Trial, log: Path, folder: str) -> str:
-    """In a worker of Ray: run a trial where the sweep was started."""
+    """Run a trial in a Ray worker, from the folder where the sweep was started."""
     os.chdir(folder)
     with trial.start(own_session=False) as process:
         return follow(process, log)

@@ -6,11 +6,11 @@
     settings: {slow: {learning_rate: 1e-5}, fast: {learning_rate: 1e-4}}
     seeds: [0, 1, 2]
     flags: {student_path: S}             # for every trial
-    baseline: kd                         # the other objectives are compared with it; default: the first
+    baseline: kd                         # compare the other objectives with it; default: the first
     resources: {num_cpus: 1, num_gpus: 0.5}
 
-A trial is an ordinary run of its command, in a folder of its own: it can be resumed and evaluated like any other.
-A setting's flags take precedence over an objective's, these over a task's, and these over those for every trial.
+A trial is an ordinary run of its command in a separate folder: it can be resumed and evaluated like any other. A
+setting's flags override an objective's, which override a task's, which override those for every trial.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from sinkd.training.settings import merge
 
 KEYS = ("command", "tasks", "objectives", "settings", "seeds", "flags", "baseline", "resources")
 RESOURCES = ("num_cpus", "num_gpus")
-# Flags that the sweep sets itself, and from what.
+# Flags that the sweep sets, and the part of the sweep that they come from.
 DECIDED = {
     "task_name": "tasks",
     "distill_loss": "objectives",
@@ -45,7 +45,7 @@ DECIDED = {
 
 @dataclass(frozen=True)
 class Combination(Trial):
-    """The trial of one task, objective, setting and seed; objective and setting are "" in a sweep without any."""
+    """The trial of one task, objective, setting and seed; objective and setting may be ""."""
 
     task: str
     objective: str
@@ -55,7 +55,7 @@ class Combination(Trial):
 
 @dataclass(frozen=True)
 class Sweep:
-    """Trials in the order of tasks, objectives, settings and seeds, and the resources of each."""
+    """Trials in the order of tasks, objectives, settings and seeds, and each trial's resources."""
 
     trials: tuple[Combination, ...]
     baseline: str
@@ -71,13 +71,13 @@ def make_sweep(content: Any, source: str, output_dir: Path, seeds: str | None = 
     """Combine the parts of a sweep into trials.
 
     Args:
-        content: what a sweep's file holds.
+        content: the content of a sweep's file.
         source: the file's name, for errors.
-        output_dir: the folder below which every trial gets its own.
-        seeds: seeds with commas, in place of those in the content.
+        output_dir: the parent of the trials' folders.
+        seeds: comma-separated seeds, instead of those in the content.
 
     Raises:
-        SinkdError: something in the content, named with its key, is wrong or could not run.
+        SinkdError: if something in the content is wrong or could not run; names its key.
     """
     _check_keys(content, source)
     command = content.get("command", "distill")
@@ -132,7 +132,7 @@ def _check_keys(content: Any, source: str) -> None:
 
 
 def _axis(content: Any, key: str, own: str, source: str, command: str) -> dict[str, dict[str, Any]]:
-    """The names under a key with the flags that each sets; `own` is the one decided flag that may be among them."""
+    """The names under a key with the flags that each sets; `own` is the only decided flag that they may set."""
     if isinstance(content, list) and content and key != "settings":
         if len(set(map(str, content))) < len(content):
             raise SinkdError(f"{source} names one of its {key} twice; give each once")
@@ -189,7 +189,7 @@ def _slug(name: str) -> str:
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as typed on a command line, without those that are None."""
+    """Settings as words of a command line, without those that are None."""
     line: list[str] = []
     for name, value in settings.items():
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A trial: the flags of one command, run in a process of its own."""
+"""A trial: the flags of one command, run in a separate process."""
 
 import os
 import signal
@@ -22,7 +22,9 @@ COMMANDS: dict[str, type[TaskArguments]] = {"distill": DistillationArguments, "f
 class Trial:
     """A command line of `sinkd`, with a folder for its results.
 
-    name: what it is called in tables, logs and messages. command, argv: `sinkd COMMAND ARGV` is what the trial runs.
+    Attributes:
+        name: Its name in tables, logs and messages.
+        command, argv: The trial runs `sinkd COMMAND ARGV`.
     """
 
     name: str
@@ -31,20 +33,20 @@ class Trial:
     folder: Path
 
     def settings(self) -> TaskArguments:
-        """Resolve the command line as its command does; raises SinkdError where the command would refuse it."""
+        """Resolve the command line as its command does. Raises SinkdError if the command would refuse it."""
         args = resolve_settings(COMMANDS[self.command], self.argv, f"sinkd {self.command}")
         if isinstance(args, DistillationArguments):
             args.parse_objective()
         return args
 
     def outcome(self, files: Mapping[str, str]) -> Outcome | None:
-        """The outcome of a trial that is finished; None for one to start or to resume.
+        """The outcome of a finished trial; None for a trial to start or resume.
 
         Args:
-            files: fingerprints of the task's data files, under the names that the manifest gives them.
+            files: fingerprints of the task's data files, under the names in the manifest.
 
         Raises:
-            SinkdError: the folder holds a run with other settings or data.
+            SinkdError: if the folder contains a run with other settings or data.
         """
         manifest = read_manifest(self.folder)
         if manifest is None:
@@ -60,11 +62,11 @@ class Trial:
         return read_outcome(self.folder)
 
     def log(self, logs: Path) -> Path:
-        """The file for what the trial prints, in a folder beside the trials' own."""
+        """The file for the trial's output, in the folder `logs`."""
         return logs / f"{'-'.join(self.folder.relative_to(logs.parent).parts)}.log"
 
     def start(self, environment: Mapping[str, str] | None = None, own_session: bool = True) -> subprocess.Popen[str]:
-        """Start the command with its output in one pipe; Ctrl-C does not reach a process in a session of its own."""
+        """Start the command with its output in one pipe; in its own session, Ctrl-C does not reach it."""
         return subprocess.Popen(
             [sys.executable, "-m", "sinkd", self.command, *self.argv, "--traceback"],
             env={**os.environ, **(environment or {})},
@@ -81,7 +83,7 @@ TrialT = TypeVar("TrialT", bound=Trial)
 
 
 def follow(process: subprocess.Popen[str], log: Path, on_line: Callable[[str], None] = lambda line: None) -> str:
-    """Copy a trial's output into its log until it ends; "" if it succeeded, else the reason in one sentence."""
+    """Copy a trial's output into its log until it ends; return "", or a one-sentence reason for its failure."""
     assert process.stdout is not None
     said = ""
     log.parent.mkdir(parents=True, exist_ok=True)
