@@ -1,6 +1,6 @@
 """sinkd: Sinkhorn knowledge distillation of language models.
 
-The names below load when they are first used, so that `from sinkd import SinkhornLoss` imports torch and nothing else.
+The names below load on first use, so that `from sinkd import SinkhornLoss` imports only torch.
 """
 
 from importlib import import_module

@@ -1,16 +1,16 @@
-"""The errors that sinkd raises itself."""
+"""The errors that sinkd raises."""
 
 
 class SinkdError(ValueError):
-    """Wrong input, described in one sentence: what, where, and what would be right.
+    """Wrong input, described in one sentence: what is wrong, where, and what would be right.
 
-    A `ValueError`, so that code without knowledge of sinkd can catch it. The command line prints the sentence and exits
+    A `ValueError`, so that code that does not know sinkd can catch it. The command line prints the sentence and exits
     with status 2.
     """
 
 
 class SharedError(SinkdError):
-    """Wrong input that all processes of a run find at the same time; the first one reports it."""
+    """Wrong input that all processes of a run find; the first one reports it."""
 
 
 class Terminated(Exception):

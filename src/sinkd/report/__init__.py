@@ -1,4 +1,4 @@
-"""Tables and progress: what a person sees of a run."""
+"""Tables and progress of runs, for people."""
 
 from sinkd.report.progress import RunProgress, show_trials
 from sinkd.report.table import Table, show

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 
 def bars() -> Progress:
-    """Bars that are shown together and vanish at the end; without a terminal nothing is shown."""
+    """Bars that disappear at the end; without a terminal, nothing is shown."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -30,7 +30,7 @@ class RunProgress(TrainerCallback):
     """Shows one run at a time: the teacher's answers, then training; serves all seeds of a command.
 
     Args:
-        name: what the run is called.
+        name: the run's name.
         metric: the score to show after each evaluation.
     """
 
@@ -57,7 +57,7 @@ class RunProgress(TrainerCallback):
         if score is None or not state.is_world_process_zero:
             return
         self._update(note=f"{self.metric} {score:.3f}")
-        # In a pipe, a line per epoch: the published protocol evaluates every few steps.
+        # In a pipe, one line per epoch, since the published protocol evaluates every few steps.
         new_epoch = state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._last_epoch)
         if new_epoch and (self._bars is None or self._bars.disable):
             self._last_epoch = int(state.epoch)
@@ -92,7 +92,7 @@ class RunProgress(TrainerCallback):
 
 
 class TrialProgress:
-    """Shows how many trials have ended, and how far the running ones are; usable from any thread."""
+    """Shows how many trials have ended and the progress of running ones; usable from any thread."""
 
     def __init__(self, shown: Progress, total: int):
         self._bars = shown
@@ -100,7 +100,7 @@ class TrialProgress:
         self._running: dict[str, TaskID] = {}
 
     def line(self, trial: str, line: str) -> None:
-        """Show that a trial runs, and what the line tells if it is one of `RunProgress` about an evaluation."""
+        """Show that a trial runs, and its evaluation if the line is one that `RunProgress` prints for it."""
         if trial not in self._running:
             self._running[trial] = self._bars.add_task(f"  {trial}", total=None, note="")
         told = re.search(r", (seed \d+): epoch (\S+) of (\S+), (.+)", line)
@@ -124,6 +124,6 @@ class TrialProgress:
 
 @contextmanager
 def show_trials(total: int) -> Iterator[TrialProgress]:
-    """Show the progress of so many trials while the context lasts."""
+    """Show the progress of `total` trials inside the block."""
     with bars() as shown:
         yield TrialProgress(shown, total)

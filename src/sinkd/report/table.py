@@ -1,4 +1,4 @@
-"""Tables: drawn in a terminal, aligned plain lines in a pipe, Markdown in a file."""
+"""Tables: drawn in a terminal, as aligned plain lines in a pipe, as Markdown in a file."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 
 @dataclass
 class Table:
-    """A title, column heads, and rows of text of the same length; the first column names the row."""
+    """A title, column heads, and rows of text cells of the same number; the first column names the row."""
 
     title: str
     columns: Sequence[str]
@@ -24,7 +24,7 @@ class Table:
         self.rows.append([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells])
 
     def markdown(self) -> str:
-        """The rows as a table of GitHub's Markdown."""
+        """The rows as a GitHub Markdown table."""
         head, *rows = (
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [self.columns, *self.rows]
         )
@@ -40,7 +40,7 @@ class Table:
 
 
 def show(table: Table) -> None:
-    """Print a table on standard output, drawn if that is a terminal."""
+    """Print a table to standard output, drawn if it is a terminal."""
     if not sys.stdout.isatty():
         print(table.plain(), flush=True)
         return
