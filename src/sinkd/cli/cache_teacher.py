@@ -1,4 +1,4 @@
-"""`sinkd cache-teacher`: run the teacher over the data once, before the training that reads its answers."""
+"""`sinkd cache-teacher`: run the teacher over the data once, before training."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sinkd.training.settings import resolve_settings
 
 
 def main(argv: Sequence[str]) -> None:
-    """Compute the teacher's answers for a command line of `sinkd distill`, and print where they are."""
+    """Compute the teacher's answers for a command line of `sinkd distill`, and print their location."""
     args = resolve_settings(DistillationArguments, argv, "sinkd cache-teacher")
     if show_plan(args):
         return

@@ -1,4 +1,4 @@
-"""What commands share: they load the task that the settings name, and show settings and results."""
+"""Shared by the commands: load the task of the settings, and show settings and results."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ NO_TASK = "--task_name is missing; name a task, or your own table by --train_fil
 
 
 def load_named_task(args: TaskArguments) -> Task:
-    """Load the task, or the user's own table, that the settings name."""
+    """Load the task, or the user's table, that the settings name."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     own = {f"--{name}": getattr(args, name) for name in ("train_file", "dev_file", "text_columns", "label_column")}
@@ -61,7 +61,7 @@ def settle_output(args: TaskArguments) -> None:
 
 
 def show_summary(title: str, summary: Summary) -> None:
-    """Print the results, a line for each seed, and mean and spread over several seeds."""
+    """Print the results: a line per seed, and mean and spread over several seeds."""
     if int(os.environ.get("RANK", "0")) != 0:
         return
     first = summary.outcomes[0]
@@ -81,6 +81,6 @@ def show_plan(args: TaskArguments) -> bool:
         if isinstance(args, DistillationArguments):
             print(f"objective: {args.parse_objective()}")
         for name, value in sorted(args.to_dict().items()):
-            if value is not None and not name.endswith("_token"):  # the hub's, a secret
+            if value is not None and not name.endswith("_token"):  # the hub's token is secret
                 print(f"{name}: {value}")
     return args.dry_run

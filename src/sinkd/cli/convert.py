@@ -1,4 +1,4 @@
-"""`sinkd convert`: Google's TensorFlow checkpoints of BERT to a folder that `--model_path` takes."""
+"""`sinkd convert`: convert Google's TensorFlow checkpoints of BERT to a folder for `--model_path`."""
 
 import os
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
     parser = ArgumentParser(prog="sinkd convert", description=__doc__)
     parser.add_argument(
-        "checkpoint", help="bert_model.ckpt, or the folder that holds it beside bert_config.json and vocab.txt"
+        "checkpoint", help="bert_model.ckpt, or its folder, which must also contain bert_config.json and vocab.txt"
     )
     parser.add_argument("output", help="a new folder for the model")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     given = parser.parse_args(argv)
-    # TensorFlow would report its build each time, and only reads a file here.
+    # TensorFlow would log its build each time, but is only used to read a file.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     model = convert(given.checkpoint, given.output)
     print(

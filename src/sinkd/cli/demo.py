@@ -1,7 +1,7 @@
-"""`sinkd demo`: everything from text to a student, in minutes, on a corpus that the package writes itself.
+"""`sinkd demo`: from text to a student in minutes, on a generated corpus.
 
-A corpus is written in CoLA's layout, a vocabulary is learned from it, a teacher is fine-tuned, and one much smaller
-student is distilled in several ways. Only the corpus is the demo's own: data, training and evaluation are those of
+The demo writes a corpus in CoLA's layout, learns a vocabulary from it, fine-tunes a teacher, and distils one much
+smaller student in several ways. Only the corpus is special: data, training and evaluation are those of
 `sinkd finetune`, `sinkd distill` and `sinkd evaluate`.
 """
 
@@ -27,15 +27,15 @@ from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.parser import ArgumentParser
 from sinkd.training.settings import resolve_settings
 
-# Sentences without labels for each sentence with a label.
+# Unlabelled sentences per labelled sentence.
 UNLABELED = 2
-# Trials at a time: each holds a PyTorch of its own, some 500 MB.
+# Trials at a time: each loads PyTorch, about 500 MB.
 MOST = 4
 ALONE = "labels alone"
 
 
 def objectives(unlabeled: Path) -> dict[str, list[str]]:
-    """The students to compare, by name, with the flags of each; `unlabeled` is a file of text without labels."""
+    """The flags of the students to compare, by name; `unlabeled` is a file of unlabelled text."""
     matching = ["--distill_loss", "kd+sinkhorn_hidden"]
     more = ["--unlabeled_file", str(unlabeled), "--num_train_epochs", "4"]  # as many steps, over more sentences
     return {
@@ -56,7 +56,7 @@ def _training(rows: int, epochs: int, rate: float) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes at which the demo's task is neither trivial nor hopeless, found by trying."""
+    """Sizes for which the demo's task is neither trivial nor hopeless, found by experiment."""
 
     vocabulary: int = 1000
     teacher: tuple[int, int, int] = (2, 128, 4)  # layers, width, heads
@@ -70,12 +70,12 @@ class Recipe:
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
     parser = ArgumentParser(prog="sinkd demo", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--output_dir", default="experiments/demo", help="where everything is written")
-    parser.add_argument("--seeds", default="0,1,2", help="students' seeds, with commas")
+    parser.add_argument("--output_dir", default="experiments/demo", help="folder for all results")
+    parser.add_argument("--seeds", default="0,1,2", help="students' seeds, separated by commas")
     parser.add_argument("--train_rows", type=int, default=4000, help="sentences to train on")
     parser.add_argument("--dev_rows", type=int, default=1000, help="sentences to evaluate on")
-    parser.add_argument("--overwrite", action="store_true", help="start afresh where a demo has run before")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     given = parser.parse_args(argv)
     if given.train_rows < 100 or given.dev_rows < 50:
         raise SinkdError("the demo needs at least 100 training rows and 50 dev rows to have something to show")
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: bool = False) -> None:
-    """Run the demo in `folder`, print its table, and write it there as Markdown."""
+    """Run the demo in `folder`, print its table, and write it as Markdown."""
     recipe = Recipe()
     more = UNLABELED * train_rows
     data = write_corpus(folder / f"data-{train_rows}-{dev_rows}", train_rows, dev_rows, n_unlabeled=more)
@@ -109,7 +109,7 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
         trial(name, "distill", *learning, *(taught if name != ALONE else []), *own)
         for name, own in objectives(data / "unlabeled.txt").items()
     )
-    run_trials([teacher, alone], folder)  # a student that learns from labels alone need not wait for the teacher
+    run_trials([teacher, alone], folder)  # a student trained on labels only need not wait for the teacher
     run_trials(students, folder)
     outcomes = {"teacher": Summary([_outcome(teacher.folder)])}
     for student in (alone, *students):
@@ -121,7 +121,7 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
 
 
 def run_trials(trials: Sequence[Trial], folder: Path) -> None:
-    """Run trials on all cores, a core each; if one fails, the others stop too."""
+    """Run trials on all cores, one core each; if one fails, stop the others."""
     resources = {"num_cpus": math.ceil(cores() / MOST), "num_gpus": 1 / MOST if torch.cuda.is_available() else 0}
     with show_trials(len(trials)) as progress:
 
@@ -134,7 +134,7 @@ def run_trials(trials: Sequence[Trial], folder: Path) -> None:
 
 
 def tabulate(results: dict[str, Summary], task: Task, args: TaskArguments) -> Table:
-    """The comparison, a line a way of training: size, dev score with its spread over seeds, speed."""
+    """The comparison, one line per way of training: size, dev score with its spread over seeds, speed."""
     columns = ["", "parameters", "MB on disk", f"dev {task.metric}", "spread", "sentences/s"]
     table = Table("What the student learned", columns)
     speeds: dict[str, list[float]] = {}

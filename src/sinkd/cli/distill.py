@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(args: DistillationArguments) -> None:
-    """Train, write the model card, show the result, and predict the test set if asked to."""
+    """Train, write the model card, show the result, and predict the test set if requested."""
     objective = args.parse_objective()
     task = load_named_task(args)
     progress = RunProgress(args.distill_loss, task.metric)

@@ -1,4 +1,4 @@
-"""`sinkd download`: official data and published models, to where the other commands look for them."""
+"""`sinkd download`: fetch official data and published models to where the other commands look for them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from sinkd.training.parser import ArgumentParser
 
 
 class Part(Protocol):
-    """What can be fetched."""
+    """Something that can be fetched."""
 
     def plan(self, root: Path, host: str) -> list[str]:
-        """A line for each address."""
+        """One line per address."""
 
     def fetch(self, root: Path, host: str) -> str:
-        """Fetch what is missing, and say what is there now."""
+        """Fetch what is missing, and describe the result in one line."""
 
 
-# What there is to fetch -> where it goes, and its parts by name.
+# Collection -> its default folder, and its parts by name.
 PLACES: dict[str, tuple[str, Mapping[str, Part]]] = {
     "glue": ("datas/glue", GLUE),
     "superglue": ("datas/superglue", SUPERGLUE),
@@ -34,18 +34,18 @@ def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
     parser = ArgumentParser(
         prog="sinkd download",
-        description="Fetch data or models. What is already complete is left alone; an interrupted transfer resumes.",
+        description="Fetch data or models. Complete files are not fetched again; an interrupted transfer resumes.",
     )
     parser.add_argument("what", choices=PLACES, help="GLUE, SuperGLUE, the BERT models, or the published checkpoints")
-    parser.add_argument("--tasks", help="parts of it, separated by commas, as in cola,rte (default: all)")
-    parser.add_argument("--to", help="where it goes (default: datas/glue, datas/superglue, models or models/published)")
+    parser.add_argument("--tasks", help="parts to fetch, separated by commas: cola,rte (default: all)")
+    parser.add_argument("--to", help="target folder (default: datas/glue, datas/superglue, models or models/published)")
     parser.add_argument(
         "--mirror",
         default=os.environ.get("SINKD_MIRROR", HOST),
         help="another host with the same paths, for GLUE and SuperGLUE (default: $SINKD_MIRROR, or the official one)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print what would be fetched, and stop")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     given = parser.parse_args(argv)
     if not given.mirror.startswith(("http://", "https://")):
         raise SinkdError(f"--mirror {given.mirror} is no address; give one that begins with https:// or http://")
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _chosen(text: str | None, parts: Mapping[str, Part], what: str) -> list[Part]:
-    """The parts that `--tasks` names, in any spelling."""
+    """The parts that `--tasks` names; ignores case, dashes and underscores."""
     if text is None:
         return list(parts.values())
     by_letters = {_letters(name): part for name, part in parts.items()}

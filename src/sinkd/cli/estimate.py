@@ -1,4 +1,4 @@
-"""`sinkd estimate`: the memory that a run needs on each device, and what the teacher's cache takes on disk."""
+"""`sinkd estimate`: estimate a run's memory on each device, and the size of the teacher's cache on disk."""
 
 from collections.abc import Sequence
 
@@ -15,26 +15,26 @@ def main(argv: Sequence[str]) -> None:
     parser = ArgumentParser(prog="sinkd estimate", description=__doc__)
     add = parser.add_argument
     model = f"a size ({', '.join(SIZES)}), a model's folder, or a name on the hub"
-    add("--student", help=f"the model to be trained: {model}")
-    add("--teacher", help="the model that teaches, given in the same ways (default: none, labels alone)")
-    add("--teacher_cache", choices=("auto", "off"), default="auto", help="auto: its answers are cached beforehand")
-    add("--teacher_dtype", choices=("float32", "bfloat16"), default="float32", help="of a teacher without a cache")
-    add("--teacher_cache_dtype", choices=tuple(DTYPE_BYTES), default="float32", help="of cached answers")
+    add("--student", help=f"the model to train: {model}")
+    add("--teacher", help="the teacher, given in the same way (default: none, labels only)")
+    add("--teacher_cache", choices=("auto", "off"), default="auto", help="auto: cache its answers before training")
+    add("--teacher_dtype", choices=("float32", "bfloat16"), default="float32", help="precision of an uncached teacher")
+    add("--teacher_cache_dtype", choices=tuple(DTYPE_BYTES), default="float32", help="precision of cached answers")
     add("--distill_loss", default="kd+sinkhorn", help="the objective")
     add("--batch_size", type=int, default=16, help="rows on each device in each micro-batch")
     add("--max_seq_length", type=int, default=128, help="tokens in each row")
-    add("--answer_tokens", type=int, default=16, help="tokens that a language model answers to each row")
+    add("--answer_tokens", type=int, default=16, help="answer tokens of a language model per row")
     add("--num_labels", type=int, default=2, help="labels of an encoder")
-    add("--vocab_size", type=int, help="of both models, instead of their own")
+    add("--vocab_size", type=int, help="vocabulary of both models, instead of their own")
     add("--gradient_accumulation_steps", type=int, default=1, help="micro-batches in each update")
-    add("--gradient_checkpointing", action="store_true", help="layers keep only their input")
+    add("--gradient_checkpointing", action="store_true", help="store only the layers' inputs")
     add("--bf16", action="store_true", help="mixed precision")
     add("--optim", choices=tuple(OPTIMIZERS), default="adamw_torch_fused", help="the optimiser")
-    add("--devices", type=int, default=1, help="GPUs, on all machines together")
-    add("--sharding", choices=SHARDINGS, help="how they share the student (default: ddp)")
+    add("--devices", type=int, default=1, help="total number of GPUs on all machines")
+    add("--sharding", choices=SHARDINGS, help="how the GPUs share the student (default: ddp)")
     add("--rows", type=int, default=100_000, help="training rows, for the size of the cache")
     add("--use_cpu", action="store_true", help="train on a CPU, which has fewer fused kernels")
-    add("--traceback", action="store_true", help="show where in the code an error arose")
+    add("--traceback", action="store_true", help="show the traceback of an error")
     given = parser.parse_args(argv)
     if given.student is None:
         raise SinkdError("--student is missing; name a size (as in 3b), a model's folder, or a name on the hub")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
                 f"--teacher ({teacher.kind}) and --student ({student.kind}) must both be encoders, or neither"
             )
     objective = Objective.parse(given.distill_loss if teacher is not None else "ce:1")
-    compared = compares(objective, student, teacher)  # which binds it to the models
+    compared = compares(objective, student, teacher)  # also binds it to the models
     plan = Plan(
         batch_size=given.batch_size,
         max_seq_length=given.max_seq_length,
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def tabulate(student: Shape, plan: Plan, teacher: Shape | None) -> Table:
-    """A row for each part, and the total, at both moments that can be the peak."""
+    """A row per part and the total, at both moments that can be the peak."""
     parts = estimate(student, plan, teacher)
     unit, name, digits = _unit(needed(parts))
     where = f"each of {plan.devices} devices" if plan.devices > 1 else "the device"

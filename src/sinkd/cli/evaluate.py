@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def evaluate(args: TaskArguments, path: str) -> None:
-    """Score the model in `path`, and show the scores."""
+    """Score the model at `path`, and show the scores."""
     task = load_named_task(args)
     if not task.dev_splits:
         raise SinkdError(f"{task.name} has no dev set; sinkd predict writes its answers")

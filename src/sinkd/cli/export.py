@@ -1,4 +1,4 @@
-"""`sinkd export`: a trained model for other runtimes, checked against the answers that it gives here."""
+"""`sinkd export`: export a trained model to other runtimes, and check that its answers are the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from sinkd.training.settings import DATA, resolve_settings
 
 @dataclass
 class ExportArguments(FinetuneArguments):
-    """The flags of `sinkd evaluate`, and the form to write."""
+    """The flags of `sinkd evaluate`, and the output format."""
 
-    format: Literal["onnx"] = flag("onnx", "The form to write.")
+    format: Literal["onnx"] = flag("onnx", "The output format.")
     quantize: Literal["none", "int8"] = flag(
         "none", "int8: also write the model with int8 weights, and score both on the dev set."
     )
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _task(args: ExportArguments) -> Task | None:
-    """The task to score on; None where none is named, or its run's data has gone and no score is asked for."""
+    """The task to score on; None if none is named, or if its run's data is gone and no score is needed."""
     must_score = args.quantize != "none"
     task = None
     if args.task_name is not None or args.train_file is not None:

@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(args: FinetuneArguments) -> None:
-    """Train, write the model card, show the result, and predict the test set if asked to."""
+    """Train, write the model card, show the result, and predict the test set if requested."""
     task = load_named_task(args)
     summary = finetune(args, task, [RunProgress("finetune", task.metric)])
     publish(args, task, summary)

@@ -1,4 +1,4 @@
-"""`sinkd COMMAND`: runs the command's file, and turns an error into one sentence and an exit status.
+"""`sinkd COMMAND`: run the command's module, and turn an error into one sentence and an exit status.
 
 The status: 0 success, 1 failure, 2 wrong input, 130 interrupted, 143 terminated after writing a checkpoint.
 """
@@ -13,18 +13,18 @@ from collections.abc import Callable, Sequence
 
 from sinkd.errors import SharedError, SinkdError, Terminated
 
-# command -> what it does, for the help; the module of that name has `main(argv) -> None`
+# command -> its help; the module of that name has `main(argv) -> None`
 COMMANDS = {
-    "demo": "train a teacher and distil students, on a small corpus that is made on the spot",
+    "demo": "train a teacher and distil students, on a small generated corpus",
     "finetune": "train a model on a task's labels: the teacher",
     "distill": "train a small model to match a teacher: the student",
-    "cache-teacher": "run the teacher over a task's data once, in any number of processes, and keep its answers",
+    "cache-teacher": "run the teacher over a task's data once, in any number of processes, and cache its answers",
     "evaluate": "score a trained model on a task's dev set",
     "predict": "write a trained model's answers for a task's test set",
     "prompts": "list a task's prompt templates, or fetch promptsource's",
     "convert": "convert a TensorFlow checkpoint of BERT to a folder for --model_path",
     "download": "fetch GLUE, SuperGLUE, BERT, or the published teachers and students",
-    "export": "write a trained model for other runtimes (ONNX), and check it there",
+    "export": "export a trained model to ONNX, and check its answers",
     "sweep": "run every combination of tasks, objectives, settings and seeds",
     "estimate": "estimate the memory that a teacher and a student need on each device",
 }
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
-    """Run a command and return its exit status. An error becomes one sentence; `--traceback` in `argv` shows more."""
+    """Run a command and return its exit status. Prints an error as one sentence; `--traceback` in `argv` shows more."""
     quieten()
     trace = "--traceback" in argv
     try:
@@ -76,7 +76,7 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
 
 
 def _sentence(error: Exception, hint: str) -> str:
-    """Describe an error that nobody foresaw."""
+    """Describe an unexpected error."""
     if isinstance(error, OSError):
         if error.filename is not None and error.strerror is not None:
             return f"{error.filename} cannot be read or written: {error.strerror}{hint}"
@@ -94,7 +94,7 @@ def _complain(sentence: str, trace: bool = False, status: int = 2) -> int:
 
 
 def quieten() -> None:
-    """Silence the libraries' progress bars, and warnings that a user can do nothing about."""
+    """Silence the libraries' progress bars, and warnings that users cannot act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

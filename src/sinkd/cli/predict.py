@@ -1,4 +1,4 @@
-"""`sinkd predict`: write a trained model's answers for a test set, as GLUE's or SuperGLUE's server takes them."""
+"""`sinkd predict`: write a trained model's answers for a test set in the format of GLUE's or SuperGLUE's server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,5 +37,5 @@ def predict_after(args: TaskArguments, task: Task, outcomes: Sequence[Outcome]) 
 
 def _write(args: TaskArguments, task: Task, model: str, folder: Path) -> None:
     for path in Model.load(model, task, args).write_submissions(folder):
-        if args.should_save:  # print once, however many processes there are
+        if args.should_save:  # print once, not in every process
             print(f"wrote {path}")

@@ -1,6 +1,6 @@
-"""The published system's scripts run `sinkd finetune` and `sinkd distill`, with their own flags and output folders.
+"""The published system's scripts: `sinkd finetune` and `sinkd distill` with the scripts' flags and output folders.
 
-Settings that a command line leaves out come from the recipe of the task (GLUE), of T0 or of GPT-Neo.
+Defaults come from the recipe of the task (GLUE), of T0 or of GPT-Neo.
 """
 
 import sys
@@ -18,7 +18,7 @@ from sinkd.training.arguments import DistillationArguments, FinetuneArguments
 from sinkd.training.outcome import read_outcome
 from sinkd.training.settings import named_task, resolve_settings
 
-# Script -> the folder of its recipes, and which model it trains.
+# Script -> the folder of its recipes, and the role of the model that it trains.
 SCRIPTS = {
     "main_glue.py": ("glue", "teacher"),
     "main_glue_distill.py": ("glue", "student"),

@@ -1,4 +1,4 @@
-"""`sinkd sweep`: run every combination of tasks, objectives, settings and seeds side by side, here or on Ray."""
+"""`sinkd sweep`: run every combination of tasks, objectives, settings and seeds in parallel, locally or on Ray."""
 
 import shlex
 import sys
@@ -28,11 +28,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--output_dir", help="folder for the trials' folders (default: experiments/ and the file's name)"
     )
-    parser.add_argument("--seeds", help="seeds with commas, in place of the file's")
+    parser.add_argument("--seeds", help="seeds, separated by commas, instead of the file's")
     parser.add_argument("--address", help="run on the Ray cluster at HOST:PORT, or auto (default: on this machine)")
     parser.add_argument("--overwrite", action="store_true", help="run finished trials again")
     parser.add_argument("--dry_run", action="store_true", help="print each trial's command, and stop")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     given = parser.parse_args(argv)
     if given.config is None:
         raise SinkdError("--config is missing; name a sweep's YAML file, as in recipes/sweep/")
@@ -56,10 +56,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(sweep: Sweep, folder: Path, address: str | None = None, overwrite: bool = False) -> list[Result]:
-    """Run the trials that are not finished, with a line and a row of `sweep.csv` as each ends; return all results.
+    """Run the unfinished trials, print a line and write a row of `sweep.csv` as each ends; return all results.
 
     Raises:
-        SinkdError: data or a model is missing, or a folder holds another run; no trial has started then.
+        SinkdError: before any trial starts, if data or a model is missing or a folder contains another run.
     """
     results = _finished(sweep, overwrite)
     waiting = [trial for trial in sweep.trials if trial.folder not in results]
@@ -89,7 +89,7 @@ def run(sweep: Sweep, folder: Path, address: str | None = None, overwrite: bool 
 
 
 def tabulate(results: Sequence[Result], baseline: str, folder: Path) -> Table:
-    """The comparison, a line for each task, objective and setting."""
+    """The comparison, one line per task, objective and setting."""
     lines = compare(results, baseline)
     compared = any(line.difference is not None for line in lines)
     against = [f"to {baseline}", "its spread"] if compared else []
@@ -107,7 +107,7 @@ def tabulate(results: Sequence[Result], baseline: str, folder: Path) -> Table:
 
 
 def _finished(sweep: Sweep, overwrite: bool) -> dict[Path, Result]:
-    """The results of trials that finished earlier, by folder; checks the data and models of all trials."""
+    """Check the data and models of all trials; return the results of those that finished earlier, by folder."""
     results = {}
     files: dict[tuple[Any, ...], dict[str, str]] = {}
     for trial in sweep.trials:
