@@ -1,1 +1,1 @@
-"""What comes in and goes out: official data, pretrained models, TensorFlow checkpoints; ONNX and model cards."""
+"""Import official data, pretrained models and TensorFlow checkpoints; export ONNX and model cards."""

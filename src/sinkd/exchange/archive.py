@@ -1,4 +1,4 @@
-"""ZIP and tar archives, unpacked without trust: all entries are checked before a byte is written.
+"""Unpack untrusted ZIP and tar archives: all entries are checked before a byte is written.
 
 The standard library's filters rename or skip entries that lead out of the folder, and do not limit the size.
 """
@@ -32,7 +32,7 @@ DAMAGED = (
 
 
 class _Entry(NamedTuple):
-    """A member of an archive; special: neither file nor folder; size: bytes that a tar announces, 0 for a ZIP."""
+    """A member of an archive; `special`: neither file nor folder; `size`: bytes that a tar announces, 0 for a ZIP."""
 
     name: str
     is_folder: bool
@@ -42,7 +42,7 @@ class _Entry(NamedTuple):
 
 
 def is_archive(path: Path) -> bool:
-    """By name: the content of some weight files is a ZIP archive too."""
+    """Decide by name, since some weight files are ZIP archives too."""
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
@@ -51,11 +51,11 @@ def unpack(archive: Path, folder: Path, files: Mapping[str, str] | None, limit: 
 
     Args:
         files: Path in the archive -> path in `folder`; None for all files, under their own names.
-        limit: Bytes that they may take in all, whatever the archive announces.
+        limit: Maximum total bytes, independent of the sizes that the archive announces.
 
     Raises:
-        SinkdError: The archive is damaged, lacks a file, unpacks to more than `limit`, or has an entry that leads out
-            of the folder, is a link or a device, or comes twice.
+        SinkdError: if the archive is damaged, lacks a file, unpacks to more than `limit`, or has an entry that leads
+            out of the folder, is a link or a device, or occurs twice.
     """
     with scratch(folder) as place, _opened(archive) as members:
         entries = _checked(members, archive, limit)
@@ -131,7 +131,7 @@ def _checked(members: Iterator[_Entry], archive: Path, limit: int) -> dict[str, 
                 raise SinkdError(f'{archive} is refused: its entry "{name}" leads out of the folder')
             if entry.is_special:
                 raise SinkdError(f'{archive} is refused: its entry "{name}" is a link or a device, not a file')
-            # To find the next member, a compressed tar is unpacked up to there.
+            # Finding the next member of a compressed tar unpacks everything before it.
             announced += entry.size
             if announced > limit:
                 raise _too_large(archive, limit)

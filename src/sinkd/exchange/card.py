@@ -1,6 +1,6 @@
 """The model card of a run: `README.md` in its folder, which the hub shows beside a model.
 
-It is made from the run's own files (`card.md` is its template), and says nothing that was not measured.
+It is made from the run's files (`card.md` is the template), and states only what was measured.
 """
 
 import math
@@ -31,7 +31,7 @@ TEMPLATE = Path(__file__).with_name("card.md")
 CARD = "README.md"
 DATASETS = {"glue": "nyu-mll/glue", "superglue": "aps/super_glue"}  # their names on the hub
 METRICS = {"mcc": "matthews_correlation"}
-# Settings that a card shows beside the objective's.
+# Settings that a card shows in addition to the objective's.
 SHOWN = (
     "num_train_epochs", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "protocol",
 )  # fmt: skip
@@ -50,7 +50,7 @@ ELSEWHERE |= {"per_device_eval_batch_size", *SHOWN, *(f.name for f in fields(Tas
 def publish(args: TaskArguments, task: Task, summary: Summary) -> None:
     """Write the card of each finished run, and push the run if `--push_to_hub` is given.
 
-    A card that exists is left as it is: its owner may have edited it.
+    An existing card is not replaced, since its owner may have edited it.
     """
     if args.should_save:
         for outcome in summary.outcomes:
@@ -91,19 +91,19 @@ def write_card(args: TaskArguments, task: Task, outcome: Outcome) -> None:
 
 
 def licence_of(path: str) -> str | None:
-    """The licence that the card in a model's folder names; None if it names none, or if `path` is no folder."""
+    """The licence in the card of a model's folder; None if there is none, or if `path` is not a folder."""
     file = Path(path) / CARD
     if not path or not file.is_file():
         return None
     try:
         licence = ModelCard.load(file, ignore_metadata_errors=True).data.get("license")
-    except (ValueError, yaml.YAMLError, UnicodeDecodeError):  # a README that is no card
+    except (ValueError, yaml.YAMLError, UnicodeDecodeError):  # a README that is not a card
         return None
     return str(licence) if licence else None
 
 
 def shown_command(folder: Path) -> str:
-    """The command that made the run in a folder, as a shell takes it."""
+    """The shell command of the run in a folder."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise SinkdError(f"{folder} has no manifest.json, from which a card takes the command")
@@ -116,7 +116,7 @@ def shown_command(folder: Path) -> str:
 
 
 def objective_settings(args: DistillationArguments) -> dict[str, Any]:
-    """What decides the objective beside its text: its terms' options, and every other that is not at its default."""
+    """Settings of the objective in addition to its text: its terms' options, and others that are not defaults."""
     shown = args.objective_flags(args.parse_objective())
     values = {f.name: (getattr(args, f.name), f.default) for f in fields(args) if f.name not in ELSEWHERE}
     return {name: value for name, (value, default) in values.items() if name in shown or value != default}

@@ -1,7 +1,7 @@
 """Pretrained models from the hub, and the published teachers and students from Google Drive.
 
-What is fetched is a folder that `--model_path` takes. Weights are safetensors where the hub has them; a
-`pytorch_model.bin` is later read with `weights_only=True`, and no other pickle is ever opened.
+The result is a folder for `--model_path`. Weights are safetensors if the hub has them; a `pytorch_model.bin` is later
+read with `weights_only=True`, and no other pickle is opened.
 """
 
 import json
@@ -17,12 +17,12 @@ from sinkd.exchange.transfer import writing
 SMALL_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 UNPACKED_LIMIT = 1 << 36  # bytes
-INVENTORY = ".brought.json"  # path -> bytes of what came from Google Drive, written once all of it was there
+INVENTORY = ".brought.json"  # path -> bytes of the files from Google Drive, written once all are complete
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model on the hub: the name of its folder here, and its name there."""
+    """A model on the hub: the name of its local folder, and its name on the hub."""
 
     folder: str
     name: str
@@ -32,10 +32,10 @@ class HubModel:
         return [f"https://huggingface.co/{self.name} -> {root / self.folder}"]
 
     def fetch(self, root: Path, host: str = "") -> str:
-        """Fetch config, vocabulary, tokenizer and weights in one form, and say what is there now.
+        """Fetch config, vocabulary, tokenizer and weights in one form, and describe the result in one line.
 
         Raises:
-            SinkdError: The hub cannot be reached (the message says what to fetch by hand), or has no such model.
+            SinkdError: if the hub cannot be reached (the message says what to fetch by hand), or has no such model.
         """
         folder = root / self.folder
         files = [name for name in (*SMALL_FILES, *WEIGHTS) if (folder / name).is_file()]
@@ -57,7 +57,7 @@ class HubModel:
 
 @dataclass(frozen=True)
 class DriveFiles:
-    """Models on Google Drive: the name of their folder here, and of a file or a folder there."""
+    """Models on Google Drive: the name of their local folder, and the id of a file or folder there."""
 
     folder: str
     id: str
@@ -74,10 +74,10 @@ class DriveFiles:
         return [f"{self.url} -> {root / self.folder}"]
 
     def fetch(self, root: Path, host: str = "") -> str:
-        """Fetch everything, unpack the archives, and say which models are there now.
+        """Fetch everything, unpack the archives, and list the models in one line.
 
         Raises:
-            SinkdError: gdown is not installed, or Google Drive refuses (the message says what to fetch by hand).
+            SinkdError: if gdown is not installed, or Google Drive refuses (the message says what to fetch by hand).
         """
         folder = root / self.folder
         inventory = folder / INVENTORY
@@ -118,7 +118,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether everything that came earlier is still there, in its size."""
+    """True if all files of the inventory exist with their recorded sizes."""
     try:
         inventory = json.loads((folder / INVENTORY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def _is_complete(folder: Path) -> bool:
     return isinstance(inventory, dict) and inventory.items() <= _sizes(folder).items()
 
 
-# The models that the published commands start from, and the teachers and students of the published system.
+# The models that the published commands start from, and the published teachers and students.
 BERT = {
     "bert-base-uncased": HubModel("bert-base-uncased", "google-bert/bert-base-uncased"),
     "bert_uncased_L-6_H-768_A-12": HubModel("bert_uncased_L-6_H-768_A-12", "google/bert_uncased_L-6_H-768_A-12"),

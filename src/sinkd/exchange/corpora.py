@@ -1,6 +1,6 @@
-"""GLUE and SuperGLUE: where the official archives are, how large they are, and how many rows they hold.
+"""GLUE and SuperGLUE: addresses, sizes and row counts of the official archives.
 
-Sizes and checksums are those that the `datasets` library recorded, row counts those of the papers' tables.
+Sizes and checksums come from the `datasets` library, row counts from the papers' tables.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ HOST = "https://dl.fbaipublicfiles.com"
 
 @dataclass(frozen=True)
 class Archive:
-    """A file on the network: its path behind the host, its size in bytes and its SHA-256."""
+    """A file on the network: its path on the host, size in bytes and SHA-256."""
 
     path: str
     size: int
@@ -26,11 +26,11 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """Its name on disk, where it stays until its rows have been counted."""
+        """Its name on disk, where it is kept until its rows have been counted."""
         return self.path.rpartition("/")[2]
 
 
-# Path behind the host, bytes, SHA-256.
+# Path on the host, bytes, SHA-256.
 _ARCHIVES = """
 glue/data/CoLA.zip 376971 f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff
 glue/data/SST-2.zip 7439277 d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa
@@ -65,13 +65,13 @@ class Corpus:
     """One task's data.
 
     Attributes:
-        folder: Where it goes, in the published layout.
-        archives: What is fetched.
-        rows: File -> number of rows; None where no count is known.
+        folder: Its folder, in the published layout.
+        archives: The files to fetch.
+        rows: File -> number of rows; None if unknown.
         inside: The folder in a ZIP archive.
         headerless: Files without a header line.
-        spare: Rows that a file may have beyond its count, since the counts leave out malformed ones.
-        make: Builds the files from what was fetched, in the order of `archives`, where no ZIP archive holds them.
+        spare: Extra rows that a file may have, since the counts leave out malformed ones.
+        make: Builds the files from the fetched ones, in the order of `archives`, if they are not in a ZIP archive.
     """
 
     folder: str
@@ -83,14 +83,14 @@ class Corpus:
     make: Callable[[list[Path], Path], None] | None = None
 
     def plan(self, root: Path, host: str = HOST) -> list[str]:
-        """A line for each file that `fetch` transfers: its address, and where it goes."""
+        """One line per file that `fetch` transfers: its address and target."""
         return [f"{host}/{a.path} ({a.size:,} bytes) -> {root / self.folder}" for a in self.archives]
 
     def fetch(self, root: Path, host: str = HOST) -> str:
-        """Fetch, unpack and count what is not there yet, and say what is there now.
+        """Fetch, unpack and count what is missing, and describe the result in one line.
 
         Raises:
-            SinkdError: As `transfer.fetch` and `unpack` do, and for a wrong number of rows.
+            SinkdError: as `transfer.fetch` and `unpack`, and for a wrong number of rows.
         """
         folder, counts = root / self.folder, self.count(root)
         if counts is None:
@@ -109,7 +109,7 @@ class Corpus:
         return f"{folder}: {', '.join(f'{file} {count:,} rows' for file, count in counts.items())}"
 
     def count(self, root: Path) -> dict[str, int] | None:
-        """Rows of each file; None where one is missing. Raises SinkdError for a wrong number."""
+        """Rows of each file; None if a file is missing. Raises SinkdError for a wrong number."""
         folder = root / self.folder
         if not all((folder / file).is_file() for file in self.rows):
             return None
@@ -125,7 +125,7 @@ class Corpus:
 
 
 def _mrpc(fetched: list[Path], folder: Path) -> None:
-    """GLUE's MRPC from the corpus as published: GLUE lists the numbers of the dev rows."""
+    """Build GLUE's MRPC from the published corpus and GLUE's list of dev rows."""
     train, test, numbers = fetched
     chosen = {line for _, line in lines(numbers)}
     header, *rows = (line for _, line in lines(train))
@@ -144,7 +144,7 @@ def _ax(fetched: list[Path], folder: Path) -> None:
 
 
 def _glue(folder: str, archive: str, *rows: int, inside: str = "", **more: Any) -> Corpus:
-    """A task of GLUE that is one ZIP archive; rows: of train, dev and test."""
+    """A GLUE task in one ZIP archive; `rows` are the counts of train, dev and test."""
     counts = dict(zip(("train.tsv", "dev.tsv", "test.tsv"), rows, strict=True))
     return Corpus(folder, (ARCHIVES[f"glue/data/{archive}.zip"],), counts, inside or folder, **more)
 

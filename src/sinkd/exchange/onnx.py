@@ -1,7 +1,7 @@
-"""A trained encoder for other runtimes: an ONNX file, float32 or with int8 weights, checked against the model itself.
+"""Export a trained encoder to ONNX, float32 or with int8 weights, and check it against the model.
 
-The exporter is `torch.onnx.export(dynamo=True)`, which torch's releases maintain. The exporters inside transformers are
-called experimental there, and optimum-onnx keeps a list of model families, where torch takes any.
+Uses `torch.onnx.export(dynamo=True)`, which torch maintains. The exporters in transformers are experimental, and
+optimum-onnx supports only listed model families, where torch takes any.
 """
 
 import logging
@@ -29,11 +29,11 @@ from sinkd.training.arguments import TaskArguments
 from sinkd.training.inference import megabytes
 
 OPSET = 20
-LONGEST = 1 << 16  # rows of a batch, and tokens where a model sets no bound
-TOLERANCE = 1e-3  # of the largest logit: what float32 sums in another order may differ by
+LONGEST = 1 << 16  # rows of a batch, and tokens if a model sets no limit
+TOLERANCE = 1e-3  # relative to the largest logit: float32 sums in another order may differ by this much
 FILES = ("model.onnx", "model.onnx.data", "model_int8.onnx", "model_int8.onnx.data", "model.wrong")
 
-# What is answered where there is no dev set: from one word to a few dozen.
+# Answered if there is no dev set: from one word to a few dozen.
 SENTENCES = (
     "Yes.",
     "The dog that barked at the postman belongs to my neighbour.",
@@ -48,7 +48,7 @@ Splits = dict[str, list[Batch]]
 
 @dataclass(frozen=True)
 class Answers:
-    """What one form of the model answered: its size in 10^6 bytes, the logits (N, C) of each split, and the seconds."""
+    """The answers of one form of the model: its size in 10^6 bytes, logits (N, C) of each split, and seconds."""
 
     name: str
     megabytes: float
@@ -57,19 +57,19 @@ class Answers:
 
 
 def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8: bool = False) -> Table:
-    """Export the encoder at `path` into the folder `output`, and compare each file's answers with the model's.
+    """Export the encoder at `path` to the folder `output`, and compare each file's answers with the model's.
 
     Args:
         path: A folder, or a name on the hub.
-        task: Its dev set is answered and scored; None: built-in sentences.
+        task: Its dev set is answered and scored; None uses built-in sentences.
         int8: Also write the model with int8 weights.
 
     Returns:
         A row for PyTorch and for each file: size, speed, scores, and the difference from PyTorch.
 
     Raises:
-        SinkdError: A package for exporting is not installed, or `output` holds a model or cannot be written.
-        RuntimeError: The float32 file answers differently; it is renamed to model.wrong.
+        SinkdError: if a package for exporting is not installed, or `output` contains a model or is not writable.
+        RuntimeError: if the float32 file answers differently; it is renamed to model.wrong.
     """
     need_packages()
     folder = Path(find_checkpoint(path, "--model_path"))
@@ -101,7 +101,7 @@ def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8
 
 
 def need_packages() -> None:
-    """Raises SinkdError where a package for exporting is not installed."""
+    """Raise SinkdError if a package for exporting is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -113,7 +113,7 @@ def need_packages() -> None:
 
 
 class _Logits(nn.Module):
-    """A model as a function of its inputs, in the order of `names`, to logits alone."""
+    """A model as a function from its inputs, in the order of `names`, to logits."""
 
     def __init__(self, model: PreTrainedModel, names: Sequence[str]):
         super().__init__()
@@ -124,11 +124,11 @@ class _Logits(nn.Module):
 
 
 def export_onnx(model: PreTrainedModel, inputs: Batch, file: Path) -> Path:
-    """Write a model to an ONNX file that takes batches of any number of rows and tokens.
+    """Write a model to an ONNX file for batches of any number of rows and tokens.
 
     Args:
-        inputs: An example of what the model reads, {name: (B, L)}.
-        file: Holds the weights too, up to the 2 GB that one such file may have; from there on they lie beside it.
+        inputs: Example inputs, {name: (B, L)}.
+        file: The file. It contains the weights up to ONNX's limit of 2 GB; larger weights go to a second file.
     """
     names = tuple(inputs)
     # Two rows to trace: an axis of length 1 would become a constant.
@@ -157,7 +157,7 @@ def quantize_onnx(file: Path, target: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(file)
-    del model.graph.value_info[:]  # sizes as traced, to which older versions of ONNX Runtime hold dynamic ones
+    del model.graph.value_info[:]  # traced sizes, which older versions of ONNX Runtime enforce on dynamic axes
     with _quiet():
         quantize_dynamic(model, str(target), weight_type=QuantType.QInt8, per_channel=True)
     return target
@@ -180,7 +180,7 @@ class OnnxModel:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's own reports; whether the file answers like the model is checked here."""
+    """Silence the exporter's reports; the file's answers are checked here."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -192,7 +192,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _empty(folder: Path) -> None:
-    """Make the folder, and remove an earlier export from it. Raises SinkdError where it holds a model."""
+    """Make the folder, and remove an earlier export from it. Raises SinkdError if it contains a model."""
     weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if weights:
         raise SinkdError(f"--output_dir {folder} holds a model ({weights[0]}); choose a folder for the export alone")
@@ -203,7 +203,7 @@ def _empty(folder: Path) -> None:
 
 
 def _batches(task: Task | None, tokenizer, args: TaskArguments) -> Splits:
-    """Batches of each dev split; without a task, the built-in sentences together and one by one."""
+    """Batches of each dev split; without a task, the built-in sentences together and one at a time."""
     collate = Collator(tokenizer)
     if task is None:
         rows = [{**tokenizer(text, truncation=True, max_length=args.max_seq_length)} for text in SENTENCES]
@@ -214,14 +214,14 @@ def _batches(task: Task | None, tokenizer, args: TaskArguments) -> Splits:
 
 
 def _ask(name: str, megabytes: float, logits: Callable[[Batch], np.ndarray], splits: Splits) -> Answers:
-    logits(next(iter(splits.values()))[0])  # to warm up
+    logits(next(iter(splits.values()))[0])  # warm-up
     started = time.perf_counter()
     found = {split: np.concatenate([logits(batch) for batch in batches]) for split, batches in splits.items()}
     return Answers(name, megabytes, found, time.perf_counter() - started)
 
 
 def _ask_onnx(name: str, file: Path, splits: Splits) -> Answers:
-    size = sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*")) / 1e6  # with weights beside it
+    size = sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*")) / 1e6  # including separate weights
     return _ask(name, size, OnnxModel(file).logits, splits)
 
 
@@ -230,7 +230,7 @@ def _difference(one: Answers, other: Answers) -> float:
 
 
 def _need_same(here: Answers, there: Answers, file: Path) -> None:
-    """Raises RuntimeError, and renames the file, where its answers differ from the model's."""
+    """Rename the file and raise RuntimeError if its answers differ from the model's."""
     largest = max(float(np.abs(logits).max()) for logits in here.logits.values())
     difference = _difference(here, there)
     if not difference <= TOLERANCE * max(1.0, largest):

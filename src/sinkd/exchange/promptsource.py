@@ -1,7 +1,7 @@
 """The templates of promptsource (Bach et al. 2022), fetched from the package index: `sinkd prompts --fetch`.
 
-Its package refuses every Python above 3.9 and depends on a web application, so it is downloaded but not installed. Only
-its YAML files are kept, in the cache folder; a folder that exists is complete.
+The package refuses Python above 3.9 and depends on a web application, so it is downloaded but not installed. Only its
+YAML files are stored, in the cache folder; an existing folder is complete.
 """
 
 import os
@@ -21,13 +21,13 @@ LIMIT = 32 << 20  # the archive unpacks to 1.4 MB
 
 
 def fetch() -> Path:
-    """Download the archive with pip and unpack its templates, unless they are there already.
+    """Download the archive with pip and unpack its templates, if they are missing.
 
     Returns:
         The folder of the templates.
 
     Raises:
-        SinkdError: pip cannot download the archive (with pip's reason), or as `unpack_templates` raises.
+        SinkdError: if pip cannot download the archive (with pip's reason), or as `unpack_templates`.
     """
     folder = promptsource_dir()
     if folder.is_dir():
@@ -49,7 +49,7 @@ def unpack_templates(archive: Path, folder: Path) -> None:
     """Unpack the templates of promptsource's archive, a source distribution or a wheel, into `folder`, all or none.
 
     Raises:
-        SinkdError: There are no templates in the archive, or as `unpack` raises.
+        SinkdError: if the archive contains no templates, or as `unpack`.
     """
     with tempfile.TemporaryDirectory() as unpacked, scratch(folder) as staged:
         unpack(archive, Path(unpacked), None, LIMIT)

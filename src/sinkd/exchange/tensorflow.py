@@ -1,6 +1,6 @@
-"""Google's TensorFlow checkpoints of BERT, written as transformers loads a model: config, weights and tokenizer.
+"""Convert Google's TensorFlow checkpoints of BERT to transformers: config, weights and tokenizer.
 
-TensorFlow reads the checkpoint; nothing else in sinkd imports it. A weight is looked up by its name at Google:
+Only this module imports TensorFlow, to read the checkpoint. Weights are looked up by Google's names:
 
     bert.encoder.layer.3.attention.self.query.weight  <-  bert/encoder/layer_3/attention/self/query/kernel, transposed
     bert.embeddings.LayerNorm.weight                  <-  bert/embeddings/LayerNorm/gamma
@@ -31,11 +31,11 @@ from sinkd.errors import SinkdError, first_sentence
 from sinkd.exchange.transfer import scratch, writing
 from sinkd.tasks.file_formats import decode, lines
 
-# What an optimiser keeps: of its own, and beside each variable.
+# An optimiser's variables: its own, and those of each weight.
 OPTIMISER = re.compile(
     r"^(global_step|beta1_power|beta2_power|loss_scale|good_steps)$|/(adam_[mv]|lamb_[mv]|Adam(_1)?)$"
 )
-# Names that follow no rule; the first and the fourth say which head there is, of masked words or of classes.
+# Irregular names; the first and the fourth tell the kind of head, for masked words or for classes.
 WORDS, CLASSES = "cls/predictions/output_bias", "output_weights"
 HEADS = {
     "cls.predictions.bias": WORDS,
@@ -49,12 +49,12 @@ DERIVED = ("cls.predictions.decoder.", "position_ids")
 
 
 def convert(path: str | Path, output: str | Path) -> PreTrainedModel:
-    """Convert the checkpoint at `path` into the folder `output`, all of it or nothing, and return the model.
+    """Convert the checkpoint at `path` to the folder `output`, completely or not at all, and return the model.
 
     The tokenizer lower-cases unless the vocabulary has capitals.
 
     Raises:
-        SinkdError: A file is missing, damaged or does not fit the others, or the output folder is not empty.
+        SinkdError: if a file is missing, damaged or does not fit the others, or the output folder is not empty.
     """
     prefix, folder = find_bert(path), Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -79,16 +79,16 @@ def convert(path: str | Path, output: str | Path) -> PreTrainedModel:
             tokenizer.save_pretrained(place)
             (place / "vocab.txt").write_bytes(vocabulary.read_bytes())
             os.replace(place, folder)  # which may be an empty folder
-    except SafetensorError as error:  # which is how safetensors reports a full disk
+    except SafetensorError as error:  # raised for a full disk
         raise SinkdError(f"{folder} cannot be written ({first_sentence(error)}); make room for it") from error
     return model
 
 
 def find_bert(path: str | Path) -> Path:
-    """The prefix, `.../bert_model.ckpt`, of the checkpoint that a folder, a prefix or one of its files names.
+    """The prefix, `.../bert_model.ckpt`, of the checkpoint that a folder, a prefix or a file names.
 
     Raises:
-        SinkdError: There is no checkpoint, several, or no bert_config.json or vocab.txt beside it.
+        SinkdError: if there is no checkpoint, or several, or its folder lacks bert_config.json or vocab.txt.
     """
     given = Path(path).expanduser()
     if given.is_dir():
@@ -122,19 +122,19 @@ def read_variables(prefix: Path) -> dict[str, np.ndarray]:
         reader = load_checkpoint(str(prefix))
         names = [name for name in reader.get_variable_to_shape_map() if not OPTIMISER.search(name)]
         return {name: reader.get_tensor(name) for name in sorted(names)}
-    except Exception as error:  # TensorFlow has error classes of its own
+    except Exception as error:  # TensorFlow has its own error classes
         raise SinkdError(f"the TensorFlow checkpoint {prefix} cannot be read: {first_sentence(error)}") from error
 
 
 def to_model(variables: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> PreTrainedModel:
-    """A float32 BERT with these weights, and with the heads that come with them.
+    """A float32 BERT with these weights, including any heads.
 
     Args:
         variables: Arrays by Google's names.
         config: The content of bert_config.json.
 
     Raises:
-        SinkdError: A variable is missing, unknown, or of another shape than the config asks for.
+        SinkdError: if a variable is missing, unknown, or has a different shape from the config's.
     """
     settings = _settings(config)
     kind: type[PreTrainedModel] = BertForPreTraining if WORDS in variables else BertModel
@@ -149,7 +149,7 @@ def to_model(variables: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> 
     missing = sorted(wanted.keys() - variables.keys())
     if missing:
         raise SinkdError(f"the checkpoint lacks {_some(missing)}, which its bert_config.json asks for")
-    # A classifier's checkpoint may still hold the heads that it was pretrained with.
+    # A classifier's checkpoint may still contain its pretraining heads.
     unused = kind is BertForSequenceClassification
     extra = sorted(name for name in variables.keys() - wanted.keys() if not (unused and name.startswith("cls/")))
     if extra:
@@ -193,7 +193,7 @@ def _settings(config: Mapping[str, Any]) -> BertConfig:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The content of bert_config.json. Raises SinkdError where it describes no BERT."""
+    """The content of bert_config.json. Raises SinkdError if it does not describe a BERT."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -203,14 +203,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         with torch.device("meta"):
             BertModel(_settings(config))
-    except Exception as error:  # whatever transformers and torch raise for settings that make no model
+    except Exception as error:  # transformers and torch raise any error for settings that make no model
         reason = " ".join(str(error).split())
         raise SinkdError(f"{path} describes no BERT ({type(error).__name__}: {reason}); put Google's there") from error
     return config
 
 
 def read_words(path: Path) -> list[str]:
-    """The entries of vocab.txt, one per line; only a line feed ends a line, since Unicode's others can be entries."""
+    """The entries of vocab.txt, one per line. Only \\n ends a line: Unicode's other line ends can be entries."""
     words = []
     for number, line in lines(path):
         try:

@@ -1,6 +1,6 @@
-"""Files from the network: an interrupted transfer resumes where it stopped, and only a checked file gets its name.
+"""Download files: an interrupted transfer resumes, and only a checked file gets its name.
 
-A transfer writes `NAME.part` beside its target, and renames it once size and checksum are right.
+A transfer writes `NAME.part` next to its target, and renames it once size and checksum match.
 """
 
 import http.client
@@ -19,20 +19,20 @@ from sinkd.errors import SinkdError, first_sentence
 from sinkd.tasks.arrow_cache import file_hash
 
 CHUNK = 1 << 16
-ATTEMPTS = 5  # in a row that bring nothing new
+ATTEMPTS = 5  # attempts in a row without progress
 TIMEOUT = 30.0  # seconds without a byte
 
 
 def fetch(url: str, target: Path, size: int, sha256: str, pause: float = 1.0) -> Path:
-    """Download `url` to `target`, unless a correct file is there already.
+    """Download `url` to `target`, unless a correct file already exists.
 
     Args:
-        size: Bytes that the file must have.
-        sha256: Checksum that the file must have.
+        size: Required size in bytes.
+        sha256: Required checksum.
         pause: Seconds before the first retry; doubled each time.
 
     Raises:
-        SinkdError: There is no connection (the message says what to fetch by hand), the file has another size or
+        SinkdError: if there is no connection (the message says what to fetch by hand), the file has the wrong size or
             content, or the disk is full.
     """
     if target.is_file():
@@ -54,7 +54,7 @@ def fetch(url: str, target: Path, size: int, sha256: str, pause: float = 1.0) ->
                     part.unlink(missing_ok=True)
                 elif 400 <= code < 500 and code not in (408, 429):
                     raise SinkdError(f"{url} is not there ({reason}); {by_hand}") from error
-            # A server without ranges starts over each time: only more bytes than ever before are progress.
+            # A server without ranges starts over each time: only a new maximum of bytes is progress.
             failures = 0 if _size(part) > most else failures + 1
             most = max(most, _size(part))
             if failures >= ATTEMPTS:
@@ -73,7 +73,7 @@ def fetch(url: str, target: Path, size: int, sha256: str, pause: float = 1.0) ->
 
 
 def _resume(url: str, part: Path, size: int, bar: tqdm) -> None:
-    """Append to `part` what is missing of the file."""
+    """Append the missing bytes to `part`."""
     have = _size(part)
     headers = {"User-Agent": f"sinkd/{sinkd.__version__}", "Accept-Encoding": "identity"}
     if have:
@@ -94,7 +94,7 @@ def _resume(url: str, part: Path, size: int, bar: tqdm) -> None:
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:
-    """A chunk; a broken connection is no OSError here, since a full disk is one."""
+    """Read a chunk. Converts a broken connection's OSError, to tell it from a full disk's."""
     try:
         return answer.read(CHUNK)
     except OSError as error:
@@ -103,7 +103,7 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError into a SinkdError: the disk is full, or the folder is not writable, or no folder."""
+    """Turn an OSError into a SinkdError: the disk is full, or the folder is missing or not writable."""
     try:
         yield
     except OSError as error:
@@ -115,7 +115,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A path beside `folder` for what is moved into place once it is complete; removed when the block ends."""
+    """A temporary path next to `folder`, to move into place once complete; removed when the block ends."""
     path = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(path, ignore_errors=True)  # left by a process that was killed
     try:
