@@ -1,1 +1,1 @@
-"""How much memory a run needs on each device, worked out from the configs of its models."""
+"""Estimate a run's memory on each device from the configs of its models."""

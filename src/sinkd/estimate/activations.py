@@ -1,7 +1,7 @@
-"""What autograd keeps of a forward pass, found by running the model on tensors without content.
+"""Measure what autograd stores in a forward pass by running the model on fake tensors.
 
-PyTorch's fake tensors have shapes, types and storages, but no numbers: a model of any size runs in seconds, and its own
-code decides what is kept, whatever its architecture.
+PyTorch's fake tensors have shapes, types and storages, but no numbers: a model of any size and architecture runs in
+seconds, and its own code determines what is stored.
 """
 
 from contextlib import nullcontext
@@ -20,27 +20,27 @@ from sinkd.estimate.shape import CLASSES, Shape, layers_of
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes that autograd keeps of a forward pass in training: of each layer, and of everything else."""
+    """Bytes that autograd stores in a training forward pass: for each layer, and for everything else."""
 
     layers: list[int]
     outside: int
 
 
 def trace(shape: Shape, rows: int, tokens: int, answer_tokens: int, bf16: str = "no", gpu: bool = True) -> Kept:
-    """What autograd keeps of a forward pass, beside the weights, found by running it on tensors without content.
+    """Measure what autograd stores in a forward pass, without the weights, on fake tensors.
 
     Args:
-        tokens, answer_tokens: Tokens of each row that are read, and that an encoder-decoder answers.
-        bf16: "autocast", which also keeps a bfloat16 copy of each matrix; "weights": the weights are bfloat16 too.
-        gpu: Whether attention and dropout run in a GPU's fused kernels.
+        tokens, answer_tokens: Tokens per row that the model reads, and that an encoder-decoder answers.
+        bf16: "autocast", which also stores a bfloat16 copy of each matrix; "weights": the weights are bfloat16 too.
+        gpu: True if attention and dropout run in a GPU's fused kernels.
     """
     kept: dict[int, tuple[torch.UntypedStorage, int]] = {}
-    place = [-1]  # of the layer at work among the layers; -1 outside
+    place = [-1]  # number of the current layer; -1 outside
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept.setdefault(storage._cdata, (storage, place[0]))  # held, so that no other storage gets its address
+            kept.setdefault(storage._cdata, (storage, place[0]))  # held, so that its address is not reused
         return tensor
 
     with FakeTensorMode(), torch.device("cpu"):

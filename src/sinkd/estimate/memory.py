@@ -1,4 +1,4 @@
-"""How much memory a run needs on each device, worked out from what it trains.
+"""Estimate a run's memory on each device.
 
 With P parameters:
 
@@ -10,11 +10,11 @@ With P parameters:
   in full while micro-batches accumulate (no_sync of transformers.Trainer). ZeRO, stages 1, 2, 3: the optimiser; also
   the gradients; also the parameters over N. With bf16 it holds 2P + 2P + 12P, the last being float32 weights and
   Adam's two moments (Rajbhandari et al. 2020, arXiv:1910.02054, section 3).
-- activations: what autograd keeps of a forward pass (`activations.py`). For BERT in 16 bits with dropout these are the
+- activations: what autograd stores in a forward pass (`activations.py`). For BERT in 16 bits with dropout these are the
   34 bytes per row, token and hidden unit of Korthikanti et al. 2022 (arXiv:2205.05198, equation 2). With gradient
-  checkpointing each layer keeps its input, and one layer at a time all of it.
-- working memory: the gradients of the layer at work, or a live teacher's forward pass, whichever is larger. A language
-  model's head has its gradient first of all, while every activation still exists.
+  checkpointing each layer stores its input, and one layer at a time everything.
+- working memory: the gradients of the current layer, or a live teacher's forward pass, whichever is larger. A language
+  model's head gets its gradient first, while every activation still exists.
 - logits: the student's, with V entries for N answer tokens (an encoder: C labels for B rows), and float32 copies for
   each term (log-probabilities of student and teacher, and a gradient). A vocabulary is read in slices: then the logits
   of both, the gradient, and with several terms one that is added to it.
@@ -25,8 +25,8 @@ With P parameters:
   micro-batches to come, and a gradient at the student's for each of four parts.
 
 Either of two moments can be the peak: the start of the backward pass, when all activations but no gradients exist
-(unless several micro-batches accumulate, or DDP keeps its buckets), and the update, when it is the other way round. Not
-counted: what the device's driver and libraries take, and memory that the allocator holds in pieces too small to use.
+(unless several micro-batches accumulate, or DDP keeps its buckets), and the update, when it is the reverse. Not
+counted: memory of the device's driver and libraries, and the allocator's fragmentation.
 """
 
 import math
@@ -49,19 +49,19 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is set up. The names of flags mean what they mean there.
+    """The setup of a run. Attributes named like flags have the flags' meaning.
 
     Attributes:
-        batch_size: Rows on each device in each micro-batch.
-        max_seq_length, answer_tokens: Tokens of each row that are read, and that a language model answers.
+        batch_size: Rows per device and micro-batch.
+        max_seq_length, answer_tokens: Tokens per row that are read, and that a language model answers.
         terms: Number of the objective's terms.
-        batchwise: Whether a term transports predictions.
-        sentence_layers: How many layers' sentences are compared over an update.
-        hidden_states: Whether hidden states of tokens are compared within a row.
+        batchwise: True if a term transports predictions.
+        sentence_layers: Number of layers whose sentences are compared over an update.
+        hidden_states: True if hidden states of tokens are compared within a row.
         device: A GPU has fused kernels for attention and dropout.
 
     Raises:
-        SinkdError: A number is below 1, or a single device is to share a model.
+        SinkdError: if a number is below 1, or a model is sharded over one device.
     """
 
     batch_size: int = 16
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def half_weights(self) -> bool:
-        """Whether the weights at work are bfloat16: FSDP and ZeRO keep float32 ones apart from them."""
+        """True if the weights in use are bfloat16: FSDP and ZeRO store separate float32 weights."""
         return self.bf16 and self.sharding.startswith(("zero", "fsdp"))
 
     @property
@@ -102,10 +102,10 @@ class Plan:
 
 
 def compares(objective: Objective, student: Shape, teacher: Shape | None) -> dict[str, Any]:
-    """The fields of a `Plan` that an objective decides; binds the objective to both models.
+    """The fields of a `Plan` that an objective determines; binds the objective to both models.
 
     Raises:
-        SinkdError: It compares attributions, or hidden states of an encoder-decoder.
+        SinkdError: if it compares attributions, or hidden states of an encoder-decoder.
     """
     uncounted = [term.name for term in objective if any("embeddings" in f.captures for f in term.student_needs)]
     if uncounted:
@@ -138,7 +138,7 @@ class Part:
 
 
 def estimate(student: Shape, plan: Plan, teacher: Shape | None = None) -> list[Part]:
-    """What training `student` takes on each device, part by part; parts of 0 bytes are left out."""
+    """The memory for training `student` on each device, part by part, without parts of 0 bytes."""
     params, gradients, states = _weights(student, plan)
     held = gradients if plan.gradient_accumulation_steps > 1 else 0.0
     if held and plan.sharding == "fsdp2":
@@ -178,7 +178,7 @@ def needed(parts: list[Part]) -> float:
 
 
 def cache_bytes(student: Shape, plan: Plan, rows: int, dtype: str = "float32") -> float:
-    """What a teacher's cached logits take on disk: a vector of outputs for each row, or for each answer token."""
+    """Bytes on disk of a teacher's cached logits: a vector of outputs per row, or per answer token."""
     each = 1 if student.kind == "encoder" else plan.answer_tokens
     return float(rows) * each * student.outputs * DTYPE_BYTES[dtype]
 
@@ -210,7 +210,7 @@ def _activations(model: Shape, plan: Plan) -> float:
 
 
 def _answers(model: Shape, plan: Plan) -> int:
-    """Rows of logits in a micro-batch: one for each row, or for each answer token."""
+    """Rows of logits in a micro-batch: one per row, or per answer token."""
     return plan.batch_size * (1 if model.kind == "encoder" else plan.answer_tokens)
 
 
@@ -221,20 +221,20 @@ def _losses(student: Shape, plan: Plan) -> float:
 
 
 def _window(student: Shape, teacher: Shape, plan: Plan) -> float:
-    """What batch terms hold, of predictions and of sentences."""
+    """Memory of batch terms, for predictions and for sentences."""
     parts = plan.gradient_accumulation_steps * plan.devices
     rows, size = plan.batch_size * parts, 0.0
     if plan.batchwise:
         points = _answers(student, plan) * parts
         size += 3 * points * points + (3 * points * student.outputs if parts > 1 else 0)
     if plan.sentence_layers:
-        wide = student.width + 2 * teacher.width  # the student's before and after they are mapped, and the teacher's
+        wide = student.width + 2 * teacher.width  # the student's before and after mapping, and the teacher's
         size += plan.sentence_layers * (3 * rows * rows + 2 * rows * wide)
     return FLOAT * size
 
 
 def _hidden(student: Shape, teacher: Shape, plan: Plan) -> float:
-    """Hidden states of tokens beside the activations."""
+    """Hidden states of tokens, in addition to the activations."""
     if not plan.hidden_states:
         return 0.0
     tokens = plan.batch_size * plan.max_seq_length

@@ -1,4 +1,4 @@
-"""How large a model is and what its layers are made of, from its config alone."""
+"""A model's size and the shapes of its layers, from its config."""
 
 import math
 from collections.abc import Iterator
@@ -62,15 +62,17 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model's memory depends on.
+    """The sizes that determine a model's memory.
 
     Attributes:
-        layers, decoder_layers: Their number; the second is 0 but for an encoder-decoder.
-        width, widest: The hidden width, and the largest side of a matrix in a layer.
-        outputs: The size of the vocabulary, or an encoder's labels.
+        layers: Number of layers.
+        decoder_layers: Number of decoder layers of an encoder-decoder; 0 otherwise.
+        width: The hidden width.
+        widest: The largest side of a matrix in a layer.
+        outputs: The size of the vocabulary, or the number of an encoder's labels.
         matrices: The shapes of all parameters.
         layer: Parameters of the largest layer.
-        outside: Parameters of embeddings, heads and whatever else is in no layer.
+        outside: Parameters outside the layers: embeddings, heads and others.
     """
 
     kind: Kind
@@ -86,7 +88,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """Their number in all."""
+        """The total number of parameters."""
         return sum(map(math.prod, self.matrices))
 
 
@@ -95,11 +97,11 @@ def read_shape(model: str, flag: str, labels: int | None = None, vocabulary: int
 
     Args:
         flag: The flag that names the model, for errors.
-        labels: How many an encoder's head has.
-        vocabulary: Its size, in place of the model's own.
+        labels: Number of labels of an encoder's head.
+        vocabulary: Size of the vocabulary, instead of the model's own.
 
     Raises:
-        SinkdError: There is no such size or model.
+        SinkdError: if there is no such size or model.
     """
     size = model.lower()
     if size in SIZES:
@@ -118,7 +120,7 @@ def read_shape(model: str, flag: str, labels: int | None = None, vocabulary: int
 
 
 def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
-    """The shape of the model that a config describes. Raises SinkdError where no Auto class builds it."""
+    """The shape of the model that a config describes. Raises SinkdError if no Auto class builds it."""
     kind = _kind(config)
     try:
         with torch.device("meta"):
@@ -127,7 +129,7 @@ def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
         raise SinkdError(f"{flag} is no model of text: {str(error).splitlines()[0]}") from error
     matrices = [tuple(parameter.shape) for parameter in model.parameters()]
     if getattr(config, "scale_decoder_outputs", True) is False:
-        # T5 1.1 and T0: the class ties the head to the embedding, but their checkpoints have one of their own.
+        # T5 1.1 and T0: the class ties the head to the embedding, but their checkpoints have a separate head.
         matrices.append((config.vocab_size, config.hidden_size))
     layers = [[tuple(parameter.shape) for parameter in layer.parameters()] for layer in layers_of(model)]
     sizes = [sum(map(math.prod, layer)) for layer in layers]
