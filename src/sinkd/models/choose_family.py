@@ -47,7 +47,7 @@ def student_and_teacher(task: Task, settings: Any, student: str, teacher: str) -
     Both read with the teacher's tokenizer, unless an encoder's folder holds another one.
 
     Raises:
-        SinkdError: Language models have different tokenizers.
+        SinkdError: if language models have different tokenizers.
     """
     reads, student_reads = tokenizers_of(teacher, student, Reading.of(settings), may_differ=not task.choices)
     taught = family_of(task, settings, student, "--student_path", tokenizer=student_reads, to_train=True)

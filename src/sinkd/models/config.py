@@ -20,7 +20,7 @@ def find_checkpoint(path: str, flag: str) -> str:
     A path that does not exist is a name on the hub, unless it looks like a path.
 
     Raises:
-        SinkdError: The folder does not exist, or holds no model.
+        SinkdError: if the folder does not exist, or contains no model.
     """
     folder = Path(path).expanduser()
     if not folder.exists():

@@ -1,4 +1,4 @@
-"""Encoders (BERT and the like), whose head answers a text with a logit for each label, or with a score."""
+"""Encoders such as BERT, whose head answers a text with a logit per label, or with a score."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def load_encoder(
         task: The task; None takes the head as it is.
         flag: The flag that gave the path, for messages.
         overrides: Values for the model's config.
-        must_have_head: Refuse a checkpoint without a head, which otherwise gets a new one.
+        must_have_head: Refuse a checkpoint without a head; otherwise it gets a new one.
 
     Raises:
-        SinkdError: The model cannot be loaded, lacks weights or does not fit the task.
+        SinkdError: if the model cannot be loaded, lacks weights or does not fit the task.
     """
     folder = find_checkpoint(path, flag)
     config = _fitting_config(path, task, flag, must_have_head)

@@ -60,9 +60,9 @@ class Family(ABC):
         tokenizer: Reads the task's text.
         task: The task to answer.
         reading: How rows are read.
-        attributes: Whether attributions (saliency) are defined for it.
-        refused: Flags that only the other family understands, and their defaults.
-        refusal: Why they cannot be given.
+        attributes: True if attributions (saliency) are defined for it.
+        refused: Flags that only the other family supports, and their defaults.
+        refusal: Why they are refused.
         shorter: The flag that makes rows shorter, with {} for a length.
     """
 
@@ -112,7 +112,7 @@ class Family(ABC):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of what decides the rows beside the task's files and the flags."""
+        """Fingerprints of everything that determines the rows, except the task's files and the flags."""
         return {}
 
     def answer_tokens(self, rows: Dataset) -> int:
@@ -123,7 +123,7 @@ class Family(ABC):
 
     @property
     def head_width(self) -> int:
-        """Width of a language model's logits; 0 if the task decides it."""
+        """Width of a language model's logits; 0 if the task determines it."""
         return 0
 
     def share_head(self, teacher: Any) -> tuple[Family, Family]:
@@ -132,7 +132,7 @@ class Family(ABC):
 
     @abstractmethod
     def check(self, path: str, flag: str) -> None:
-        """Raise SinkdError if the config at `path` is of no model that answers the task."""
+        """Raise SinkdError if the model with the config at `path` cannot answer the task."""
 
     @abstractmethod
     def load(
@@ -167,7 +167,7 @@ class Family(ABC):
     # Limits
 
     def refuse(self, settings: Any) -> None:
-        """Raise SinkdError for flags that only the other family understands."""
+        """Raise SinkdError for flags that only the other family supports."""
         for name, default in self.refused.items():
             if getattr(settings, name, default) != default:
                 raise SinkdError(f"--{name} is {self.refusal}; leave it out")

@@ -12,7 +12,7 @@ def decoder_start(config: PretrainedConfig) -> int | None:
     """Return the token that the decoder of an encoder-decoder begins with; None for a decoder.
 
     Raises:
-        SinkdError: The config of an encoder-decoder names none.
+        SinkdError: if the config of an encoder-decoder names none.
     """
     if not config.is_encoder_decoder:
         return None
@@ -34,8 +34,8 @@ def shared_vocabulary(
         The width, and a sentence that says what is cut, if anything.
 
     Raises:
-        SinkdError: Only one model is an encoder-decoder, the models begin answers with different tokens, or one has no
-            entry for a token.
+        SinkdError: if only one model is an encoder-decoder, the models begin answers with different tokens, or a head
+            lacks a token.
     """
     if teacher.is_encoder_decoder != student.is_encoder_decoder:
         kinds = ["an encoder-decoder" if config.is_encoder_decoder else "a decoder" for config in (teacher, student)]
@@ -64,7 +64,7 @@ def cut_head(model: PreTrainedModel, width: int) -> PreTrainedModel:
     tied = weight is model.get_input_embeddings().weight
     model.resize_token_embeddings(width, mean_resizing=False)
     if not tied:
-        # transformers treats every T5 as tied, also those with a head of their own (1.1, mT5, T0): untie it again.
+        # transformers treats every T5 as tied, even those with a separate head (1.1, mT5, T0): untie it again.
         head = model.get_output_embeddings()
         head.weight = nn.Parameter(weight.detach()[:width].clone(), requires_grad=weight.requires_grad)
         for name in [name for name, found in model.named_parameters() if found is head.weight]:

@@ -185,7 +185,7 @@ def load_language_model(
     parallelize: bool = False,
     config_path: str | None = None,
 ) -> PreTrainedModel:
-    """Load a language model, float32: an encoder-decoder or a decoder, as its config says.
+    """Load a language model, float32: an encoder-decoder or a decoder, depending on its config.
 
     Args:
         path: A folder, or a name on the hub.
@@ -195,7 +195,7 @@ def load_language_model(
         config_path: Another folder to take the config from.
 
     Raises:
-        SinkdError: The model cannot be loaded, or lacks weights.
+        SinkdError: if the model cannot be loaded, or lacks weights.
     """
     config = load_config(config_path or path, "--config_name" if config_path else flag)
     override(config, overrides, path)

@@ -20,7 +20,7 @@ from sinkd.models.prompt_collator import UNLABELLED
 
 
 def answer_keywords(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keywords with which a language model, if it can, computes no logits of the prompt."""
+    """Return keywords that make a language model skip the prompt's logits, if it can."""
     if "columns" in batch and takes_positions(model):
         return {"use_cache": False, "logits_to_keep": indices(model, batch["columns"])}
     return {"use_cache": False}
@@ -43,7 +43,7 @@ def answer_logits(logits: Tensor, batch: Mapping[str, Tensor], kept: bool) -> Te
 
 
 def takes_positions(model: Any) -> bool:
-    """Return whether the model's forward takes `logits_to_keep`, the positions whose logits are wanted."""
+    """Return whether the model's forward takes `logits_to_keep`, the positions of the logits to compute."""
     return "logits_to_keep" in _parameters(type(getattr(model, "module", model)).forward)
 
 

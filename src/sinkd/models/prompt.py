@@ -1,4 +1,4 @@
-"""Prompts and answers as token ids, computed once: rows that a language model trains on, and rows that it answers.
+"""Tokenise prompts and answers once: rows that a language model trains on, and rows that it answers.
 
 A decoder reads a prompt and its answer as one text, separated by a space; an encoder-decoder reads them separately.
 Every answer ends with the tokenizer's end-of-sequence token, in training and in evaluation, so that "no" is not a
@@ -78,7 +78,7 @@ class PromptReader:
         whole = self.tokenizer([f"{BEFORE} {text}" for text in texts], **plain)["input_ids"]
         alone = {i: f" {texts[i]}" for i, row in enumerate(whole) if row[: len(before)] != before}
         pieces = [row[len(before) :] for row in whole]
-        if alone:  # the tokenizer joins ":" to what follows: tokenise these answers by themselves
+        if alone:  # the tokenizer joins ":" to the next text: tokenise these answers separately
             read = self.tokenizer(list(alone.values()), **plain)["input_ids"]
             for i, ids in zip(alone, read, strict=True):
                 pieces[i] = ids

@@ -1,4 +1,4 @@
-"""Batches of prompts and answers: what a language model reads, and which of its logits predict the answers."""
+"""Batches of prompts and answers: a language model's inputs, and the positions of logits that predict the answers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class PromptCollator:
         return [row[: len(row) - count + 1] for row, count in zip(rows, batch["counts"].tolist(), strict=True)]
 
     def ask(self, prompts: Sequence[Ids]) -> dict[str, Tensor]:
-        """Pad prompts alone, for a model to answer; on the left for a model of one sequence."""
+        """Pad prompts without answers, for a model to answer; on the left for a model of one sequence."""
         return self._padded(prompts, self.left if self.decoder_start is not None else True)
 
     def _choices(self, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]]) -> dict[str, Tensor]:
@@ -95,6 +95,6 @@ class PromptCollator:
         attention = mask([len(sequence) for sequence in sequences], left, self.pad_to)
         batch = {"input_ids": padded(sequences, self.pad, left, self.pad_to), "attention_mask": attention}
         if left and self.decoder_start is None:
-            # Without them a model would count padding as positions.
+            # Without these, a model would count padding as positions.
             batch["position_ids"] = (attention.cumsum(1) - 1).clamp(min=0)
         return batch

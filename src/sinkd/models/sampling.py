@@ -1,4 +1,4 @@
-"""Answers that a student draws itself, for a teacher to score (`--on_policy`)."""
+"""Sample a student's own answers, for a teacher to score (`--on_policy`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sampled_batch(
 ) -> dict[str, Tensor]:
     """Replace a batch's answers by answers drawn from the model, none longer than the longest; labels are -100.
 
-    Answers follow the softmax of the model's logits at temperature 1, whatever its generation_config says. The global
+    Answers follow the softmax of the model's logits at temperature 1; its generation_config is ignored. The global
     random state does not change.
 
     Args:
@@ -28,7 +28,7 @@ def sampled_batch(
         collator: Makes the new batch.
         eos: The token that ends an answer.
         vocabulary: Token ids from here on are padding of the head, and are not drawn.
-        seed: Decides the draws.
+        seed: Determines the samples.
     """
     prompts = collator.prompts_of(batch)
     device = batch["input_ids"].device
@@ -49,7 +49,7 @@ def sampled_batch(
         suppress_tokens=list(range(vocabulary, network.config.get_text_config().vocab_size)) or None,
     )
     own, training = network.generation_config, network.training
-    network.generation_config = settings  # else `generate` takes what the settings leave open from the model's own
+    network.generation_config = settings  # else `generate` fills in unset values from the model's own
     try:
         with RandomState(device).replayed():
             torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Students made of layers: some of their own, or some of their teacher's."""
+"""Make students by keeping some of their layers, or copying some of their teacher's."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def choose_layers(text: str, available: int, flag: str, wanted: int | None = Non
         wanted: The number of layers to fill.
 
     Raises:
-        SinkdError: A layer does not exist, or their number is not `wanted`.
+        SinkdError: if a layer does not exist, or their number is not `wanted`.
     """
     if text in ("first", "spaced") and wanted is not None:
         if wanted > available:
@@ -46,7 +46,7 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
     """Cut an encoder down to the given layers, in place, and set its config accordingly.
 
     Raises:
-        SinkdError: The model's first layer differs from the others (ModernBERT) and is not kept.
+        SinkdError: if the model's first layer differs from the others (ModernBERT) and is not kept.
     """
     stack_owner, name, stack = _stack(model)
     setattr(stack_owner, name, nn.ModuleList(stack[i] for i in layers))
@@ -71,7 +71,7 @@ def copy_layers(student: PreTrainedModel, teacher: PreTrainedModel, layers: Sequ
     """Copy the teacher's embeddings and the given layers into the student, in place; the student keeps its head.
 
     Raises:
-        SinkdError: Shapes differ.
+        SinkdError: if shapes differ.
     """
     _, _, stack = _stack(student)
     _, _, source = _stack(teacher)
@@ -92,7 +92,7 @@ def stack(config: PretrainedConfig) -> Stack:
     """Return a model's depth and width, for terms that compare hidden states.
 
     Raises:
-        SinkdError: The model is an encoder-decoder, which has two stacks.
+        SinkdError: if the model is an encoder-decoder, which has two stacks.
     """
     if config.is_encoder_decoder:
         raise SinkdError(

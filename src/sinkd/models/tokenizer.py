@@ -1,4 +1,4 @@
-"""Load tokenizers, and tell whether two of them read a text as the same tokens."""
+"""Load tokenizers, and compare the tokens that two of them produce."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_tokenizer(
         config: The model's config, which tells the tokenizer's type.
 
     Raises:
-        SinkdError: There is no tokenizer, or it cannot be loaded.
+        SinkdError: if there is no tokenizer, or it cannot be loaded.
     """
     bare = config is not None and Path(path).is_dir() and has_tokenizer(path)
     folder = path if bare else find_checkpoint(path, flag)
@@ -78,10 +78,10 @@ def tokenizers_of(
         teacher: A model's folder, or a name on the hub.
         student: Likewise; a student's folder without a tokenizer takes the teacher's.
         reading: Its `tokenizer_name`, if any, must be the tokenizer of both; `config_name` is the student's config.
-        may_differ: Let a student keep a tokenizer of its own.
+        may_differ: Let a student keep its own tokenizer.
 
     Raises:
-        SinkdError: The folders hold different tokenizers and must not; with what differs.
+        SinkdError: if the folders contain different tokenizers and must not; says what differs.
     """
     reading = reading or Reading()
     tokenizer = read_tokenizer(teacher, "--teacher_path", reading)
@@ -125,7 +125,7 @@ PROBE = "A Café, naïve.  In 2026: 'tis\n\tÜber 12,345 词"
 
 
 def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
-    """Return in a few words why two tokenizers read a text as different tokens; None if no difference is found."""
+    """Return a short reason why two tokenizers read a text as different tokens; None if they do not."""
     vocabulary, other_vocabulary = one.get_vocab(), other.get_vocab()
     if len(vocabulary) != len(other_vocabulary):
         return f"size ({len(vocabulary)} and {len(other_vocabulary)} tokens)"
@@ -143,7 +143,7 @@ def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenize
 
 
 def _pieces_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """Compare how two models over one vocabulary put its pieces together: kind, merges, scores."""
+    """Compare two models with the same vocabulary: kind, merges, scores."""
     if one["type"] != other["type"]:
         return f"kind ({one['type']} and {other['type']})"
     merges, other_merges = ([tuple(pair) for pair in side.get("merges") or []] for side in (one, other))
@@ -165,7 +165,7 @@ def _lowers(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _wants_lower_case(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool | None:
-    """Return what the vocabulary requires where the folder leaves it open; None to keep it as loaded."""
+    """Return what the vocabulary requires if the folder does not say; None to keep the tokenizer as loaded."""
     special = set(tokenizer.all_special_tokens)
     cased = any(token != token.lower() for token in tokenizer.get_vocab() if token not in special and "[" not in token)
     if not cased:

@@ -1,4 +1,4 @@
-"""Small BERT encoders with random weights and a vocabulary of their own, for corpora without a pretrained model."""
+"""Small BERT encoders with random weights and a new vocabulary, for corpora without a pretrained model."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +32,7 @@ def write_encoder(
         layers: Number of layers.
         width: Width of the hidden states, a multiple of `heads`; feed-forward layers are four times as wide.
         heads: Number of attention heads.
-        seed: Decides the weights.
+        seed: Determines the weights.
 
     Returns:
         `folder`.
@@ -46,8 +46,8 @@ def write_encoder(
         intermediate_size=4 * width,
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
-        # Without dropout, and with larger weights than BERT's: so small a model learns little from a few thousand
-        # sentences otherwise.
+        # No dropout, and larger weights than BERT's: otherwise such a small model learns little from a few thousand
+        # sentences.
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.05,

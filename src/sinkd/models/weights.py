@@ -1,7 +1,7 @@
 """Load a checkpoint's weights with transformers, and report what is wrong with a file in one sentence.
 
-A `pytorch_model.bin` is a pickle, from which torch reads tensors only. Torch's error for other content advises to load
-it all the same, so that error is replaced.
+A `pytorch_model.bin` is a pickle, from which torch reads only tensors. Torch's error for other content suggests loading
+it anyway, so that error is replaced.
 """
 
 import pickle
@@ -27,8 +27,8 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
         The model, and the names of its weights that the files lack.
 
     Raises:
-        SinkdError: The files cannot be read, hold more than tensors, or tensors of shapes that the config does not
-            ask for.
+        SinkdError: if the files cannot be read, contain more than tensors, or have shapes that differ from the
+            config's.
     """
     # For mismatched shapes transformers would print a report, and name no weight in its error.
     keywords |= {"dtype": "float32", "output_loading_info": True, "ignore_mismatched_sizes": True}
@@ -51,7 +51,7 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
 
 
 def _reason(error: Exception, folder: Path) -> str:
-    """The error's first sentence, with the file if it is cut: neither torch's readers nor the system name it."""
+    """The error's first sentence, with the file if it is truncated: neither torch nor the system name it."""
     file = folder / "pytorch_model.bin"
     nameless = not isinstance(error, OSError) or error.errno is not None
     if nameless and file.is_file() and not (folder / "model.safetensors").is_file():
