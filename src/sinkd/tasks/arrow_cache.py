@@ -1,9 +1,9 @@
 """A cache of Arrow files, built once and memory-mapped afterwards.
 
 - A file is written under a temporary name and renamed. A lock lets one process build while others wait.
-- A seal, a JSON file beside it, holds its CRC-32 and notes. Arrow reads a truncated stream as a shorter one, without an
-  error; the checksum detects it, and the file is built again.
-- Nothing here is ever stale: the name is a hash of everything the content depends on. The folder can always be deleted.
+- A seal, a JSON file next to it, contains its CRC-32 and notes. Arrow reads a truncated stream as a shorter one,
+  without an error; the checksum detects this, and the file is rebuilt.
+- Files are never stale: the name is a hash of everything the content depends on. The folder can always be deleted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
         title: Title of the progress bar, which is shown if building takes longer than three seconds.
 
     Raises:
-        SinkdError: The cache folder cannot be written. Errors of `batches` pass through and leave no file behind.
+        SinkdError: if the cache folder cannot be written. Errors of `batches` pass through and leave no file behind.
     """
     path = cache_dir() / key[:2] / f"{key}.arrow"
     with _locked(path):

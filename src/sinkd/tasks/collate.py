@@ -1,4 +1,4 @@
-"""Batches: rows padded to the longest of them."""
+"""Batches: rows padded to the longest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Collator:
         tokenizer: Rows are padded on its side, with its tokens.
 
     Raises:
-        SinkdError: The tokenizer has no padding token.
+        SinkdError: if the tokenizer has no padding token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
@@ -53,7 +53,7 @@ def padded(sequences: Sequence[Sequence[int]], padding: int, left: bool = False,
 
 
 def mask(lengths: Sequence[int], left: bool = False, least: int = 0) -> torch.Tensor:
-    """Return which entries of `padded` are no padding: (B, L) int64 of 0 and 1."""
+    """Return which entries of `padded` are not padding: (B, L) int64 of 0 and 1."""
     longest = max(least, *lengths)
     places = torch.arange(longest)
     kept = torch.tensor(lengths)[:, None]

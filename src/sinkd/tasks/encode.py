@@ -1,4 +1,4 @@
-"""Text as token ids, computed once: rows for an encoder, memory-mapped and cached."""
+"""Tokenise text once: rows for an encoder, memory-mapped and cached."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a SHA-256 of all that decides a text's ids: vocabulary, merges, normalisation, special tokens, segments.
+    """Return a SHA-256 of vocabulary, merges, normalisation, special tokens and segments, which determine a text's ids.
 
-    Its folder, and the padding and truncation that its last call set, do not count.
+    The tokenizer's folder, and the padding and truncation of its last call, do not matter.
     """
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -2,9 +2,8 @@
 
 - Lines end at ``\\n`` alone (a ``\\r`` before it is dropped). Sentences of real corpora contain form feeds, lone
   carriage returns and Unicode line separators, at which the usual line readers break.
-- TSV has no quoting: a quote is a character like any other. CSV is quoted as in RFC 4180.
-- A bad row does not end the stream. It is yielded as the error that describes it, and the caller decides whether to
-  stop or to skip the row.
+- TSV has no quoting: a quote is an ordinary character. CSV is quoted as in RFC 4180.
+- A bad row does not end the stream. It is yielded as an error, and the caller decides whether to stop or to skip it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def excerpt(text: object, width: int = 60) -> str:
 
 
 def attempt(parse: Callable[..., T], found: Any, *args: Any) -> T | SinkdError:
-    """Return `parse(found, *args)`, or the SinkdError that it raised or that was found, so that a stream goes on."""
+    """Return `parse(found, *args)`, or the SinkdError that it raised or that `found` is, so that a stream goes on."""
     if isinstance(found, SinkdError):
         return found
     try:
@@ -91,7 +90,7 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str] | SinkdError]]:
             except csv.Error as error:
                 yield number, SinkdError(f"found broken CSV ({error}), expected fields quoted as in RFC 4180")
                 continue
-            if fields:  # a blank line is no row of a CSV file
+            if fields:  # a blank line of a CSV file is not a row
                 text = "\t".join(fields).encode("utf-8", errors="surrogateescape")
                 wrong = attempt(decode, text)
                 yield number, wrong if isinstance(wrong, SinkdError) else fields
@@ -124,7 +123,7 @@ def records(
             a header.
 
     Raises:
-        SinkdError: No such file, or a header without one of the needed columns.
+        SinkdError: for a missing file, or a header without one of the needed columns.
     """
     if not path.is_file():
         raise SinkdError(f"no file {path}")

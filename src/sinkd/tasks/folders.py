@@ -1,4 +1,4 @@
-"""Find the folder of a task's files, however it is spelled."""
+"""Find the folder of a task's files, in any spelling."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def find_folder(
 
     Args:
         data_dir: The folder that the user names.
-        names: What the task's folder may be called below it, such as "CoLA" or "anli/R1", in any spelling.
-        others: Names of other tasks' folders; a `data_dir` of such a name is not taken for this task's.
-        files: File names, at least one of which the folder must hold.
+        names: Possible names of the task's folder below it, such as "CoLA" or "anli/R1", in any spelling.
+        others: Names of other tasks' folders; a `data_dir` with such a name is not used for this task.
+        files: File names, at least one of which the folder must contain.
 
     Returns:
-        The folder, or None; and all the places that were searched.
+        The folder, or None; and all places that were searched.
     """
     names, files = list(names), list(files)
     places = [data_dir / name for name in names]

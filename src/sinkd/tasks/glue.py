@@ -35,10 +35,10 @@ class Glue:
         labels: Label names in id order; () for regression.
         layout: The columns of its files.
         scorer: Scores a split.
-        metric: The score that picks the best model.
+        metric: The score that selects the best model.
         numbers: Submissions write label numbers, not names.
         files: Split -> file name.
-        other_names: What users also call the task.
+        other_names: Other common names of the task.
     """
 
     folder: str
@@ -83,7 +83,7 @@ def task_name(name: str) -> str:
     """Return the registry's name for "CoLA", "glue/cola", "sst2" ...
 
     Raises:
-        SinkdError: The task is unknown; with the names that are known.
+        SinkdError: if the task is unknown; lists the known names.
     """
     wanted = plain(name.removeprefix("glue/"))
     for known, glue in TASKS.items():
@@ -101,7 +101,7 @@ def load_task(name: str, data_dir: str | Path, bad_rows: str = "error") -> Task:
         bad_rows: "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
 
     Raises:
-        SinkdError: The task is unknown (the names are listed), or there is no such folder (the places are listed).
+        SinkdError: if the task is unknown (the names are listed), or there is no such folder (the places are listed).
     """
     known = task_name(name)
     glue = TASKS[known]

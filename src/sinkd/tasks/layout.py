@@ -13,7 +13,7 @@ from sinkd.tasks.file_formats import Record, attempt, decode, excerpt, lines, na
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
 TEXTS = ("text", "text_pair")
 
-# Line number and example; None for a row that is left out, the error for one that is bad.
+# Line number and example; None for a row to leave out, an error for a bad row.
 Examples = Iterator[tuple[int, "Record | SinkdError | None"]]
 
 
@@ -24,7 +24,7 @@ class Layout:
     Attributes:
         text: One column, or two for pairs.
         label: Column of the label; a test file without it is unlabelled.
-        index: Column copied into submissions; rows are numbered from 0 where a file lacks it.
+        index: Column copied into submissions; rows are numbered from 0 if a file lacks it.
         headerless: Column names of a file without a header line.
         open_label: Label of rows on which the annotators did not agree. They are left out.
         format: "tsv", "csv", "jsonl", or "" to follow the file's suffix.

@@ -1,8 +1,8 @@
 """Scores of one split, as GLUE and SuperGLUE define them; scikit-learn and scipy compute them.
 
 Each function takes n answers, the truth and the rows' indices, and returns {name: number in -1..1}. Answers and truth
-are label ids or numbers (n,); for `record`, texts and lists of the texts that are right. A score that is not defined (a
-correlation of constant predictions, F1 without a positive row) is 0.0.
+are label ids or numbers (n,); for `record`, texts and lists of the right texts. An undefined score (a correlation of
+constant predictions, F1 without a positive row) is 0.0.
 """
 
 from __future__ import annotations

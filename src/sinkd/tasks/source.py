@@ -1,4 +1,4 @@
-"""Where the rows of a task come from: tables or JSON lines on disk, or a data set on the hub."""
+"""Sources of a task's rows: tables or JSON lines on disk, or a data set on the hub."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Source(ABC):
 
     @property
     def searched(self) -> Mapping[str, object]:
-        """Split -> where its file was looked for."""
+        """Split -> the places searched for its file."""
         return self.files
 
     def place(self, split: str) -> str:
-        """Where the split's rows are, for messages."""
+        """The location of the split's rows, for messages."""
         return str(self._file(split))
 
     def fingerprint(self, split: str) -> str:
@@ -50,7 +50,7 @@ class Source(ABC):
         return file_hash(self._file(split))
 
     def key(self, split: str) -> object:
-        """Everything that decides the split's rows."""
+        """Everything that determines the split's rows."""
         return self.name, self.fingerprint(split), split == "test"
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Source(ABC):
 
     @abstractmethod
     def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
-        """Yield the rows; the error that describes a bad row, and None for a row to be left out."""
+        """Yield the rows; an error for a bad row, and None for a row to leave out."""
 
     def _file(self, split: str) -> Path:
         if split not in self.searched:
@@ -73,12 +73,12 @@ class Source(ABC):
 
 @dataclass(frozen=True)
 class TableSource(Source):
-    """Tables on disk, with one or two columns of text and a label; the split "unlabeled" is text alone.
+    """Tables on disk, with one or two columns of text and a label; the split "unlabeled" has only text.
 
     Attributes:
         layout: The columns.
-        words: What files may hold for a label -> its id; empty for regression.
-        score_range: Lowest and highest score of a regression whose scale is fixed.
+        words: A label as written in files -> its id; empty for regression.
+        score_range: Lowest and highest score of a regression with a fixed scale.
     """
 
     layout: Layout
@@ -86,7 +86,7 @@ class TableSource(Source):
     score_range: tuple[float, float] | None = None
 
     def key(self, split: str) -> object:
-        # The suffix matters: it says how a user's table is written.
+        # The suffix matters: it determines the format of a user's table.
         settings = (self.layout, dict(self.words), self.score_range, self._file(split).suffix)
         return self.fingerprint(split), settings, split == "unlabeled", self._labelled(split)
 
@@ -106,7 +106,7 @@ class TableSource(Source):
             yield SinkdError(f"{path}, line {number}: {row}") if isinstance(row, SinkdError) else row
 
     def _labelled(self, split: str) -> bool:
-        # Labels that a test file may have are left to the server.
+        # A test file's labels, if any, are not read.
         return not split.startswith(("test", "unlabeled"))
 
     def _label(self, word: str) -> int:
@@ -134,7 +134,7 @@ class FileSource(Source):
     Attributes:
         columns: The columns of rows.
         parse: Converts the fields of a line to its rows.
-        candidates: Split -> the files that it may be in, for errors.
+        candidates: Split -> its possible files, for errors.
     """
 
     columns: Features
@@ -151,7 +151,7 @@ class FileSource(Source):
     def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
         path = self._file(split)
         for number, found in records(path, "jsonl", ()):
-            # All rows of a line or none: half a paragraph would count as a whole one in exact match.
+            # All rows of a line or none: in exact match, half a paragraph would count as a complete one.
             rows = attempt(self._parse, found, split)
             if isinstance(rows, SinkdError):
                 yield SinkdError(f"{path}, line {number}, {rows}")
@@ -175,7 +175,7 @@ class HubSource(Source):
         config: Its configuration, if any.
         named: Split -> the hub's name for it.
         columns: Columns to read.
-        advice: What to do without network.
+        advice: What a user can do without network.
     """
 
     repository: str

@@ -41,13 +41,13 @@ class SuperGlue:
 
     Attributes:
         folder: Name in the official archive, and of the submission file.
-        labels: Label names in id order; () where the entities of a row are its labels.
+        labels: Label names in id order; () if the entities of a row are its labels.
         features: The columns of its rows.
         parse: Converts a line of its files to rows.
         scorer: Scores a split.
-        metric: The score that picks the best model.
-        words: What a submission writes for each label, in id order; the labels themselves if empty.
-        lines: A submission that is not one label per row.
+        metric: The score that selects the best model.
+        words: The labels as written in a submission, in id order; empty if they are the same.
+        lines: Formats a submission that is not one label per row.
     """
 
     folder: str
@@ -99,7 +99,7 @@ def superglue_name(name: str) -> str:
     """Return the registry's name for "superglue/copa", "super_glue/wsc.fixed", "COPA", "anli/r1" ...
 
     Raises:
-        SinkdError: The task is unknown; with the names that are known.
+        SinkdError: if the task is unknown; lists the known names.
     """
     bare = name.lower()
     for prefix in PREFIXES:
@@ -132,7 +132,7 @@ def load_superglue(name: str, data_dir: str | Path | None = None, bad_rows: str 
         bad_rows: "error" stops at a bad line with file, line and field; "skip" leaves it out and counts it.
 
     Raises:
-        SinkdError: The task is unknown (the names are listed), or `data_dir` lacks its files (the places are listed).
+        SinkdError: if the task is unknown (lists the names), or `data_dir` lacks its files (lists the places).
     """
     known = superglue_name(name)
     entry, name = SUPERGLUE[known], _full_name(known)
@@ -159,7 +159,7 @@ def _sought() -> str:
 
 
 def _places(known: str) -> list[str]:
-    """Return what the task's folder may be called, below the folder of all tasks."""
+    """Return the possible names of the task's folder, below the folder of all tasks."""
     folder = SUPERGLUE[known].folder
     if "/" not in known:
         return [folder, "WSC.fixed"] if known == "wsc" else [folder]

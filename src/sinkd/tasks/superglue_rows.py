@@ -162,7 +162,7 @@ def wsc(fields: Fields, labelled: bool) -> Iterator[Record]:
 def _as_written(span: str, text: str, word: int) -> str:
     """Return a span as the sentence spells it, if they differ only in case, spacing or a final full stop.
 
-    Of several matches the one nearest to word number `word` is taken. A span without a match ("Ann and Bob" in "Ann,
+    Of several matches, returns the one nearest to word number `word`. A span without a match ("Ann and Bob" in "Ann,
     old now, and Bob") is returned unchanged.
     """
     if span in text:

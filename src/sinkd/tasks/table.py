@@ -1,4 +1,4 @@
-"""A user's own table as a task: csv, tsv or jsonl files with one or two text columns and a label."""
+"""Tasks from a user's own tables: csv, tsv or jsonl files with one or two text columns and a label."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sinkd.tasks.source import TableSource
 from sinkd.tasks.task import Task
 
 KINDS = ("auto", "classification", "regression")
-MOST_LABELS = 10_000  # more different values than this are a number or a key, not a class
+MOST_LABELS = 10_000  # more distinct values than this are numbers or keys, not classes
 
 
 def table_task(
@@ -26,10 +26,10 @@ def table_task(
     kind: str = "auto",
     bad_rows: str = "error",
 ) -> Task:
-    """Make a task of a user's own files.
+    """Make a task from a user's own files.
 
-    The suffix gives the format: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object per line), any other a
-    header and columns separated by tabs, without quoting.
+    The suffix determines the format: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object per line); any
+    other file has a header and tab-separated columns, without quoting.
 
     Classes are the labels of the training file, sorted: as numbers if all are integers, else as words. Scores are
     accuracy and macro F1, best by accuracy; for regression Pearson's and Spearman's correlation, best by Spearman's.
@@ -45,7 +45,7 @@ def table_task(
         bad_rows: "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
 
     Raises:
-        SinkdError: A file or column is missing, the kind is unknown, or the training file has one class or too many.
+        SinkdError: if a file or column is missing, the kind is unknown, or the training file has one class or too many.
     """
     if kind not in KINDS:
         raise SinkdError(f"found kind {kind!r}, expected one of {', '.join(KINDS)}")
@@ -59,7 +59,7 @@ def table_task(
     regression = kind == "regression" or (kind == "auto" and _has_fractions(found))
     labels = () if regression else _sorted(found, train, label_column)
     files = {"train": train, "dev": Path(dev_file)} | ({} if test_file is None else {"test": Path(test_file)})
-    # A file called train.csv says nothing about the task; its folder does.
+    # A name such as train.csv does not describe the task; the folder's name does.
     short = train.stem if train.stem != "train" else train.resolve().parent.name
     words = {label: number for number, label in enumerate(labels)}
     return Task(
@@ -75,7 +75,7 @@ def table_task(
 
 
 def _label_words(path: Path, layout: Layout) -> set[str]:
-    """Return the different labels of the good rows; `Task.read` reports the bad ones."""
+    """Return the distinct labels of the good rows; `Task.read` reports bad rows."""
     rows = (row for _, row in layout.examples(path, lambda word: word))
     return {row["label"] for row in rows if isinstance(row, dict) and row["label"]}
 

@@ -1,4 +1,4 @@
-"""A task: where its rows come from, which labels they have, how answers are scored and submitted."""
+"""A task: the source of its rows, their labels, and how answers are scored and submitted."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ UNLABELED = "unlabeled"
 
 @dataclass(frozen=True)
 class Task:
-    """What a model learns, from rows to a score. `load_task`, `table_task` and `load_superglue` make one.
+    """A task to learn, from rows to a score. Made by `load_task`, `table_task` and `load_superglue`.
 
     Attributes:
         name: "glue/cola", "superglue/copa", "table/reviews".
         labels: Label names in id order; () for a number to predict, and for answers that are texts of each row.
-        metric: The key of `combine`'s result that picks the best model.
-        source: Where rows come from. Splits: "train", "dev", "test" (MNLI: dev_matched, dev_mismatched, and so for
-            test; AX: test).
+        metric: The key of `combine`'s result that selects the best model.
+        source: The source of its rows. Splits: "train", "dev", "test" (MNLI: dev_matched, dev_mismatched and the same
+            for test; AX: test).
         scorer: Scores answers against the truth.
-        submission: Writes answers as the task's server takes them.
-        choices: A row has a list of answers of its own, which a template words (SuperGLUE).
+        submission: Formats answers for the task's server.
+        choices: True if each row has its own list of answers, which a template words (SuperGLUE).
         submissions: Split -> name of its submission file; <split>.tsv by default.
         bad_rows: "error" stops at the first bad row, "skip" leaves bad rows out and counts them.
         skipped: Split -> rows left out so far, filled by `read`.
@@ -60,7 +60,7 @@ class Task:
 
     @property
     def regression(self) -> bool:
-        """Whether the label is a number to predict."""
+        """True if the label is a number to predict."""
         return not self.labels and not self.choices
 
     @property
@@ -101,8 +101,8 @@ class Task:
             (ReCoRD: no answers) in rows without label.
 
         Raises:
-            SinkdError: There is no such split or file; a header lacks columns; with bad_rows="error" there is a bad row
-                (with file, line, what was found and what was expected); or there is no good row at all.
+            SinkdError: if there is no such split or file; a header lacks columns; with bad_rows="error" there is a bad
+                row (with file, line, found and expected); or there is no good row.
         """
         place, features = self.source.place(split), self.source.features(split)
         notes = {"bad": 0, "open": 0}
@@ -137,11 +137,11 @@ class Task:
         Args:
             answers: Logits (n, C) or label ids (n,); scores (n, 1) or (n,) for regression; n texts if the task's
                 answers are texts.
-            truth: Label ids or numbers (n,); for texts, the n lists of those that are right.
+            truth: Label ids or numbers (n,); for texts, n lists of right texts.
             index: The rows' indices, which MultiRC's scores need.
 
         Raises:
-            SinkdError: Shapes do not fit, logits are NaN, rows have no label, or there is no row.
+            SinkdError: if shapes do not fit, logits are NaN, rows have no label, or there is no row.
         """
         said = self._decide(answers, len(truth))
         if self.labels or self.regression:
@@ -154,9 +154,9 @@ class Task:
         return self.scorer(said, truth, index)
 
     def combine(self, scores: Mapping[str, Scores]) -> Scores:
-        """Return what a run reports, from {split: scores}.
+        """Return the scores that a run reports, from {split: scores}.
 
-        That is the scores of the only dev split; of several (MNLI) each split's own (accuracy_matched) and their mean
+        These are the scores of the only dev split; for several (MNLI), each split's (accuracy_matched) and their mean
         (accuracy).
         """
         if len(scores) == 1:
@@ -170,7 +170,7 @@ class Task:
     def write_submission(
         self, split: str, answers: Any, folder: str | Path, index: Sequence[str] | None = None
     ) -> Path:
-        """Write answers to every row of a test split in the form that the task's server takes.
+        """Write the answers to every row of a test split in the format of the task's server.
 
         Args:
             split: A test split.
@@ -182,7 +182,7 @@ class Task:
             The file written.
 
         Raises:
-            SinkdError: As `scores` and `read` do; or bad rows were left out, which a submission must answer too.
+            SinkdError: as `scores` and `read`; or if bad rows were left out, which a submission must answer too.
         """
         rows = self.read(split)
         if self.skipped[split]:

@@ -1,7 +1,7 @@
 """Prompt templates in promptsource's format: from a row to a prompt, an answer and the answers to choose from.
 
 - YAML is read by a safe loader that knows two more tags, `!Template` and `!TemplateMetadata`, as plain mappings.
-- Jinja runs in its sandbox: a template is a program by someone else, and may read the row only.
+- Jinja runs in its sandbox: a template is third-party code, and may only read the row.
 - A name that the row does not have is an error, not an empty string.
 """
 
@@ -29,7 +29,7 @@ HIDDEN_BAR = "\ue000\ue001\ue000"  # stands for ||| within a row's text; private
 
 
 class Rendered(NamedTuple):
-    """A rendered row. `target` is its answer, "" for none; `choices` is [] where any text may be the answer."""
+    """A rendered row. `target` is its answer, "" for none; `choices` is [] if any text may be the answer."""
 
     prompt: str
     target: str
@@ -43,9 +43,9 @@ class Template:
     Attributes:
         name: Unique among the templates of its file.
         jinja: prompt ||| answer.
-        answer_choices: answer ||| answer ...; None where any text may be the answer.
-        choices_in_prompt: Whether the prompt names the choices; None where its author did not say.
-        source: The file that it was read from.
+        answer_choices: answer ||| answer ...; None if any text may be the answer.
+        choices_in_prompt: True if the prompt names the choices; None if its author did not say.
+        source: The file of the template.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Template:
         template that does not apply to a row gives "" for prompt or answer.
 
         Raises:
-            SinkdError: The template fails on this row; with the template's name, the example and the reason.
+            SinkdError: if the template fails on this row; names the template, the example and the reason.
         """
         values = {name: _hide(value) for name, value in row.items()}
         example = row.get("idx", row.get("uid", "without idx"))
@@ -74,7 +74,7 @@ class Template:
             example = "-".join(map(str, example.values()))
         try:
             text, choices = self._program.render(values, f"{seed} {example}")
-        except Exception as error:  # a template is a program: it may fail in any way
+        except Exception as error:  # a template is a program and may fail in any way
             raise self._failure(example, f"{type(error).__name__}: {error}") from error
         parts = [_show(part) for part in text.split(BAR)]
         if len(parts) > 2:
@@ -168,8 +168,8 @@ def read_templates(path: Path) -> list[Template]:
     """Read the templates of a YAML file, in file order.
 
     Raises:
-        SinkdError: The file is not YAML, uses a tag other than promptsource's two, or lacks a field; with the file, the
-            template and what was expected.
+        SinkdError: if the file is not YAML, uses a tag other than promptsource's two, or lacks a field; names the file,
+            the template and the expected content.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader: see above

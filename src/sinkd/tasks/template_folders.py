@@ -1,6 +1,6 @@
 """Find templates by task and name.
 
-Three places are searched, in this order; of two templates with the same name the first wins:
+Searches three places in this order; the first of two templates with the same name wins:
 
 1. `templates_dir`: templates.yaml in it, or in super_glue/copa, copa, anli ... below it;
 2. the package's own;
@@ -22,7 +22,7 @@ PROMPTSOURCE = "promptsource==0.2.3"
 
 
 def promptsource_dir() -> Path:
-    """Return the folder of promptsource's templates, which exists once they were fetched."""
+    """Return the folder of promptsource's templates, which exists once they are fetched."""
     return cache_dir() / PROMPTSOURCE.replace("==", "-")
 
 
@@ -30,8 +30,8 @@ def templates(task_name: str, templates_dir: str | Path | None = None) -> list[T
     """Return all templates of a task, each name once.
 
     Raises:
-        SinkdError: Unknown task, a folder without the task's templates (with what was looked for), or a file without
-            templates.
+        SinkdError: for an unknown task, a folder without the task's templates (names the places searched), or a file
+            without templates.
     """
     files = [_file_in(Path(templates_dir), task_name)] if templates_dir is not None else []
     shared = wordings(superglue_name(task_name))
@@ -47,7 +47,7 @@ def find_template(task_name: str, template_name: str, templates_dir: str | Path 
     """Return the template of a task with this name, compiled.
 
     Raises:
-        SinkdError: Unknown name (with the known ones), malformed Jinja, or as `templates` raises.
+        SinkdError: for an unknown name (lists the known ones), malformed Jinja, or as `templates`.
     """
     known = {template.name: template for template in templates(task_name, templates_dir)}
     template = known.get(template_name.strip())

@@ -1,4 +1,4 @@
-"""Word a task's rows by a template: prompt, answer, choices, and the label or entity that each choice stands for."""
+"""Word a task's rows with a template: prompt, answer, choices, and each choice's label or entity."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def examples(task: Task, split: str, template: Template, seed: int = 0) -> Datas
         task: A task of choices.
         split: One of its splits.
         template: The wording.
-        seed: Decides what the filter `choice` draws.
+        seed: Determines what the filter `choice` draws.
 
     Returns:
         Columns prompt and target (strings; target "" if the label is unknown), choices (list of strings; empty for a
@@ -52,7 +52,7 @@ def examples(task: Task, split: str, template: Template, seed: int = 0) -> Datas
         that are right).
 
     Raises:
-        SinkdError: The template fails on a row, gives an answer that is none of its choices, shows the answer in the
+        SinkdError: if the template fails on a row, gives an answer that is none of its choices, shows the answer in the
             prompt of a row without label, or applies to no row at all; and as `Task.read` does.
     """
     rows = task.read(split)
@@ -81,7 +81,7 @@ def examples(task: Task, split: str, template: Template, seed: int = 0) -> Datas
 
 
 def chosen_answers(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
-    """Convert chosen answers to what `Task.scores` takes: label ids (-1 for no label), or texts.
+    """Convert chosen answers to the input of `Task.scores`: label ids (-1 for no label), or texts.
 
     Args:
         task: The task.
@@ -89,7 +89,7 @@ def chosen_answers(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
         chosen: The number of a choice of each row, (n,).
 
     Raises:
-        SinkdError: A number is no choice of its row.
+        SinkdError: if a number is no choice of its row.
     """
     found = []
     for row, (number, meanings) in enumerate(zip(map(int, chosen), worded["meanings"], strict=True)):
@@ -100,7 +100,7 @@ def chosen_answers(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
 
 
 def right_answers(task: Task, worded: Any) -> list[Any]:
-    """Convert what is right in rows of `examples` to what `Task.scores` takes: label ids (-1 if unknown), or texts."""
+    """Convert the right answers of `examples` to the input of `Task.scores`: label ids (-1 if unknown), or texts."""
     accepted = list(worded["accepted"])
     return _label_ids(task, ["".join(right) for right in accepted]) if task.labels else accepted
 
@@ -158,7 +158,7 @@ class Wording:
         return first._replace(target="")
 
     def _meanings(self, row: Record, choices: list[str]) -> list[str]:
-        """Return the label or entity under which each choice would be the answer."""
+        """Return the label or entity for which each choice would be the answer."""
         if not choices:
             return []
         if not self.labels:
