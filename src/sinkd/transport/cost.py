@@ -76,9 +76,9 @@ class Cost:
 
     Attributes:
         function: (x, y) -> (..., n, m), or (x, y, c, simplex) if `curved`.
-        bound: the largest cost of two probability rows, whatever the curvature.
-        curved: whether it takes a curvature.
-        simplex: whether it is for probability rows only (no log-odds, no plain vectors).
+        bound: the largest cost of two probability rows, for any curvature.
+        curved: True if it takes a curvature.
+        simplex: True if it is for probability rows only (no log-odds, no plain vectors).
     """
 
     function: Callable[..., Tensor]
@@ -111,7 +111,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _root(x: Tensor) -> Tensor:
-    """sqrt x with gradient 0 at 0: for equal rows, and for impossible classes, where softmax would make NaN of inf."""
+    """sqrt x with gradient 0 at 0: for equal rows, and for impossible classes, where softmax would make inf NaN."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 

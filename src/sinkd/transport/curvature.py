@@ -13,13 +13,12 @@ from ..errors import SinkdError
 class BoundedNumber(nn.Module):
     """A positive number, stored as its logarithm and kept within a factor of ten of its initial value.
 
-    The bounds hold wherever the number is used, whatever the optimiser does: `forward` clamps it, with a
-    straight-through gradient, so that a parameter at or beyond a bound still moves. Call `clamp_()` after each step of
-    the optimiser to keep the parameter itself from drifting beyond.
+    `forward` clamps the number to its bounds, with a straight-through gradient, so that a parameter at or beyond a
+    bound still moves. Call `clamp_()` after each optimiser step to keep the parameter itself within them.
 
     Args:
         initial: the initial value, > 0.
-        learnable: whether its logarithm is a parameter, `log_value`; a fixed number has no state.
+        learnable: make its logarithm a parameter, `log_value`; a fixed number has no state.
 
     Raises:
         SinkdError: if `initial` is not a finite number greater than 0.
@@ -44,7 +43,7 @@ class BoundedNumber(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Move the parameter to the nearest bound if it is beyond; for a trainer, after each step."""
+        """Clamp the parameter to its bounds; for a trainer, after each step."""
         if self.log_value is not None:
             self.log_value.clamp_(*self.bounds)
 

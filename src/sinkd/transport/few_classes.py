@@ -1,6 +1,6 @@
 """The hyperboloid's distance for short rows of few classes, such as probabilities: few passes over all pairs.
 
-At c = 1 a row x of length r stands for the point X = (sinhc(r) x, cosh r) of Minkowski space, sinhc(r) = sinh(r) / r,
+At c = 1 a row x of length r represents the point X = (sinhc(r) x, cosh r) of Minkowski space, sinhc(r) = sinh(r) / r,
 and the straight line between two points tells their distance:
 
     cosh(distance) - 1 = (norm(space_X - space_Y)^2 - (time_X - time_Y)^2) / 2.
@@ -31,8 +31,8 @@ _EQUAL = 1e-12
 def distance(x: Tensor, y: Tensor) -> Tensor:
     """Distances (..., n, m), float32, at c = 1 of float64 rows x (..., n, d) and y (..., m, d) up to LONGEST.
 
-    Value and gradient are right to 1e-5, relative, unless rows are nearer than 1e-10; rows nearer than 1e-12 count as
-    equal, with distance and gradient 0.
+    Value and gradient have a relative error of at most 1e-5, unless rows are nearer than 1e-10. Rows nearer than 1e-12
+    count as equal, with distance and gradient 0.
     """
     return _Short.apply(x, y)
 

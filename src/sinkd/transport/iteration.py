@@ -62,7 +62,7 @@ def products(kernel: Tensor, a: Weights, b: Weights, n_iters: int, tolerance: fl
 
 
 def products_reverse(steps: Steps, a: Weights, b: Weights, df: Tensor, dg: Tensor, d_plan: Tensor) -> Tensor:
-    """dL/dM by way of the scalings, for the derivatives df, dg by their logarithms; plus d_plan (...) times the plan.
+    """dL/dM through the scalings, given the derivatives df, dg of their logarithms; plus d_plan (...) times the plan.
 
     One matrix-vector product per half-iteration, as in the forward pass. The sum over iterations of outer products is
     one product of two stacks, in float64 where float32 might be TF32.
@@ -107,7 +107,7 @@ def logs(log_kernel: Tensor, a: Weights, b: Weights, n_iters: int, tolerance: fl
 
 
 def logs_reverse(steps: Steps, a: Weights, b: Weights, df: Tensor, dg: Tensor) -> Tensor:
-    """dL/dM by way of the potentials, for the derivatives df, dg by the last ones; one matrix at a time."""
+    """dL/dM through the potentials, given the derivatives df, dg of the last ones; one matrix at a time."""
     log_kernel, fs, gs = steps
     log_a, log_b = _log(a, log_kernel), _log(b, log_kernel)
     start = _present(b, log_kernel).log().expand_as(gs[0])
@@ -127,7 +127,7 @@ def logs_reverse(steps: Steps, a: Weights, b: Weights, df: Tensor, dg: Tensor) -
 
 
 def fixed_point_reverse(plan: Tensor, df: Tensor, dg: Tensor) -> Tensor:
-    """dL/dM by way of the potentials if the plan is the fixed point (implicit function theorem).
+    """dL/dM through the potentials if the plan is the fixed point (implicit function theorem).
 
     Row and column sums r, c of the plan stay the same: [diag r, P; P^T, diag c] (df/dM, dg/dM) = -(row, column sums of
     P dM). Eliminating the rows leaves one m x m system, solved in float64. It is singular along shifts (f + t, g - t)
@@ -160,7 +160,7 @@ def _multiplier(kernel: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _divide(weights: Weights, sums: Tensor) -> Tensor:
-    """weights / sums, reusing the memory of `sums`; 0 where the weight is 0, whatever the sum."""
+    """weights / sums, reusing the memory of `sums`; 0 where the weight is 0, for any sum."""
     if isinstance(weights, Tensor):
         return weights / sums.clamp_min_(torch.finfo(sums.dtype).tiny)
     return sums.reciprocal_() if weights == 1.0 else sums.reciprocal_().mul_(weights)
@@ -176,7 +176,7 @@ def _reciprocal(x: Tensor) -> Tensor:
 
 
 def _present(weights: Weights, like: Tensor) -> Tensor:
-    """The scalings that the iteration starts from: 1 where there is mass to place, 0 where a weight is 0."""
+    """The initial scalings: 1 where there is mass to place, 0 where a weight is 0."""
     if isinstance(weights, Tensor):
         return (weights != 0).to(like.dtype)
     return like.new_ones(like.shape[-1])

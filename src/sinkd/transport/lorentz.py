@@ -1,11 +1,11 @@
 """The hyperboloid of curvature -c: `lift` and `distance`.
 
-Rows are tangent vectors at the hyperboloid's origin. With r = norm(v), a row v stands for the point
+Rows are tangent vectors at the hyperboloid's origin. With r = norm(v), a row v represents the point
 
     space = sinh(sqrt(c) r) / (sqrt(c) r) v,      time = cosh(sqrt(c) r) / sqrt(c).
 
 The distance of two such points is usually computed from their inner product by acosh, which in float32 cannot resolve
-distances below 1e-3 and loses the gradient there, exactly where a student nears its teacher. Here it is computed from
+distances below 1e-3 and loses the gradient there, just where a student nears its teacher. Here it is computed from
 differences, at c = 1 (distance_c(x, y) = distance_1(sqrt(c) x, sqrt(c) y) / sqrt c). With lengths r_x, r_y and unit
 vectors u_x, u_y, the hyperbolic law of cosines is a sum of squares in which nothing cancels:
 
@@ -36,7 +36,7 @@ _TINY = 1e-100
 
 
 def lift(v: Tensor, c: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The points of the hyperboloid of curvature -c that tangent rows stand for (exponential map at the origin).
+    """The points of the hyperboloid of curvature -c for tangent rows (exponential map at the origin).
 
     Args:
         v: (..., n, d) rows.
@@ -65,14 +65,14 @@ def lift(v: Tensor, c: float | Tensor) -> tuple[Tensor, Tensor]:
 def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, simplex: bool = False) -> Tensor:
     """Geodesic distance between the lifts of all rows of x and all rows of y, on the hyperboloid of curvature -c.
 
-    Value and gradient are right to 1e-5, relative, for near, far and opposite rows, for rows of length 0, and for
-    equal rows (distance 0, gradient 0). Only rows nearer than 1e-11 of their length, where the rounding of their
-    directions to float64 shows, have fewer digits.
+    Value and gradient have a relative error of at most 1e-5 for near, far and opposite rows, for rows of length 0, and
+    for equal rows (distance 0, gradient 0). Only rows nearer than 1e-11 of their length lose digits, since their
+    directions are rounded to float64.
 
     Args:
         x, y: (..., n, d) and (..., m, d), finite tangent rows at the origin, with the same leading dimensions.
         c: > 0, a number or a tensor of one element, which then has a gradient.
-        simplex: the rows are probabilities and a float32 result will do; much faster for few classes.
+        simplex: the rows are probabilities and a float32 result is enough; much faster for few classes.
 
     Returns:
         (..., n, m) distances >= 0, float32 (float64 if x or y is, unless `simplex`).
@@ -124,7 +124,7 @@ def polar_distance(rx: Tensor, ry: Tensor, rise: Tensor, angle: Tensor) -> Tenso
 
 
 def _is_at_most(root: float | Tensor, limit: float, x: Tensor) -> bool:
-    """Whether a number is within a limit; False for a tensor that must not be read."""
+    """True if a number is within a limit; False for a tensor that must not be read."""
     return float(root) <= limit if isinstance(root, float) or not is_static(x) else False
 
 

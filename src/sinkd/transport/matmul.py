@@ -1,4 +1,4 @@
-"""a b^T of float32 matrices on a CPU, by oneDNN where PyTorch would call MKL.
+"""a b^T of float32 matrices on a CPU, with oneDNN instead of MKL.
 
 On some AMD processors MKL runs at half speed: its AVX-512 products are no faster than AVX2. oneDNN, which comes with
 PyTorch, does not have this limit. The operator used here is the one that PyTorch's own compiler calls.
@@ -17,7 +17,7 @@ _FEWEST_MULTIPLICATIONS = 2**20  # below this the call costs more than it saves
 def fast_linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a b^T + bias, (n, m), for a (n, k), b (m, k) and bias (m,).
 
-    Where `uses_onednn(a, b)` is false, PyTorch multiplies. With oneDNN the result has no autograd graph.
+    If `uses_onednn(a, b)` is false, PyTorch multiplies. With oneDNN the result has no autograd graph.
     """
     if uses_onednn(a, b):
         return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
@@ -25,7 +25,7 @@ def fast_linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def uses_onednn(a: Tensor, b: Tensor) -> bool:
-    """Whether `fast_linear(a, b)` calls oneDNN: large dense float32 matrices on a CPU, full precision, eager mode."""
+    """True if `fast_linear(a, b)` calls oneDNN: large dense float32 matrices on a CPU, full precision, eager mode."""
     return (
         a.dtype == b.dtype == torch.float32
         and not is_static(a)

@@ -3,11 +3,11 @@
 Expanding norm(x)^2 + norm(y)^2 - 2 x.y loses all digits where two rows are near, and writing out all differences takes
 n m d numbers. So:
 
-- few columns (up to FEW): differences, some rows at a time so that they stay in a core's cache;
-- more columns: float64 products, and the pairs that turn out to be near once more from their differences.
+- few columns (up to FEW): differences, in row blocks that fit a core's cache;
+- more columns: float64 products; near pairs are recomputed from their differences.
 
-Where values must not be read (under compile, and while a CUDA graph is captured) products alone have to do: they are
-right to 1e-5 unless rows are nearer than 3e-6 of their length, and take rows nearer than 1e-7 of it for equal.
+Where values must not be read (under compile, and while a CUDA graph is captured) only products are used: they are right
+to 1e-5 unless rows are nearer than 3e-6 of their length, and treat rows nearer than 1e-7 of it as equal.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Squares(torch.autograd.Function):
 
 
 def _differences(x: Tensor, y: Tensor) -> Tensor:
-    """x_i - y_j as (b, d, n, m), contiguous, so that sums over d run along whole matrices however small d is."""
+    """x_i - y_j as (b, d, n, m), contiguous, so that sums over d run along whole matrices even for small d."""
     return x.mT.contiguous().unsqueeze(-1) - y.mT.contiguous().unsqueeze(-2)
 
 
@@ -114,7 +114,7 @@ def _pull(weights: Tensor, x: Tensor, y: Tensor, near: Tensor) -> Tensor:
 
 
 def _split(pairs: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Indices (b, i, j) of pairs (k, 3), as many at a time as rows of x fit the limit."""
+    """Indices (b, i, j) of pairs (k, 3), in chunks of as many rows of x as fit the limit."""
     if len(pairs):
         limit = 4 * CACHE_LIMIT if x.device.type == "cpu" else DEVICE_LIMIT
         for some in pairs.split(max(1, limit // x.shape[-1])):

@@ -1,4 +1,4 @@
-"""Which floating-point type a computation runs in, and whether it may look at values."""
+"""Choose a computation's floating-point type, and decide whether it may read values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """A context in which autocast is off on `device`; costs nothing where it is off already."""
+    """A context in which autocast is off on `device`; free if it is already off."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -21,12 +21,12 @@ def result_type(*tensors: Tensor) -> torch.dtype:
 
 
 def is_static(tensor: Tensor) -> bool:
-    """Whether control flow must ignore values: on an accelerator (reading one synchronises), or under compile."""
+    """True if control flow must ignore values: on an accelerator (reading one synchronises), or under compile."""
     return torch.compiler.is_compiling() or tensor.device.type != "cpu"
 
 
 def may_wait(tensor: Tensor) -> bool:
-    """Whether control flow may read values even if that means waiting for the device.
+    """True if control flow may read values, even if that synchronises the device.
 
     False under compile and while a CUDA graph is captured.
     """

@@ -39,9 +39,9 @@ class Transport:
     row_weights: Weights = 1.0
 
     def marginal_error(self) -> Tensor:
-        """How far row sums are from their weights: sum of |row sum - weight| over the sum of weights, (...).
+        """Sum of |row sum - weight| over the sum of weights, (...), without gradient.
 
-        For uniform weights this is the mean relative row error (0.03: rows are 3 % off on average). It has no gradient.
+        For uniform weights this is the mean relative row error (0.03: rows are 3 % off on average).
         """
         return iteration.row_error(self.plan.detach().sum(-1), self.row_weights)
 
@@ -64,20 +64,19 @@ def sinkhorn(
     by dividing K = exp(-cost / epsilon) by its row sums, then by its column sums, `n_iters` times.
 
     Args:
-        cost: (..., n, m), any floating type. Results are float32 (float64 if the cost is); small costs are solved in
-            that type, never in TF32 whatever autocast says, larger ones by logarithms in float64.
+        cost: (..., n, m), any floating type. Results are float32 (float64 if the cost is). Small costs are solved in
+            that type, without TF32 or autocast; larger ones by logarithms in float64.
         epsilon: weight of the entropy, in units of the cost, > 0.
         n_iters: iterations, >= 1; with a tolerance the maximum.
         tolerance: stop once `marginal_error()` of every batch entry is at most this (give enough `n_iters`). Reads
             values, so it works in eager mode only and synchronises a GPU.
         row_weights: (..., n), masses >= 0, default 1 each. A row of weight 0 takes no part.
         col_weights: (..., m), masses >= 0 with the same total, default (sum of row masses) / m each.
-        gradient: "unroll" differentiates the iterations as done, storing only their potentials; "implicit" the fixed
-            point that they approach; "envelope" holds the plan fixed (d distance / d cost = plan), a cheap
-            approximation.
-        cost_bound: a known bound of |cost|, if any. It tells the solver, without reading values, whether it may
-            multiply (up to cost_bound / epsilon = 40) rather than add logarithms. On a CPU in eager mode the solver
-            finds the bound itself.
+        gradient: "unroll" differentiates the iterations, storing only their potentials; "implicit" the fixed point
+            that they approach; "envelope" holds the plan fixed (d distance / d cost = plan), a cheap approximation.
+        cost_bound: a known bound of |cost|, if any. Up to cost_bound / epsilon = 40 the solver multiplies instead of
+            adding logarithms, and with a bound it need not read values to decide. On a CPU in eager mode the solver
+            computes the bound.
 
     Returns:
         Transport with plan, distance, f, g, all differentiable with respect to `cost` (not to the weights).
@@ -144,7 +143,7 @@ class _Solve(torch.autograd.Function):
             plan = (kernel + f.unsqueeze(-1)).add_(g.unsqueeze(-2)).exp_()
         paid = plan * cost
         distance = paid.sum((-2, -1))
-        ctx.set_materialize_grads(False)  # most uses ask for the distance alone
+        ctx.set_materialize_grads(False)  # most uses need only the distance
         unrolled = gradient == "unroll"
         # store the scalings rather than the plan, which can be recomputed from them
         ctx.save_for_backward(
@@ -216,7 +215,7 @@ def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, 
 
 
 def _weights(cost: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: torch.dtype) -> tuple[Weights, Weights]:
-    """Row and column masses: numbers where all are equal, else tensors of the cost's batch shape."""
+    """Row and column masses: numbers if all are equal, else tensors of the cost's batch shape."""
     n, m = cost.shape[-2:]
     for name, weights, size in (("row_weights", rows, n), ("col_weights", cols, m)):
         if weights is None:
