@@ -1,6 +1,6 @@
-"""What tests share: real data where it lies beside the checkout, and a small world made on the spot.
+"""Shared fixtures: real data if it exists next to the checkout, and a small generated world.
 
-One thread a process, so that numbers do not depend on the machine; a cache folder of the test session's own.
+One thread per process, so that numbers do not depend on the machine; a separate cache folder for the test session.
 """
 
 import os
@@ -11,10 +11,10 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-# POT loads TensorFlow where that is installed, seconds of it, for a backend that is not used here.
+# POT imports an installed TensorFlow, which takes seconds, for a backend that is not used here.
 os.environ["POT_BACKEND_DISABLE_TENSORFLOW"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-# Hundreds of processes would otherwise compile all of sinkd again.
+# Otherwise hundreds of processes would compile all of sinkd again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ def shared_data() -> Path:
 
 @dataclass(frozen=True)
 class World:
-    """A generated corpus, and two untrained encoders with one vocabulary: folders, as a user has them."""
+    """Folders as a user has them: a generated corpus, and two untrained encoders with one vocabulary."""
 
     data: Path
     teacher: Path
@@ -73,7 +73,7 @@ def world(tmp_path_factory, own_cache) -> World:
 
 @pytest.fixture(scope="session")
 def taught(world, tmp_path_factory) -> Path:
-    """The world's teacher after a short fine-tuning: a folder that `--teacher_path` takes."""
+    """The world's teacher after a short fine-tuning: a folder for `--teacher_path`."""
     from sinkd.cli.main import main
 
     folder = tmp_path_factory.mktemp("taught") / "teacher"

@@ -1,4 +1,4 @@
-"""How much memory a computation holds at once, from the allocator's own events."""
+"""Measure a computation's peak memory from the allocator's events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The largest number of bytes alive at once that were not alive before, on the CPU or, where more, on a GPU."""
+    """The peak number of newly allocated bytes, on the CPU or, if larger, on a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""The losses written out as their formulas say, in float64: slow, plain, and what the package is tested against."""
+"""Reference losses, written directly from their formulas in float64: slow and simple."""
 
 from __future__ import annotations
 

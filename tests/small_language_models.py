@@ -1,4 +1,4 @@
-"""Tiny language models and a tokenizer of words, made on the spot, and SuperGLUE files to train them on."""
+"""Make tiny language models with a tokenizer of words, and SuperGLUE files to train them on."""
 
 import json
 from pathlib import Path

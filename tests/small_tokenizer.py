@@ -1,4 +1,4 @@
-"""A WordPiece tokenizer of thirty words, made on the spot."""
+"""Make a WordPiece tokenizer of thirty words."""
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast

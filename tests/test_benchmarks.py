@@ -1,4 +1,4 @@
-"""Every benchmark runs, at a size that says nothing about speed, and writes the table that it prints."""
+"""Every benchmark runs at a small size, and writes the table that it prints."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def encoder(world, tmp_path_factory) -> Path:
-    """Six layers, as the encoder that the benchmarks are meant for has."""
+    """Six layers, like the encoder for which the benchmarks are meant."""
     from sinkd.models import load_tokenizer, write_encoder
 
     tokenizer = load_tokenizer(str(world.teacher), "--model_path")
@@ -73,7 +73,7 @@ def test_memory(tmp_path):
 
 
 @pytest.mark.slow
-def test_estimate_is_within_15_per_cent_of_what_a_process_takes(tmp_path):
+def test_estimate_is_within_15_per_cent_of_a_processs_memory(tmp_path):
     assert "estimated MB" in run("estimate", "--cases", 1, "--out", tmp_path / "estimate.md", cwd=tmp_path)
     ((_, row),) = json.loads((tmp_path / "estimate.json").read_text())["rows"].items()
     assert row["estimated"] == pytest.approx(row["measured"], rel=0.15)

@@ -97,7 +97,7 @@ def six_layers(start: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def google(world, tmp_path_factory) -> Path:
-    """A BERT of two layers as Google packs it, written by TensorFlow in a process of its own."""
+    """A BERT of two layers as Google packs it, written by TensorFlow in a separate process."""
     folder = tmp_path_factory.mktemp("google")
     words = json.loads((world.teacher / "tokenizer.json").read_text())["model"]["vocab"]
     (folder / "words.txt").write_text("".join(f"{word}\n" for word in sorted(words, key=words.get)))
@@ -120,7 +120,7 @@ def published_student(taught: Path, folder: Path) -> None:
     )
 
 
-def test_pages_hold_commands_and_say_what_shell_they_are_for():
+def test_pages_have_commands_and_name_their_shell():
     assert {page.name for page in PAGES} >= {"README.md", "zh.md", "log.md"}
     for page in PAGES:
         assert not blocks(page, ""), f"{page.name} has a block that says no language"
@@ -128,7 +128,7 @@ def test_pages_hold_commands_and_say_what_shell_they_are_for():
     assert {page.name for page in TESTED_PAGES} >= {"README.md", "zh.md", "scale.md", "exchange.md", "generative.md"}
 
 
-def test_ci_runs_what_is_left_to_it():
+def test_ci_runs_the_commands_left_to_it():
     script = (ROOT / ".ci" / "run").read_text()
     makefile = (ROOT / "Makefile").read_text()
     assert "pytest -n 2 --dist worksteal -m slow" in script  # `make test-slow`, written out

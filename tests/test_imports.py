@@ -1,4 +1,4 @@
-"""What an import loads, and what a floor of the package may know."""
+"""Which modules an import loads, and which modules each floor of the package may import."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ import sinkd
 
 PACKAGE = Path(sinkd.__file__).parent
 
-# From the ground up; `recipes` stands beside `errors`, since it only knows where files lie.
+# From the ground up; `recipes` is on the floor of `errors`, since it only knows where files are.
 FLOORS = [
     "errors",
     "recipes",
@@ -125,7 +125,7 @@ def test_tensorflow_is_known_to_the_converter_alone():
 
 
 @pytest.mark.slow
-def test_training_loads_no_tensorflow_where_it_is_installed(world, tmp_path):
+def test_training_does_not_import_an_installed_tensorflow(world, tmp_path):
     """TensorBoard would, for seconds in every process."""
     flags = ["finetune", "--model_path", str(world.student), *map(str, world.flags(tmp_path / "run"))]
     statement = f"from sinkd.cli.main import main; assert main({flags!r}) == 0"

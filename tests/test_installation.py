@@ -1,4 +1,4 @@
-"""The published entry points run with any Python, by way of the `.venv` beside them."""
+"""The published entry points run with any Python, through the `.venv` next to them."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ ENTRIES = ["main_glue.py", "main_glue_distill.py"]
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The entry points in a folder of their own."""
+    """The entry points in a separate folder."""
     for name in ["installation.py", *ENTRIES]:
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
@@ -43,7 +43,7 @@ def test_without_an_installation_one_sentence_says_how_to_get_it(entry, checkout
     assert done.stderr == 'sinkd is not installed here; run "sh ins.sh" first\n'
 
 
-def test_an_unfinished_installation_is_told_and_not_started_for_ever(checkout):
+def test_an_unfinished_installation_is_reported_and_does_not_loop(checkout):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
     done = run_bare(checkout / "main_glue.py", cwd=checkout)
     assert done.returncode == 2

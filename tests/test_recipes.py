@@ -48,7 +48,7 @@ def head(task: str, role: str) -> list[str]:
 
 
 def read(task: str, role: str):
-    """The arguments that the command at a recipe's head comes to, typed at the repository's root."""
+    """The arguments that result from the command at a recipe's head, run at the repository's root."""
     program, command, *flags = head(task, role)
     flags[flags.index("--config") + 1] = str(ROOT / flags[flags.index("--config") + 1])
     return resolve_settings(KINDS[role], flags, f"{program} {command}")
@@ -92,7 +92,7 @@ def test_a_recipe_begins_with_the_command_that_runs_it(task, role):
 
 
 def texts(content: object) -> list[str]:
-    """All that a YAML reader takes for text in a recipe's values."""
+    """All values of a recipe that YAML reads as text."""
     if isinstance(content, dict | list):
         return [text for part in (content.values() if isinstance(content, dict) else content) for text in texts(part)]
     return [content] if isinstance(content, str) else []
@@ -167,7 +167,7 @@ def test_a_script_runs_its_task_and_leaves_the_numbers_to_the_recipe(task, role,
     assert typed == expected | models
 
 
-def test_a_script_takes_folders_from_where_it_is_started(tmp_path):
+def test_a_script_resolves_folders_from_the_working_directory(tmp_path):
     (tmp_path / "models" / "my teacher").mkdir(parents=True)
     (tmp_path / "data").mkdir()
     done = run_script("cola", "teacher", tmp_path, TEACHER_PATH="models/my teacher", DATA_DIR="data")
@@ -176,7 +176,7 @@ def test_a_script_takes_folders_from_where_it_is_started(tmp_path):
     assert words[words.index("--data_dir") + 1] == str(tmp_path / "data")
 
 
-def test_a_student_script_looks_for_the_teacher_where_the_teacher_script_leaves_it(tmp_path):
+def test_a_student_script_uses_the_folder_of_the_teacher_script(tmp_path):
     words = run_script("sst-2", "student", tmp_path, STUDENT_PATH="S").stdout.splitlines()
     assert words[words.index("--teacher_path") + 1] == "experiments/exp_distill_sst-2/teacher"
 

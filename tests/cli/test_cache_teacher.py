@@ -1,4 +1,4 @@
-"""A teacher that was asked beforehand is not loaded by the run that reads its answers."""
+"""A run that reads cached answers does not load the teacher."""
 
 import pytest
 

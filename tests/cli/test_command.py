@@ -97,7 +97,7 @@ def test_the_kind_of_a_table_can_be_said(reviews, tmp_path):
         (["--task_name", "cola", "--output_dir", "O"], "O"),
     ],
 )
-def test_results_land_where_the_published_system_put_them(flags, folder):
+def test_results_are_written_to_the_published_paths(flags, folder):
     args = arguments(*flags)
     settle_output(args)
     assert args.output_dir == folder

@@ -1,4 +1,4 @@
-"""`sinkd demo` goes the whole way and prints its table, at any size."""
+"""`sinkd demo` runs completely and prints its table, at any size."""
 
 import re
 

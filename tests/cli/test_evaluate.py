@@ -1,4 +1,4 @@
-"""`sinkd evaluate` gives the training run's best; `sinkd predict` writes what GLUE's server takes."""
+"""`sinkd evaluate` gives the training run's best score; `sinkd predict` writes the format of GLUE's server."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a command line says and returns: 0 done, 1 failure, 2 wrong input, one sentence on standard error."""
+"""A command's exit status (0 success, 1 failure, 2 wrong input) and its one sentence on standard error."""
 
 import os
 import re
@@ -59,7 +59,7 @@ def test_every_command_has_help(command, capsys):
     assert shown.err == ""
 
 
-def test_an_unknown_command_names_those_there_are(capsys):
+def test_an_unknown_command_lists_the_known_ones(capsys):
     assert main(["distil"]) == 2
     known = ", ".join(COMMANDS)
     assert capsys.readouterr().err == f'sinkd: "distil" is no command of sinkd; the commands are {known}\n'
@@ -78,7 +78,7 @@ def test_an_unknown_command_names_those_there_are(capsys):
         (Terminated("stopped at step 3"), 143, "sinkd: stopped at step 3"),
     ],
 )  # fmt: skip
-def test_what_goes_wrong_is_one_sentence_and_a_status(raising, capsys, error, status, sentence):
+def test_errors_are_one_sentence_and_a_status(raising, capsys, error, status, sentence):
     raising(error)
     assert main(["finetune"]) == status
     shown = capsys.readouterr()
@@ -86,7 +86,7 @@ def test_what_goes_wrong_is_one_sentence_and_a_status(raising, capsys, error, st
 
 
 @pytest.mark.parametrize("error", [SinkdError("wrong"), RuntimeError("boom")])
-def test_tracebacks_are_shown_where_they_are_asked_for(raising, capsys, error):
+def test_tracebacks_are_shown_on_request(raising, capsys, error):
     raising(error)
     main(["finetune", "--traceback"])
     shown = capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_an_untrained_teacher_is_refused(world, tmp_path, capsys):
     assert "no classifier on top; fine-tune it on glue/cola first (sinkd finetune)" in capsys.readouterr().err
 
 
-def test_a_dry_run_prints_what_would_run_and_does_nothing(tmp_path, monkeypatch, capsys):
+def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["distill", "--task_name", "cola", "--alpha", "0.3", "--per_gpu_batch_size", "7", "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -173,7 +173,7 @@ def test_as_a_program_it_returns_its_status_and_nothing_else_on_standard_error()
 
 
 @pytest.mark.slow
-def test_a_closed_pipe_is_no_failure():
+def test_a_closed_pipe_is_not_a_failure():
     closed = shell("sinkd distill --dry_run --task_name cola | head -1")
     assert closed.stdout.count("\n") == 1
     assert closed.stderr == ""

@@ -1,4 +1,4 @@
-"""The published entry points work as typed, and the recipe fills in what a command line leaves out."""
+"""The published entry points work as typed, and the recipe fills in omitted settings."""
 
 import json
 import re
@@ -18,7 +18,7 @@ TEACHER, STUDENT = "main_glue.py", "main_glue_distill.py"
 
 @pytest.fixture
 def typed(monkeypatch, tmp_path, capsys):
-    """Types a command line in an empty folder and checks its status; returns what it printed on stdout and stderr."""
+    """Runs a command line in an empty folder and checks its status; returns its stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def typed(script: str, *argv: object, status: int = 0) -> tuple[str, str]:
@@ -52,7 +52,7 @@ def short(world, *more) -> list[object]:
          "per_device_train_batch_size=4 per_device_eval_batch_size=16 output_dir=experiments/exp_distill_cola/mine"),
     ],
 )  # fmt: skip
-def test_the_recipe_gives_what_the_command_line_leaves_out(typed, tmp_path, script, flags, wanted):
+def test_the_recipe_fills_in_omitted_settings(typed, tmp_path, script, flags, wanted):
     (tmp_path / "own.yaml").write_text("task_name: cola\nbeta: 0.5")
     shown, _ = typed(script, "--do_train", *flags.split(), "--dry_run")
     assert {f"{name.replace('=', ': ', 1)}" for name in wanted.split()} <= set(shown.splitlines())

@@ -28,7 +28,7 @@ MODELS = {"t0": "t5", "gpt": "gpt_neo"}
 
 @pytest.fixture(scope="module", params=["t0", "gpt"])
 def place(request, tmp_path_factory):
-    """A folder as a user has it: COPA's files where they are looked for, templates, and two untrained models."""
+    """A user's folder: COPA's files in their default place, templates, and two untrained models."""
     folder = tmp_path_factory.mktemp(request.param)
     write_copa(folder / "datas" / "superglue")
     write_templates(folder / "templates")
@@ -39,7 +39,7 @@ def place(request, tmp_path_factory):
 
 @pytest.fixture
 def typed(place, monkeypatch, capsys):
-    """Types a published command line and checks its status; returns what it printed on stdout and stderr."""
+    """Runs a published command line and checks its status; returns its stdout and stderr."""
     kind, folder = place
     monkeypatch.chdir(folder)
 
@@ -92,7 +92,7 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
 
 @pytest.mark.parametrize("task", [["super_glue", "-s", "copa"], ["anli", "-s", "r1"]])
 @pytest.mark.parametrize("role", SCRIPTS)
-def test_the_recipe_gives_what_the_command_line_leaves_out(typed, place, role, task):
+def test_the_recipe_fills_in_omitted_settings(typed, place, role, task):
     out, _ = typed(role, "-d", *task, "-m", "small", "-o", "debug", "--dry_run")
     shown = dict(line.split(": ", 1) for line in out.splitlines())
     recipe = yaml.safe_load(recipes.find(f"{place[0]}/{role}").read_text())
@@ -120,7 +120,7 @@ def test_shots_are_drawn_and_debug_means_a_few_rows(typed, place):
     (["-d", "super_glue", "-s", "cops", "-o", "debug2"], "superglue/copa"),
     (["-d", "super_glue", "-s", "copa", "-o", "debug2", "-m", "large", "-t", "nonesuch"], 'no template "nonesuch"'),
 ])  # fmt: skip
-def test_what_is_missing_or_unknown_is_one_sentence(typed, line, wanted):
+def test_missing_or_unknown_input_is_one_sentence(typed, line, wanted):
     _, said = typed("teacher", *line, "--templates_dir", "templates", status=2)
     assert wanted in said and said.count("\n") == 1
 
@@ -178,7 +178,7 @@ def bare(place):
     return folder
 
 
-def test_tokenizer_and_config_are_taken_from_where_they_are_named(typed, bare):
+def test_tokenizer_and_config_come_from_the_named_folders(typed, bare):
     line = [*COPA, "--output_dir", "./named", "-ep", 1, "-tk", "words"]
     _, said = typed("teacher", *COPA, "-o", "./named", "-ep", 1, "-m", "bare-large", status=2)
     assert "bare-large holds no tokenizer" in said
@@ -226,7 +226,7 @@ def test_the_answers_of_each_seeds_shots_are_kept(place, monkeypatch, capsys):
     assert capsys.readouterr().out.count("24 answers of large (logits)") == 1
 
 
-def test_padding_beyond_what_a_model_reads_is_refused(typed, place):
+def test_padding_beyond_a_models_limit_is_refused(typed, place):
     if place[0] == "t0":
         pytest.skip("T5 reads any number of tokens")
     _, said = typed("teacher", *COPA, "-o", "./padded", "-m", "large", "-pml", status=2)
@@ -253,6 +253,6 @@ def test_flags_of_encoders_are_refused(place, monkeypatch, capsys, flags):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS.values())
 @pytest.mark.parametrize("script", SCRIPTS.values())
-def test_the_scripts_stand_where_they_stood(folder, script):
+def test_the_scripts_have_their_published_paths(folder, script):
     done = subprocess.run([sys.executable, ROOT / folder / script, "--dry_run"], capture_output=True, text=True)
     assert done.returncode == 2 and "--dataset_name is missing" in done.stderr

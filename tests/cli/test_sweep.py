@@ -1,4 +1,4 @@
-"""Trials that crash are recorded while the others go on, and a second start runs what is missing, here and on Ray."""
+"""Crashed trials are recorded while others go on, and a second start runs the missing ones, locally and on Ray."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 @pytest.fixture
 def sweep(world, taught, tmp_path):
-    """Starts a sweep over an objective that works and one that cannot, as a user does."""
+    """Starts a sweep over an objective that works and one that fails, as a user does."""
     flags = {"teacher_path": str(taught), "student_path": str(world.student), "data_dir": str(world.data)}
     flags |= {"num_train_epochs": 1, "batch_size": 16, "report_to": "none"}
     content = {"tasks": ["cola"], "objectives": {"kd": None, "mad": {"distill_loss": "kd", "learning_rate": 1e30}}}
@@ -51,7 +51,7 @@ def find(word: str, process: subprocess.Popen) -> psutil.Process | None:
 
 
 @pytest.mark.slow
-def test_crashed_trials_are_recorded_and_the_same_command_runs_only_what_is_missing(sweep, tmp_path):
+def test_crashed_trials_are_recorded_and_the_same_command_runs_only_missing_ones(sweep, tmp_path):
     first = sweep("--seeds", "0")
     out, err = first.communicate(timeout=200)
     assert first.returncode == 1, err
@@ -121,7 +121,7 @@ def cluster(monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_address_where_nobody_listens_is_reported_at_once(world, taught, tmp_path, capsys, monkeypatch):
+def test_an_unreachable_address_is_reported_immediately(world, taught, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = {"teacher_path": str(taught), "student_path": str(world.student), "data_dir": str(world.data)}
     content = {"tasks": ["cola"], "objectives": ["kd"], "seeds": [0], "flags": flags}

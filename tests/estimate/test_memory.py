@@ -1,4 +1,4 @@
-"""The estimate counts what autograd really keeps, adds up, and shrinks where a model is shared."""
+"""The estimate counts what autograd stores, adds up, and shrinks if a model is sharded."""
 
 from dataclasses import replace
 
@@ -58,11 +58,11 @@ def family(name: str, layers: int, dropout: float) -> PretrainedConfig:
 
 
 def kept_bytes(config: PretrainedConfig, bf16: bool) -> int:
-    """Bytes that autograd keeps of a forward pass, beside the model's own weights: each storage once."""
+    """Bytes that autograd stores in a forward pass, without the model's weights: each storage once."""
     shape = shape_of(config)
     model = CLASSES[shape.kind].from_config(config).train()
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    storages: dict[int, torch.UntypedStorage] = {}  # which are held, so that no address is used twice
+    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.untyped_storage().data_ptr() not in own:
@@ -85,7 +85,7 @@ def kept_bytes(config: PretrainedConfig, bf16: bool) -> int:
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "gpt_neo", "llama", "t5", "t5-gated"])
-def test_activations_are_what_autograd_keeps(name, dropout, bf16):
+def test_activations_equal_what_autograd_stores(name, dropout, bf16):
     config = family(name, 2, dropout)
     plan = Plan(batch_size=ROWS, max_seq_length=TOKENS, answer_tokens=ANSWERS, bf16=bf16, device="cpu")
     (said,) = [part.passes for part in estimate(shape_of(config), plan) if part.name == "activations"]
@@ -128,7 +128,7 @@ def test_adafactor_keeps_rows_and_columns():
     assert states == 4 * (30 + 20 + 20)
 
 
-def test_zero_takes_what_its_paper_says():
+def test_zero_takes_the_memory_of_its_paper():
     # Section 3.1 and figure 1: with K = 12 and N devices, 4 + 12/N, 2 + 14/N and 16/N bytes a parameter.
     lines = ("parameters", "gradients", "optimiser states")
     for stage, each in ((1, 4 + 12 / 64), (2, 2 + 14 / 64), (3, 16 / 64)):
@@ -145,7 +145,7 @@ def test_fsdp_shares_all_but_the_layers_at_work():
     assert part("gradients", replace(plan, gradient_accumulation_steps=2))[0] == 4 * STUDENT.parameters
 
 
-def test_the_loss_of_a_vocabulary_holds_what_is_said():
+def test_the_loss_of_a_vocabulary_stores_the_documented_memory():
     plan = Plan(batch_size=16, answer_tokens=8, terms=3, device="cpu")
     said, _ = part("logits and losses", plan)
     student = torch.randn(plan.batch_size * plan.answer_tokens, STUDENT.outputs, requires_grad=True)
@@ -199,7 +199,7 @@ def test_terms_that_compare_layers_are_counted_and_attributions_refused():
         compares(Objective.parse("kl+sinkhorn_hidden"), STUDENT, TEACHER)
 
 
-def test_what_can_be_kept_of_sentences_needs_no_live_teacher(capsys):
+def test_cached_sentences_need_no_live_teacher(capsys):
     for objective, live in (("kd+sinkhorn_hidden", False), ("kd+mgskd", True)):
         assert main(["estimate", "--student", "22m", "--teacher", "340m", "--distill_loss", objective]) == 0
         assert ("teacher's parameters" in capsys.readouterr().out) == live
@@ -225,7 +225,7 @@ def test_a_cache_holds_a_vector_a_row_or_an_answer_token():
         ({"optimizer": "lion"}, "optimizer one of"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(wrong, sentence):
+def test_an_impossible_plan_is_refused(wrong, sentence):
     with pytest.raises(SinkdError, match=sentence):
         Plan(**wrong)
 
@@ -258,6 +258,6 @@ def test_the_table_adds_up():
 
 
 @pytest.mark.slow
-def test_a_live_teacher_and_its_student_take_what_the_estimate_says():
+def test_a_live_teacher_and_its_student_take_the_estimated_memory():
     case = DEFAULTS | CASES["4 x 256 from live 22m, kd+sinkhorn"]
     assert estimated(case) == pytest.approx(measured(case), rel=0.15)

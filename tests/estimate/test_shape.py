@@ -1,4 +1,4 @@
-"""What a model is made of is known from its config alone, and agrees with the model that transformers builds."""
+"""A model's shape is computed from its config, and agrees with the model that transformers builds."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_a_folder_has_the_shape_of_the_model_in_it(world):
     assert (shape.layer, shape.outside) == (layer, shape.parameters - 2 * layer)
 
 
-def test_an_encoder_decoder_and_a_decoder_are_told_apart():
+def test_encoder_decoders_and_decoders_are_distinguished():
     t5 = shape_of(
         T5Config(vocab_size=100, d_model=16, num_layers=2, num_decoder_layers=3, num_heads=2, d_kv=4, d_ff=32)
     )
@@ -39,7 +39,7 @@ def test_an_encoder_decoder_and_a_decoder_are_told_apart():
     assert (llama.kind, llama.layers, llama.decoder_layers, llama.widest) == ("decoder", 2, 0, 40)
 
 
-def test_a_vocabulary_can_be_another():
+def test_the_vocabulary_can_be_overridden():
     more = read_shape("22m", "--student", vocabulary=40000).parameters - read_shape("22m", "--student").parameters
     assert more == (40000 - 30522) * 384
 
@@ -50,7 +50,7 @@ def test_nothing_is_allocated_for_a_large_model():
 
 
 @pytest.mark.parametrize("size", ["7b", "100m", "1.5b"])
-def test_a_size_that_is_not_known_names_those_that_are(size):
+def test_an_unknown_size_lists_the_known_ones(size):
     with pytest.raises(SinkdError, match=f"--student is {size}, which is not a known size.*110m.*or give a folder"):
         read_shape(size, "--student")
 

@@ -1,4 +1,4 @@
-"""Archives are unpacked without trust: one dangerous entry refuses all, and nothing is left behind."""
+"""Untrusted archives: one dangerous entry refuses the archive, and nothing is left behind."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ KINDS = {
     "file": (tarfile.REGTYPE, stat.S_IFREG),
     "folder": (tarfile.DIRTYPE, stat.S_IFDIR),
     "link": (tarfile.SYMTYPE, stat.S_IFLNK),
-    "hard link": (tarfile.LNKTYPE, stat.S_IFSOCK),  # which a ZIP archive has not: a socket there
+    "hard link": (tarfile.LNKTYPE, stat.S_IFSOCK),  # ZIP archives have no hard links: a socket there
     "character device": (tarfile.CHRTYPE, stat.S_IFCHR),
     "block device": (tarfile.BLKTYPE, stat.S_IFBLK),
     "pipe": (tarfile.FIFOTYPE, stat.S_IFIFO),
@@ -86,7 +86,7 @@ def test_links_and_devices_refuse_the_archive(tmp_path, name, kind):
     refused(pack(tmp_path / name, {"a": b"/etc/passwd", "b": b"two"}, a=kind), "is refused", "link or a device")
 
 
-def test_a_zip_that_swells_is_stopped_whatever_it_says(tmp_path):
+def test_a_zip_bomb_is_stopped_whatever_size_it_announces(tmp_path):
     path = pack(tmp_path / "archive.zip", {"a": bytes(10_000_000)})
     refused(path, "more than 1,000,000 bytes", limit=1_000_000)
     data = path.read_bytes()
@@ -104,7 +104,7 @@ def test_a_tar_that_swells_is_refused_before_it_is_read_to_its_end(tmp_path, mon
     assert sum(read) < 1_000_000
 
 
-def test_a_name_that_is_there_twice_refuses_the_archive(tmp_path):
+def test_a_duplicate_name_refuses_the_archive(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "twice.zip", "w") as opened:
         opened.writestr("a", b"one")
         opened.writestr("a", b"two")

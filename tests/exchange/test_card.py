@@ -1,4 +1,4 @@
-"""The card in a run's folder says what the run was, and what it measured; and no secret."""
+"""The card in a run's folder describes the run and its results, and contains no secret."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def test_a_students_card_tells_task_teacher_objective_results_and_command(distil
     assert f"sinkd distill --task_name cola --data_dir {manifest['argv'][5]}" in text
 
 
-def test_its_metadata_is_what_the_hub_reads(distilled):
+def test_its_metadata_is_readable_by_the_hub(distilled):
     data = ModelCard.load(distilled / "README.md").data
     metrics = json.loads((distilled / "metrics.json").read_text())
     assert (data.license, data.pipeline_tag, data.library_name) == ("mit", "text-classification", "transformers")
@@ -113,7 +113,7 @@ def test_a_teachers_card_names_no_teacher(taught, world):
     assert ModelCard.load(taught / "README.md").data.license is None
 
 
-def test_a_teacher_without_a_run_on_this_dev_file_is_measured_where_it_is_loaded(world, taught, tmp_path):
+def test_a_teacher_without_a_run_on_this_dev_file_is_evaluated_if_loaded(world, taught, tmp_path):
     def scores(path, load=True):
         flags = world.flags(tmp_path / "out", "--teacher_path", path, "--student_path", world.student)
         args = resolve_settings(DistillationArguments, flags, "test")
@@ -154,7 +154,7 @@ def test_the_same_command_writes_a_missing_card_and_keeps_one_that_was_edited(wo
 
 
 @pytest.mark.parametrize("text", ["no card at all", "---\n: : :\n---\n", "---\ntags: [a]\n---\n"])
-def test_a_readme_that_tells_no_licence_is_no_error(tmp_path, text):
+def test_a_readme_without_a_licence_is_not_an_error(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
     assert licence_of(str(tmp_path)) is None
     assert licence_of("someone/model") is None

@@ -1,4 +1,4 @@
-"""`sinkd download` puts data and models where the other commands look for them, checked by size, checksum and rows."""
+"""`sinkd download` writes data and models where other commands look for them, and checks size, checksum and rows."""
 
 import hashlib
 import os
@@ -65,7 +65,7 @@ def known(monkeypatch, registry: dict[str, Corpus], name: str, **changes) -> Non
 # The table
 
 
-def test_every_task_that_is_read_can_be_fetched_into_a_folder_where_it_is_found(tmp_path):
+def test_every_task_can_be_fetched_to_a_folder_where_it_is_found(tmp_path):
     assert GLUE.keys() == TASKS.keys()
     for name, source in GLUE.items():
         for file in source.rows:
@@ -125,7 +125,7 @@ def test_mrpc_is_split_by_glues_numbers(host, monkeypatch, capsys):
     assert os.listdir("here") == ["MRPC"]
 
 
-def test_superglue_and_ax_land_where_they_are_looked_for(host, monkeypatch, capsys):
+def test_superglue_and_ax_are_written_to_their_default_folders(host, monkeypatch, capsys):
     rows = {f"{split}.jsonl": 2 for split in ("train", "val", "test")}
     archive = publish(host, "glue/superglue/data/v2/COPA.zip", {f"COPA/{name}": b'{"idx": 0}\n' * 2 for name in rows})
     known(monkeypatch, SUPERGLUE, "copa", archives=(archive,), rows=rows)
@@ -168,7 +168,7 @@ def test_a_dry_run_prints_addresses_and_fetches_nothing(what, tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_part_names_those_there_are(capsys):
+def test_an_unknown_part_lists_the_known_ones(capsys):
     assert main(["download", "superglue", "--tasks", "cola"]) == 2
     assert '"cola", which superglue does not have; it has boolq, cb, copa' in capsys.readouterr().err
 
@@ -195,7 +195,7 @@ def test_bert_comes_from_the_hub_with_one_form_of_weights(tmp_path):
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
-def test_without_the_hub_it_is_said_what_to_fetch(tmp_path, capsys):
+def test_without_the_hub_the_error_says_what_to_fetch(tmp_path, capsys):
     assert main(["download", "bert", "--tasks", "bert-base-uncased", "--to", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "google-bert/bert-base-uncased cannot be fetched" in error and "by hand" in error
@@ -208,7 +208,7 @@ def test_published_checkpoints_need_gdown_and_say_so(tmp_path, monkeypatch, caps
     assert "pip install 'sinkd[download]'" in capsys.readouterr().err
 
 
-def test_without_google_drive_it_is_said_what_to_fetch(tmp_path, monkeypatch, capsys):
+def test_without_google_drive_the_error_says_what_to_fetch(tmp_path, monkeypatch, capsys):
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
@@ -219,8 +219,8 @@ def test_without_google_drive_it_is_said_what_to_fetch(tmp_path, monkeypatch, ca
     assert str(tmp_path / "generative") in error and error.count("\n") == 1
 
 
-def test_what_came_from_google_drive_is_unpacked_listed_and_not_fetched_again(tmp_path, monkeypatch, capsys):
-    """gdown brings a folder of archives; the network itself is what it stands for here."""
+def test_files_from_google_drive_are_unpacked_listed_and_not_fetched_again(tmp_path, monkeypatch, capsys):
+    """gdown brings a folder of archives; only the network is replaced."""
     asked = []
 
     def bring(id, output, quiet, resume):

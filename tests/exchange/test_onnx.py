@@ -1,4 +1,4 @@
-"""`sinkd export`: an ONNX file that answers as the model does, for any batch and length; int8 with its price."""
+"""`sinkd export`: an ONNX file answers as the model for any batch and length; int8 reports its loss of score."""
 
 import re
 import shutil
@@ -83,7 +83,7 @@ def test_a_student_gives_the_same_predictions_on_real_rte(world, shared_data, tm
     assert table["ONNX"][3] == "277 of 277"
     assert table["ONNX"][2] == table["PyTorch"][2]
 
-    # And once more without any of sinkd's own code on the way.
+    # Once more without sinkd's code.
     import onnxruntime
 
     task = load_task("rte", shared_data / "glue")
@@ -130,7 +130,7 @@ def test_without_a_dev_set_built_in_sentences_are_compared(taught, tmp_path, cap
 
 
 @pytest.mark.slow
-def test_an_export_that_answers_otherwise_fails_and_is_not_called_model_onnx(taught, tmp_path, monkeypatch, capsys):
+def test_an_export_with_different_answers_fails_and_is_not_named_model_onnx(taught, tmp_path, monkeypatch, capsys):
     def lying(self, batch):
         return original(self, batch) + 0.1
 

@@ -1,4 +1,4 @@
-"""promptsource's templates are taken out of its archive, and nothing else is."""
+"""Only promptsource's templates are unpacked from its archive."""
 
 import io
 import os
@@ -59,7 +59,7 @@ def test_only_templates_are_unpacked(tmp_path):
     assert os.listdir(folder.parent) == ["out"]
 
 
-def test_a_wheel_will_do(tmp_path):
+def test_a_wheel_works_too(tmp_path):
     path = tmp_path / "promptsource-0.2.3-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("promptsource/templates/anli/templates.yaml", COPA)
@@ -89,7 +89,7 @@ def test_a_hostile_archive_leaves_nothing_behind(tmp_path, members, message):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_a_damaged_archive_is_told(tmp_path, content):
+def test_a_damaged_archive_is_reported(tmp_path, content):
     path = archive(tmp_path, {f"{ROOT}/{n}/templates.yaml": os.urandom(5000) for n in range(9)})
     path.write_bytes(path.read_bytes()[:20000] if content is None else content)
     with pytest.raises(SinkdError, match="cannot be unpacked"):
@@ -97,13 +97,13 @@ def test_a_damaged_archive_is_told(tmp_path, content):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_unpacked_can_be_read_by_others(tmp_path):
+def test_unpacked_files_can_be_read_by_others(tmp_path):
     unpack_templates(archive(tmp_path, {f"{ROOT}/anli/templates.yaml": COPA}), tmp_path / "out")
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) & 0o055 == 0o055
 
 
 def wheel(folder):
-    """The least that pip takes for promptsource 0.2.3: it wants no build, and no network."""
+    """A minimal package that pip accepts as promptsource 0.2.3, without build or network."""
     folder.mkdir()
     about = ["Metadata-Version: 2.1", "Name: promptsource", "Version: 0.2.3"]
     about += ["Requires-Python: >=3.7,<3.10", "Requires-Dist: nosuch"]

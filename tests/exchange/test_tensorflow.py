@@ -1,4 +1,4 @@
-"""Google's TensorFlow checkpoints become models that answer as they do, or the variable at fault is named."""
+"""Google's TensorFlow checkpoints become models with the same answers, or the error names the wrong variable."""
 
 import importlib.util
 import json
@@ -72,12 +72,12 @@ def answers_alike(model, variables: dict) -> None:
 # Names and weights, without TensorFlow
 
 
-def test_every_variable_lands_where_it_belongs():
+def test_every_variable_is_mapped_to_its_weight():
     variables = model_variables()
     answers_alike(to_model(variables, google.config(VOCABULARY)), variables)
 
 
-def test_a_checkpoint_without_heads_and_one_with_classes_keep_what_they_have():
+def test_checkpoints_without_heads_and_with_a_classifier_are_converted():
     variables = {name: value for name, value in model_variables().items() if name.startswith("bert/")}
     body = to_model(variables, google.config(VOCABULARY))
     assert type(body).__name__ == "BertModel"
@@ -122,7 +122,7 @@ def test_an_unknown_variable_is_named(name):
     )
 
 
-def test_a_config_of_another_model_is_told_from_the_weights():
+def test_a_config_of_another_model_is_detected_from_the_weights():
     config = google.config(VOCABULARY)
     one = ["bert/encoder/layer_1/", "15 more", "a BERT of 1 layers does not have"]
     refused(model_variables(), config | {"num_hidden_layers": 1}, *one)
@@ -148,7 +148,7 @@ def test_a_checkpoint_is_found_by_its_folder_prefix_or_file(folder, name):
     assert find_bert(folder / name) == folder / "bert_model.ckpt"
 
 
-def test_what_is_not_there_is_named(folder, tmp_path):
+def test_missing_files_are_named(folder, tmp_path):
     (folder / "model.ckpt-100.index").touch()
     assert find_bert(folder).name == "bert_model.ckpt"
     (folder / "vocab.txt").unlink()

@@ -1,4 +1,4 @@
-"""Files come whole or not at all, over a server that cuts, lies and forgets."""
+"""Files arrive complete or not at all, even if the server cuts, lies or forgets."""
 
 import hashlib
 import http.client
@@ -79,7 +79,7 @@ def refused(call, *fragments: str) -> None:
 # Transfers
 
 
-def test_a_transfer_that_is_cut_twice_goes_on_where_it_was(server, tmp_path):
+def test_a_transfer_that_is_cut_twice_resumes_where_it_stopped(server, tmp_path):
     server.cuts = [100_000, 50_000]
     path = get(server, tmp_path / "new" / "file.zip")
     assert path.read_bytes() == CONTENT
@@ -87,7 +87,7 @@ def test_a_transfer_that_is_cut_twice_goes_on_where_it_was(server, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["file.zip"]
 
 
-def test_a_part_of_an_earlier_day_is_gone_on_with(server, tmp_path):
+def test_a_partial_file_of_an_earlier_run_is_continued(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT[:7])
     assert get(server, tmp_path / "file").read_bytes() == CONTENT
     assert server.requests == ["bytes=7-"]
@@ -105,7 +105,7 @@ def test_a_whole_file_is_not_fetched_again(server, tmp_path):
     assert server.requests == []
 
 
-def test_a_file_of_another_size_or_content_is_refused_and_kept_nowhere(server, tmp_path):
+def test_a_file_with_the_wrong_size_or_content_is_refused_and_removed(server, tmp_path):
     refused(lambda: get(server, tmp_path / "file", size=len(CONTENT) - 1), "sends more than 511,999 bytes")
     refused(lambda: get(server, tmp_path / "file", sha256="0" * 64), "SHA-256", SHA, "it has been removed")
     assert not list(tmp_path.iterdir())
@@ -114,7 +114,7 @@ def test_a_file_of_another_size_or_content_is_refused_and_kept_nowhere(server, t
     assert server.requests == [None, None]
 
 
-def test_a_file_that_ends_early_for_ever_is_told_with_what_to_do(server, tmp_path):
+def test_a_file_that_always_ends_early_gives_an_error_with_advice(server, tmp_path):
     server.cuts = [10] + [0] * 20
     target = tmp_path / "file"
     refused(lambda: get(server, target), "the connection was cut", f"fetch {server.url} by hand", f"put it at {target}")
@@ -122,12 +122,12 @@ def test_a_file_that_ends_early_for_ever_is_told_with_what_to_do(server, tmp_pat
     assert len(server.requests) == transfer.ATTEMPTS + 1
 
 
-def test_a_part_longer_than_the_file_is_begun_again(server, tmp_path):
+def test_a_partial_file_longer_than_the_file_is_restarted(server, tmp_path):
     (tmp_path / "file.part").write_bytes(CONTENT + b"more")
     assert get(server, tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_no_network_and_no_such_file_say_what_to_fetch_by_hand(server, tmp_path):
+def test_errors_for_no_network_and_no_such_file_say_what_to_fetch_by_hand(server, tmp_path):
     server.server.server_close()
     away = "http://127.0.0.1:9/file"
     refused(
@@ -145,15 +145,15 @@ def test_a_server_that_refuses_is_asked_once_and_one_that_fails_again(server, tm
     assert len(server.requests) == 1 + transfer.ATTEMPTS
 
 
-def test_a_server_without_ranges_that_always_cuts_is_given_up(server, tmp_path):
-    """Some bytes more than last time are no progress where every time begins anew."""
+def test_a_server_without_ranges_that_never_finishes_is_given_up(server, tmp_path):
+    """If every attempt starts over, some more bytes than last time are not progress."""
     server.ranges, server.cuts = False, [300, 200] * 50
     refused(lambda: get(server, tmp_path / "file"), "the connection was cut", "by hand")
     assert len(server.requests) == transfer.ATTEMPTS + 1
 
 
 @pytest.mark.parametrize("error", [ssl.SSLError("bad record"), ConnectionResetError("reset"), OSError(5, "odd")])
-def test_a_connection_that_breaks_in_any_way_is_gone_on_with(server, tmp_path, monkeypatch, error):
+def test_a_transfer_resumes_after_any_kind_of_broken_connection(server, tmp_path, monkeypatch, error):
     read, calls = http.client.HTTPResponse.read, []
 
     def breaking(self, *size):
@@ -178,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence_at_once(server, tmp_path
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_told_as_such_and_not_as_a_cut_connection(server, tmp_path):
+def test_a_full_disk_is_not_reported_as_a_broken_connection(server, tmp_path):
     (tmp_path / "file.part").symlink_to("/dev/full")
     refused(
         lambda: get(server, tmp_path / "file"), "file.part cannot be written (No space left on device)", "make room"

@@ -109,7 +109,7 @@ def test_a_map_is_that_of_the_tasks_loss(classes, steps, norm, topk):
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
-def test_integrated_gradients_sum_to_what_the_embedding_adds(classes):
+def test_integrated_gradients_sum_to_the_embeddings_contribution(classes):
     """Completeness: as steps grow, the sum over tokens tends to s(embedding) - s(no embedding)."""
     model = Encoder(classes)
     seen, _ = see(model)
@@ -194,7 +194,7 @@ def test_a_sure_teacher_still_says_why():
     torch.testing.assert_close(lengths.norm(dim=-1), torch.ones(3, 1))
 
 
-def test_rows_without_labels_count_where_no_label_is_needed():
+def test_rows_without_labels_count_if_no_label_is_needed():
     model = Encoder(2)
     seen, batch = see(model)
     unlabelled = batch | {"labels": torch.tensor([-100, 0, -100])}
@@ -268,8 +268,8 @@ def test_embeddings_that_begin_with_the_tokens_are_refused():
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
-def test_slopes_below_what_float16_holds_still_weigh_the_steps(classes):
-    """A row that the loss is sure of: its slope is 1e-9, and float16 ends at 6e-8."""
+def test_slopes_below_float16s_range_still_weight_the_steps(classes):
+    """A row with a loss near 0: its slope is 1e-9, and float16 ends at 6e-8."""
     model = Encoder(classes).float().requires_grad_(False)
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([0.0] * (classes - 1) + [20.0]))

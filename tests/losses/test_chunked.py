@@ -1,4 +1,4 @@
-"""Rows as wide as a vocabulary are compared a slice at a time, as if they were written out."""
+"""Comparing rows as wide as a vocabulary in slices gives the same result as in one piece."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_divergences_are_their_definition_written_out(loss, size_of_slices):
     assert float((gradient - reference).norm() / reference.norm()) < 1e-5
 
 
-def test_hard_labels_are_theirs(size_of_slices):
+def test_hard_label_loss_equals_pytorchs(size_of_slices):
     student, _ = logits()
     value, gradient = with_gradient(lambda x: hard_label_loss(x, LABELS), student)
     expected, reference = with_gradient(lambda x: F.cross_entropy(x, LABELS), student.double())
@@ -158,7 +158,7 @@ def test_the_compiled_objective_is_the_eager_one():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_published_objective_holds_the_gradient_and_one_more(dtype):
-    """Beside the rows that the models gave: the gradient, one term's that is being added to it, and chunked."""
+    """In addition to the models' rows: the gradient, one term's gradient that is added to it, and chunks."""
     student = torch.randn(96, 40_000, dtype=dtype, requires_grad=True)
     teacher, labels = torch.randn(96, 40_000).to(dtype) * 3, torch.randint(40_000, (96,))
     assert peak_bytes(lambda: published(student, teacher, labels).backward()) < 3 * 4 * student.numel()

@@ -1,4 +1,4 @@
-"""On a GPU: the golden numbers, vocabularies, no synchronisation, and an assertion in place of a counted error."""
+"""On a GPU: golden numbers, vocabularies, no synchronisation, and an assertion instead of a counted error."""
 
 import subprocess
 import sys
@@ -133,7 +133,7 @@ def test_half_of_a_vocabulary_under_autocast():
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_command_says_where_to_read_what_was_wrong():
+def test_a_command_says_where_to_read_the_failed_check():
     program = "import torch; from sinkd import SinkhornLoss; from sinkd.cli.main import guarded\n"
     program += "x = torch.full((4, 3), torch.nan, device='cuda')\n"
     program += "raise SystemExit(guarded(lambda: print(SinkhornLoss()(x, torch.zeros_like(x)).item()), []))"
@@ -152,7 +152,7 @@ def published(student, teacher, labels, text="ce:1+kl:0.1+sinkhorn:1", **options
 
 @pytest.mark.parametrize("options", [{}, {"cost": "l1", "top_k": 20}], ids=["lorentz", "l1-20"])
 @pytest.mark.parametrize("apart", [1.0, 1e-3])
-def test_the_published_objective_is_what_it_is_on_a_cpu(options, apart):
+def test_the_published_objective_agrees_with_the_cpu(options, apart):
     torch.manual_seed(0)
     teacher, labels = torch.randn(24, 10_000) * 3, torch.randint(10_000, (24,))
     labels[::5] = -100
@@ -170,8 +170,8 @@ def test_rows_of_a_vocabulary_are_compared_without_waiting(no_synchronisation):
 
 
 @pytest.mark.parametrize("options", [{}, {"cost": "l1", "top_k": 20}], ids=["lorentz", "l1-20"])
-def test_no_row_is_written_out(options):
-    """Beside the logits: the gradient, one term's that is added to it, and slices."""
+def test_rows_are_never_copied_whole(options):
+    """In addition to the logits: the gradient, one term's gradient that is added to it, and slices."""
     student, teacher = torch.randn(2, 256, 151_936, device="cuda")
     labels = torch.zeros(256, dtype=torch.int64, device="cuda")
     published(student[:8], teacher[:8], labels[:8], **options)  # libraries take their workspaces

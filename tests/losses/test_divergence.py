@@ -1,4 +1,4 @@
-"""Row-by-row divergences against torch's own, and what each promises."""
+"""Row-by-row divergences agree with torch's, and keep their promises."""
 
 from __future__ import annotations
 

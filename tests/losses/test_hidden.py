@@ -73,7 +73,7 @@ def test_another_width_goes_through_a_map_that_is_trained():
     assert not list(bound().parameters())
 
 
-def test_figures_for_the_log():
+def test_the_log_has_the_terms_figures():
     figures = bound().diagnostics(TEACHER, TEACHER)
     assert figures["matched"] > 0.9 and 0 <= figures["marginal_error"] < 0.1
 
@@ -158,7 +158,7 @@ def test_gradcheck_through_the_projectors(value):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_padding_changes_nothing_of_what_models_show(pooling):
+def test_padding_does_not_change_features(pooling):
     from transformers import BertConfig, BertForSequenceClassification
 
     sizes = {"vocab_size": 40, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 40}

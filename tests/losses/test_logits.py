@@ -1,4 +1,4 @@
-"""What every loss refuses, and how it says so."""
+"""Input that every loss refuses, and the errors."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_padding_changes_nothing(size_of_pieces):
     assert padded_gradient[:, :, 6:].abs().max() == 0
 
 
-def test_equal_sentences_are_no_direction():
+def test_equal_sentences_have_no_direction():
     student = states(4, 8)
     student[2] = student[1]
     student.requires_grad_()
@@ -138,7 +138,7 @@ def test_one_sentence_and_no_sentence():
         ((2, 3, 4, 9), (2, 3, 4, 8), (2, 4), "width of 9 cannot be split into 2 heads"),
     ],
 )
-def test_what_does_not_pair_is_refused(student, teacher, mask, message):
+def test_unpairable_shapes_are_refused(student, teacher, mask, message):
     with pytest.raises(SinkdError, match=message):
         mgskd(torch.zeros(student), torch.zeros(teacher), torch.ones(mask), heads=2)
 

@@ -69,7 +69,7 @@ def test_a_term_of_weight_zero_is_left_out_and_asks_for_nothing():
     assert parsed.teacher_needs == frozenset()
 
 
-def test_written_weights_mean_exactly_what_they_say():
+def test_written_weights_are_used_exactly():
     parsed = Objective.parse("ce:1+kl:0.1+sinkhorn:2e-3", alpha=0.3, beta=9.0)
     assert parsed.weights == {"ce": 1.0, "kl": 0.1, "sinkhorn": 0.002}
 
@@ -94,11 +94,11 @@ def test_published_weights_round_trip_too(alpha, beta):
 
 
 @pytest.mark.parametrize("name", ["salience", "mgkd", "kdd", ""])
-def test_an_unknown_name_is_refused_with_the_names_there_are(name):
+def test_an_unknown_name_is_refused_with_a_list_of_names(name):
     refused(f"kd+{name}", f'"{name}"', "which this version does not have", "the terms are ce, kd")
 
 
-def test_what_is_refused_says_what_would_be_right():
+def test_errors_say_what_would_be_right():
     refused("kd+kd", "names kd twice")
     refused("ce:1+kd", "kd has no weight", "write all weights or none")
     refused("kd+kl", "alpha cannot weigh kd and kl", "write the weights out")
@@ -252,7 +252,7 @@ def test_a_batch_without_labels_costs_nothing_and_keeps_its_graph(width, label):
 # What it needs, and what it carries
 
 
-def test_an_objective_asks_for_what_its_terms_need_and_no_more():
+def test_an_objective_needs_exactly_the_features_of_its_terms():
     assert Objective.parse("ce").teacher_needs == frozenset()
     taught = Objective.parse("ce:1+kl:1")
     assert (taught.student_needs, taught.teacher_needs) == ({LOGITS}, {LOGITS})

@@ -1,4 +1,4 @@
-"""SinkhornLoss: what formulas and papers say must hold of it."""
+"""SinkhornLoss: properties from its formulas and papers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_appending_impossible_classes_changes_nothing(seed: int, cost: str, more
     "settings", [{}, {"debias": True}, {"value": "matching"}, {"pairing": 0.5}, {"reduction": "sum"}]
 )
 @pytest.mark.parametrize("static", [False, True])
-def test_masked_rows_change_nothing_whatever_they_hold(
+def test_masked_rows_change_nothing_for_any_content(
     settings: dict, static: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if static:  # as on a GPU: rows cannot be picked out, so their mass is 0
@@ -157,7 +157,7 @@ def test_regression_transports_scores_over_the_temperature_under_l1() -> None:
         assert gradient.abs().min() > 0
 
 
-def test_an_empty_side_costs_nothing_whatever_the_other_holds() -> None:
+def test_an_empty_side_costs_nothing_for_any_other_side() -> None:
     student = torch.tensor([[0.0, -torch.inf]], requires_grad=True)
     value = SinkhornLoss()(student, torch.zeros(0, 2))
     value.backward()
@@ -332,7 +332,7 @@ def check_compiled(loss: SinkhornLoss, classes: int, backend: str) -> None:
         ({"value": "matching", "gradient": "envelope"}, "gradient 'envelope' has no meaning"),
     ],
 )
-def test_settings_out_of_range_say_what_would_be_right(settings: dict, text: str) -> None:
+def test_settings_out_of_range_name_the_valid_range(settings: dict, text: str) -> None:
     with pytest.raises(SinkdError, match=text):
         SinkhornLoss(**settings)
 
@@ -348,9 +348,9 @@ def test_masks_must_fit_the_logits() -> None:
 @pytest.mark.parametrize(
     "settings", [{"cost": cost} for cost in COSTS] + [{"top_k": 5}, {"value": "matching"}], ids=str
 )
-def test_every_tensor_is_made_where_the_logits_are(settings: dict, width: int) -> None:
+def test_every_tensor_is_made_on_the_device_of_the_logits(settings: dict, width: int) -> None:
     student, teacher = torch.randn(6, width, requires_grad=True), torch.randn(6, width)
-    with torch.device("meta"):  # whatever is made without saying where lands there, and computes nothing
+    with torch.device("meta"):  # tensors made without a device land there
         loss = SinkhornLoss(**settings)(student, teacher)
         loss.backward()
     assert loss.device.type == student.grad.device.type == "cpu" and torch.isfinite(student.grad).all()

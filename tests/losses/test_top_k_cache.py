@@ -1,4 +1,4 @@
-"""A prediction of which the top entries are kept is off by what was not kept, at the temperature that asks."""
+"""A prediction restored from its top entries is off by at most the mass not kept, at every cached temperature."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def not_kept(logits, view, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
-def test_at_each_of_its_temperatures_a_prediction_is_off_by_what_was_not_kept(temperature):
+def test_at_each_cached_temperature_the_error_is_at_most_the_mass_not_kept(temperature):
     torch.manual_seed(0)
     logits = peaked(12, 32_128)
     view = kept(logits, 100, (0.5, 1.0, 2.0))
@@ -54,8 +54,8 @@ def test_at_each_of_its_temperatures_a_prediction_is_off_by_what_was_not_kept(te
     assert (variation > rest / 10).all()
 
 
-def test_what_is_kept_for_one_temperature_is_wrong_at_another():
-    """The reason for keeping the rest of each: spread evenly at 1, it is too much at 2."""
+def test_a_cache_for_one_temperature_is_wrong_at_another():
+    """Why the rest is stored per temperature: spread evenly at 1, it is too large at 2."""
     torch.manual_seed(0)
     logits = peaked(12, 32_128)
     view = kept(logits, 100, (1.0, 2.0))
@@ -104,7 +104,7 @@ def test_losses_and_gradients_are_off_by_no_more_than_the_bound(temperature):
         assert (off <= 2 * rest / temperature + 1e-5).all() and (off > 0).all()
 
 
-def test_keeping_them_writes_no_logits_out():
+def test_caching_top_entries_does_not_write_out_logits():
     seen = Forward(torch.nn.Identity(), {}, torch.randn(64, 40_000))
     for feature in (TopIds(10), TopLogs(10), Rest(10, 2.0)):
         assert peak_bytes(lambda feature=feature: feature.read(seen, {})) < 0.6 * seen.logits.nbytes

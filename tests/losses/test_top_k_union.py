@@ -1,4 +1,4 @@
-"""Logits as wide as a vocabulary are compared by slices as they would be written out."""
+"""Comparing logits as wide as a vocabulary in slices gives the same result as in one piece."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def value_and_gradient(student, teacher, keywords):
 
 @pytest.mark.parametrize("keywords", KEYWORDS, ids=lambda keywords: "-".join(map(str, keywords.values())))
 @pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
-def test_slices_give_what_written_out_float64_gives(keywords, apart, monkeypatch):
+def test_slices_agree_with_the_full_float64_formula(keywords, apart, monkeypatch):
     torch.manual_seed(0)
     teacher = torch.randn(12, WIDTH) * 3
     student = teacher + apart * torch.randn(12, WIDTH)
@@ -66,7 +66,7 @@ def test_a_learned_curvature_has_its_gradient(monkeypatch):
 
 
 @pytest.mark.parametrize("apart", [0.3, 1e-3])
-def test_l1_is_right_where_all_rows_are_near_each_other(apart, monkeypatch):
+def test_l1_is_right_for_rows_that_are_all_near(apart, monkeypatch):
     torch.manual_seed(0)
     student, teacher = (apart * torch.randn(2, 6, WIDTH) + torch.randn(WIDTH)).unbind()
     found, gradient = value_and_gradient(student, teacher, {"cost": "l1"})
@@ -103,7 +103,7 @@ def test_folded_logits_are_folded_probabilities(of):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
 
-def test_only_the_teachers_entries_are_kept_where_no_others_are_known():
+def test_only_the_teachers_entries_are_kept_if_no_others_are_known():
     p, q = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.2, 0.2, 0.6]])
     assert fold(p, q, 1)[0].shape == (1, 3)
     torch.testing.assert_close(fold(p, q, 1, of="teacher"), (torch.tensor([[0.2, 0.8]]), torch.tensor([[0.6, 0.4]])))
@@ -125,8 +125,8 @@ def test_logits_that_cannot_be_used_are_counted(keywords, side, junk, said):
         SinkhornLoss(**keywords)(sides["student"], sides["teacher"])
 
 
-def test_no_row_is_written_out():
-    """What is alive at once beyond the gradient is far less than the rows."""
+def test_rows_are_never_copied_whole():
+    """Peak memory beyond the gradient is far smaller than the rows."""
     student, teacher = torch.randn(64, 40_000, requires_grad=True), torch.randn(64, 40_000) * 3
     for keywords in ({"cost": "lorentz"}, {"cost": "l1", "top_k": 20}):
         loss = SinkhornLoss(**keywords)

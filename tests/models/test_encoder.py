@@ -1,4 +1,4 @@
-"""What is loaded fits the task and reads text as its folder says, or is refused in one sentence."""
+"""Loaded encoders fit the task and read text as their folder says, or are refused in one sentence."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def test_a_models_folder_is_found_and_the_published_layout_inside_a_runs(tmp_pat
     assert find_checkpoint(str(tmp_path / "run"), "--teacher_path") == str(published)
 
 
-def test_a_folder_without_a_model_says_where_it_was_looked_for(tmp_path):
+def test_a_folder_without_a_model_names_the_place_searched(tmp_path):
     (tmp_path / "empty").mkdir()
     path = str(tmp_path / "empty")
     best = f"{path}/checkpoints/best_checkpoint"
@@ -196,7 +196,7 @@ def test_a_teacher_whose_head_is_not_in_the_file_is_refused(damaged, cola):
         load_encoder(path, cola, "--teacher_path", must_have_head=True)
 
 
-def test_overrides_do_not_touch_what_the_task_decides(world, cola):
+def test_overrides_do_not_change_settings_of_the_task(world, cola):
     with pytest.raises(SinkdError, match="--config_overrides sets num_labels, which the task decides"):
         load_encoder(str(world.student), cola, "--model_path", overrides={"num_labels": 5})
 
@@ -228,13 +228,13 @@ def pieces(path: str, text: str = "Ab cD", do_lower_case: bool = False) -> str:
     return " ".join(load_tokenizer(path, "--model_path", do_lower_case).tokenize(text))
 
 
-def test_a_vocabulary_alone_decides_by_what_it_holds(vocabulary):
+def test_a_bare_vocabulary_decides_the_case_by_its_entries(vocabulary):
     assert pieces(vocabulary(UNCASED)) == "a ##b c ##d"
     assert pieces(vocabulary(CASED, name="cased")) == "A ##b c ##D"
 
 
 @pytest.mark.parametrize(("said", "expected"), [(True, "a ##b c ##d"), (False, "A ##b c ##D")])
-def test_a_cased_vocabulary_follows_what_its_folder_says(vocabulary, said, expected):
+def test_a_cased_vocabulary_follows_its_folders_setting(vocabulary, said, expected):
     assert pieces(vocabulary(CASED, {"do_lower_case": said})) == expected
 
 

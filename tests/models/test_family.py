@@ -1,4 +1,4 @@
-"""A family reads what it knows of models from their config and modules; its rows follow the seed where they should."""
+"""A family reads models' properties from config and modules; its rows depend on the seed only where they should."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Language models load with all their weights, and teacher and student speak of the same entries."""
+"""Language models load with all their weights, and teacher and student share vocabulary entries."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tie
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_family_loads_as_what_it_is(kind, tmp_path):
+def test_every_family_loads_as_its_own_class(kind, tmp_path):
     folder = write_language_model(tmp_path / kind, kind)
     model = load_language_model(str(folder), "--model_path")
     assert model.config.is_encoder_decoder == ("t5" in kind)

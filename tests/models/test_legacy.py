@@ -1,4 +1,4 @@
-"""Checkpoints of transformers 3 load as they are: a pickle of tensors, old names; and no other pickle is opened."""
+"""Checkpoints of transformers 3 load without conversion (pickled tensors, old names); no other pickle is opened."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_a_config_that_names_no_model_type_is_berts(published, taught, world):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_malicious_pickle_in_place_of_weights_is_refused_unopened(published, world, tmp_path, capsys, wrapped):
+def test_a_malicious_pickle_instead_of_weights_is_refused_unopened(published, world, tmp_path, capsys, wrapped):
     weights = published / "checkpoints" / "best_checkpoint" / "pytorch_model.bin"
     if wrapped:
         torch.save({"bert.pooler.dense.bias": Evil(tmp_path / "opened")}, weights)
@@ -88,7 +88,7 @@ def test_a_malicious_pickle_in_place_of_weights_is_refused_unopened(published, w
     assert main(["evaluate", *flags]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "is refused" in error and "posix.mkdir" in error
-    assert "weights_only" not in error  # torch's own words advise to open it all the same
+    assert "weights_only" not in error  # torch's error suggests opening it anyway
     assert not (tmp_path / "opened").exists()
     pickle.loads(pickle.dumps(Evil(tmp_path / "opened")))
     assert (tmp_path / "opened").is_dir()  # what opening it would have done

@@ -1,4 +1,4 @@
-"""Evaluation by answer likelihood equals a written-out reference, token by token, whatever shares a batch."""
+"""Evaluation by answer likelihood equals a token-by-token reference, in any batch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Prompts and answers become the tokens that a model of their kind reads."""
+"""Prompts and answers are tokenised as the kind of model requires."""
 
 import pytest
 from datasets import Dataset, List, Value
@@ -25,7 +25,7 @@ def test_a_decoders_answer_begins_with_its_space(tokenizer):
     )
 
 
-def test_what_shares_a_batch_does_not_decide_an_answers_pieces():
+def test_the_tokens_of_an_answer_do_not_depend_on_its_batch():
     joining = word_tokenizer()
     joining.add_tokens([": king"])  # so that no answer can be cut from behind a colon where it begins with a king
     reader = PromptReader(joining, one_sequence=True)
@@ -63,7 +63,7 @@ def test_long_prompts_are_cut_on_the_tokenizers_side(tokenizer):
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_length", 0), ("target_max_length", 1)])
-def test_lengths_that_leave_nothing_are_refused(tokenizer, name, value):
+def test_lengths_without_room_for_tokens_are_refused(tokenizer, name, value):
     with pytest.raises(SinkdError, match=f"--{name} is {value}; it must be at least"):
         PromptReader(tokenizer, True, **{name: value})
 
@@ -106,7 +106,7 @@ def test_positions_are_those_that_predict_the_answers(side):
     assert collator.prompts_of(batch) == PROMPTS
 
 
-def test_a_decoder_beside_an_encoder_is_shifted_by_its_start():
+def test_the_decoder_of_an_encoder_decoder_is_shifted_by_its_start_token():
     collator = PromptCollator(word_tokenizer(), 0)
     batch = collator.assemble(PROMPTS, ANSWERS)
     assert batch["decoder_input_ids"].tolist() == [[0, 11, 0, 0], [0, 12, 13, 14]]

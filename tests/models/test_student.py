@@ -1,4 +1,4 @@
-"""Which layers a flag asks for, and that a student made of them is whole: it saves, loads and answers the same."""
+"""Flags choose layers, and a student made of them saves, loads and answers the same."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Encoders from a random start are folders that finetune and distill can begin from."""
+"""Untrained encoders are folders from which finetune and distill can start."""
 
 from transformers import AutoConfig, AutoModel
 

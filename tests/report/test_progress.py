@@ -1,4 +1,4 @@
-"""In a pipe a run prints a line per evaluation; in a terminal it has a bar that vanishes when it is done."""
+"""In a pipe a run prints a line per evaluation; in a terminal it has a bar that disappears at the end."""
 
 import io
 from types import SimpleNamespace

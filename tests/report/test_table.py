@@ -1,4 +1,4 @@
-"""One table, shown in three ways."""
+"""One table in three formats."""
 
 import io
 import sys

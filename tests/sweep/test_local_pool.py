@@ -1,4 +1,4 @@
-"""Trials side by side give the results of their commands; what stops the pool stops them all, with checkpoints."""
+"""Parallel trials give the results of their commands; stopping the pool stops all trials, with checkpoints."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def run(trials: list[Trial], logs: Path) -> dict[str, str]:
 
 
 def when(folder: Path, pattern: str, act) -> threading.Thread:
-    """A thread that acts once there is a file of that pattern, or after a minute."""
+    """A thread that acts once a file matches the pattern, or after a minute."""
 
     def watch() -> None:
         until = time.monotonic() + 60

@@ -37,7 +37,7 @@ def read(tmp_path):
 # Reading a sweep
 
 
-def test_every_combination_is_a_trial_with_a_folder_and_a_command_of_its_own(read):
+def test_every_combination_is_a_trial_with_its_own_folder_and_command(read):
     sweep = read(
         """
         tasks:
@@ -64,7 +64,7 @@ def test_every_combination_is_a_trial_with_a_folder_and_a_command_of_its_own(rea
     told = (args.task_name, args.teacher_path, args.student_path, args.distill_loss, args.learning_rate, args.seed)
     assert told == ("rte", "U", "S", "ce:1+sinkhorn:0.5", 1e-4, 3)
     assert args.output_dir == "O/rte/ce-1+sinkhorn-0.5/fast/seed-3"
-    # a setting's flag is over a task's, and a task's over that of all
+    # a setting's flag overrides a task's, which overrides one for every trial
     assert [trial.settings().num_train_epochs for trial in sweep.trials[4 * 2 :: 2]] == [7, 2, 7, 2]
     assert {trial.settings().num_train_epochs for trial in sweep.trials[:8]} == {5, 2}
 
@@ -75,7 +75,7 @@ def test_a_setting_for_one_batch_size_overrides_a_flag_for_both(read):
     assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (2, 6)
 
 
-def test_an_objective_may_have_flags_and_a_name_of_its_own(read):
+def test_an_objective_may_have_its_own_flags_and_name(read):
     objectives = {"kd": None, "flat": {"distill_loss": "kd+sinkhorn", "sinkhorn_cost": "l1"}}
     _, flat = read({**SMALL, "objectives": objectives}).trials
     args = flat.settings()
@@ -168,7 +168,7 @@ def test_the_baseline_is_the_first_objective_unless_it_is_named(read):
         ({**SMALL, "resources": {"num_gpus": 2}}, ["num_gpus to 2", "one process"]),
     ],
 )
-def test_what_is_wrong_in_the_file_is_named_with_the_file(read, content, fragments, tmp_path):
+def test_errors_name_the_sweep_file_and_the_key(read, content, fragments, tmp_path):
     with pytest.raises(SinkdError) as error:
         read(content)
     for fragment in [str(tmp_path / "sweep.yaml"), *fragments]:
@@ -267,7 +267,7 @@ def test_a_finished_sweep_ends_in_its_table(done, capsys):
         ({"teacher_path": "./nowhere"}, ["--teacher_path", "./nowhere"]),
     ],
 )
-def test_what_is_missing_is_named_before_anything_starts(done, flags, fragments, capsys, tmp_path, monkeypatch):
+def test_missing_inputs_are_named_before_any_trial_starts(done, flags, fragments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = yaml.safe_load((done.folder.parents[3] / "sweep.yaml").read_text())
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**content, "flags": content["flags"] | flags}))

@@ -1,4 +1,4 @@
-"""Arrow files: built once, found by many, rebuilt when damaged."""
+"""Arrow files: built once, shared by processes, rebuilt if damaged."""
 
 import os
 import subprocess
@@ -65,7 +65,7 @@ def test_rows_are_built_once_and_notes_come_back(folder):
 
 
 @pytest.mark.parametrize("damage", ["cut", "cut at a batch", "flipped", "emptied", "foreign"])
-def test_a_damaged_file_is_built_anew(folder, damage, caplog):
+def test_a_damaged_file_is_rebuilt(folder, damage, caplog):
     source = Source()
     get("a", source)
     path = only_file(folder)
@@ -96,7 +96,7 @@ def test_a_build_that_fails_leaves_nothing_behind(folder):
     assert get("a", Source())["n"] == list(range(10))
 
 
-def test_what_a_killed_process_left_is_not_taken_for_the_file(folder):
+def test_a_killed_processs_partial_file_is_not_used(folder):
     get("a", Source())
     path = only_file(folder)
     path.rename(path.with_suffix(".12345.tmp"))

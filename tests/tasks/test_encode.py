@@ -1,4 +1,4 @@
-"""Text to token ids: as the tokenizer does it, once for each text, tokenizer and length."""
+"""Rows equal the tokenizer's output, and are computed once per text, tokenizer and length."""
 
 import math
 
@@ -27,7 +27,7 @@ PAIR = {"text": ["the lamp fell", "the"], "text_pair": ["the king and the nun la
 
 @pytest.mark.parametrize("segments", [True, False])
 @pytest.mark.parametrize("columns", [SINGLE, PAIR], ids=["single", "pair"])
-def test_rows_are_what_the_tokenizer_says(columns, segments):
+def test_rows_equal_the_tokenizers_output(columns, segments):
     tokenizer = small_tokenizer(segments=segments)
     rows = encode(Dataset.from_dict(columns), tokenizer, 8)
     texts = [columns[name] for name in ("text", "text_pair") if name in columns]
@@ -82,7 +82,7 @@ def test_a_length_without_room_for_text_is_refused():
 def test_a_tokenizer_without_a_fast_version_is_known_by_its_content(monkeypatch):
     from transformers import CanineTokenizer
 
-    # It lists all of Unicode when it is made, seconds each time; these letters are enough.
+    # Listing all of Unicode takes seconds each time; these letters are enough.
     monkeypatch.setattr("transformers.models.canine.tokenization_canine.UNICODE_VOCAB_SIZE", 128)
     assert tokenizer_hash(CanineTokenizer()) == tokenizer_hash(CanineTokenizer())
     assert tokenizer_hash(CanineTokenizer()) != tokenizer_hash(CanineTokenizer(cls_token="x"))

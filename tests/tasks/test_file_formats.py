@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sinkd.errors import SinkdError
 from sinkd.tasks.file_formats import lines, records
 
-# Everything but the two characters that TSV keeps for itself, and the one that Windows puts before a line's end.
+# Everything except TSV's two separators, and the character that Windows puts before a line's end.
 field = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1)
 tables = st.lists(st.tuples(field, field), min_size=1, max_size=20)
 
@@ -25,7 +25,7 @@ def good(path, format, needed=("a", "b"), **more):
 
 
 @given(rows=tables, bom=st.booleans(), end=st.sampled_from(["\n", "\r\n"]), final=st.booleans())
-def test_tsv_gives_back_every_text_whatever_the_bom_the_line_ends_and_the_last_newline(folder, rows, bom, end, final):
+def test_tsv_preserves_every_text_for_any_bom_line_ends_and_last_newline(folder, rows, bom, end, final):
     path = folder / "rows.tsv"
     text = end.join("\t".join(row) for row in [("a", "b"), *rows]) + end * final
     path.write_bytes(b"\xef\xbb\xbf" * bom + text.encode())
@@ -97,7 +97,7 @@ def test_a_long_csv_field_is_read_and_an_open_quote_is_an_error(tmp_path):
         ("x.jsonl", b'{"a": ' + b"[" * 200_000 + b"}\n", 1, "found JSON that cannot be read"),
     ],
 )
-def test_a_bad_row_says_what_was_found_and_what_was_expected(tmp_path, name, content, number, message):
+def test_a_bad_rows_error_says_found_and_expected(tmp_path, name, content, number, message):
     path = tmp_path / name
     path.write_bytes(content)
     bad = [(at, str(row)) for at, row in records(path, path.suffix[1:], ("a", "b")) if isinstance(row, SinkdError)]

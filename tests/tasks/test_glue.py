@@ -1,4 +1,4 @@
-"""GLUE's files as they are distributed: layouts, folders, labels, and what is said about wrong ones."""
+"""GLUE's official files: layouts, folders, labels, and errors."""
 
 import pytest
 
@@ -73,14 +73,14 @@ def test_an_unknown_task_lists_the_names():
         load_task("squad", ".")
 
 
-def test_a_missing_folder_lists_what_was_looked_for(tmp_path):
+def test_a_missing_folder_lists_the_places_searched(tmp_path):
     write_task("cola", tmp_path / "CoLA")
     with pytest.raises(SinkdError) as error:
         load_task("rte", tmp_path)
     assert all(part in str(error.value) for part in (f"{tmp_path}/RTE", f"{tmp_path}/rte", "train.tsv", "dev.tsv"))
     with pytest.raises(SinkdError, match="nowhere"):
         load_task("cola", tmp_path / "nowhere")
-    with pytest.raises(SinkdError, match="no files of glue/rte"):  # another task's own folder is not taken for it
+    with pytest.raises(SinkdError, match="no files of glue/rte"):  # another task's folder is not used for it
         load_task("rte", tmp_path / "CoLA")
 
 
@@ -103,7 +103,7 @@ def test_rows_without_a_gold_label_are_left_out_of_mnli_and_counted(tmp_path):
     assert (len(task.read("dev_matched")), task.skipped["dev_matched"]) == (2, 1)
 
 
-def test_numbers_are_labels_where_their_order_is_agreed_and_a_guess_in_mnli(tmp_path):
+def test_numbers_are_labels_except_in_mnli_where_their_order_is_ambiguous(tmp_path):
     write_task("rte", tmp_path / "RTE")
     (tmp_path / "RTE" / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\t1\n")
     assert load_task("rte", tmp_path).read("dev")["label"] == [1]
@@ -156,7 +156,7 @@ def test_a_file_without_a_row_is_an_error(tmp_path):
         load_task("rte", tmp_path).read("train")
 
 
-def test_bad_rows_takes_two_words(tmp_path):
+def test_bad_rows_takes_two_values(tmp_path):
     write_task("cola", tmp_path / "CoLA")
     with pytest.raises(SinkdError, match="found bad_rows 'ignore', expected one of error, skip"):
         load_task("cola", tmp_path, bad_rows="ignore")

@@ -92,6 +92,6 @@ def test_f1_of_words(text, truth, f1):
 def test_record_takes_the_best_of_its_answers_and_the_mean_over_queries():
     said = ["Angela Merkel", "the Oslo", "Tom"]
     answers = [["Merkel", "Chancellor Angela Merkel"], ["Oslo", "Norway"], ["Mira"]]
-    # best F1: 4/5 (two of two, two of three), 1, 0; only the second matches exactly, and none is the very entity
+    # best F1: 4/5 (two of two, two of three), 1, 0; only the second matches exactly, and none is exactly the entity
     scores = metrics.record(said, answers)
     assert scores == pytest.approx({"f1": (4 / 5 + 1 + 0) / 3, "em": 1 / 3, "accuracy": 0.0})

@@ -1,4 +1,4 @@
-"""SuperGLUE's and ANLI's files as they are distributed: the hub's schema, folders, errors."""
+"""SuperGLUE's and ANLI's official files: the hub's schema, folders, errors."""
 
 import json
 import os
@@ -187,7 +187,7 @@ def test_an_unknown_task_lists_the_names():
         load_superglue("superglue/squad", ".")
 
 
-def test_a_missing_folder_lists_what_was_looked_for(tmp_path):
+def test_a_missing_folder_lists_the_places_searched(tmp_path):
     write_superglue("copa", tmp_path)
     with pytest.raises(SinkdError) as error:
         load_superglue("boolq", tmp_path)
@@ -353,7 +353,7 @@ def test_the_hub_is_asked_for_tables_and_never_for_a_program_to_run(tmp_path, ma
     assert any("/refs%2Fconvert%2Fparquet/copa/train/" in path for path in server.asked) == (main == "program")
 
 
-def test_datas_superglue_is_read_where_no_folder_is_given(tmp_path, monkeypatch):
+def test_datas_superglue_is_the_default_folder(tmp_path, monkeypatch):
     write_superglue("copa", tmp_path / "datas" / "superglue")
     monkeypatch.chdir(tmp_path)
     assert str(load_superglue("copa").files["train"]) == "datas/superglue/COPA/train.jsonl"

@@ -79,7 +79,7 @@ def test_words_are_inflected_regularly():
     assert [progressive(word) for word in ("laugh", "smile")] == ["laughing", "smiling"]
 
 
-def test_a_corpus_that_the_grammar_cannot_fill_is_an_error_and_no_endless_search(monkeypatch):
+def test_a_corpus_too_large_for_the_grammar_is_an_error(monkeypatch):
     monkeypatch.setattr("sinkd.tasks.synthetic_corpus.PHENOMENA", {"one": lambda grammar: (["a"], ["b"])})
     with pytest.raises(SinkdError, match="no more new sentences of 'one' after 2"):
         list(sentences(0))

@@ -1,4 +1,4 @@
-"""What a task scores, reports and hands in, and text without labels."""
+"""A task's scores, reports and submissions, and unlabelled text."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_mnli_reports_both_accuracies_and_their_plain_mean(glue):
     assert reported == pytest.approx({"accuracy_matched": 0.5, "accuracy_mismatched": 0.8, "accuracy": 0.65})
 
 
-def test_scores_refuse_what_they_cannot_score(glue):
+def test_unscorable_input_is_refused(glue):
     task = glue("cola")
     with pytest.raises(SinkdError, match=r"found logits of shape \(3, 4\) for glue/cola, expected \(3, 2\)"):
         task.scores(np.zeros((3, 4)), np.zeros(3))

@@ -163,7 +163,7 @@ def test_a_file_in_promptsources_form_is_read(tmp_path):
         ("templates: {a: !Template {jinja: x, metadata: 3}}", "field 'metadata': found 3, expected a mapping"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_reported(tmp_path, text, message):
+def test_errors_in_a_file_are_reported(tmp_path, text, message):
     path = tmp_path / "templates.yaml"
     path.write_text(text)
     with pytest.raises(SinkdError, match=message) as error:
@@ -181,7 +181,7 @@ def test_a_file_that_is_not_yaml_is_refused(tmp_path):
         read_templates(path)
 
 
-def test_what_an_author_wrote_about_a_template_may_be_anything(tmp_path):
+def test_a_templates_metadata_may_be_anything(tmp_path):
     path = tmp_path / "templates.yaml"
     path.write_text("templates: {a: !Template {jinja: x, metadata: {choices_in_prompt: perhaps, metrics: 3}}}")
     (template,) = read_templates(path)

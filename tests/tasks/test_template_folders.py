@@ -144,7 +144,7 @@ def test_a_users_template_comes_before_the_packages_of_that_name(tmp_path, no_pr
     assert len(templates("copa", tmp_path / "mine")) == len(own("copa"))
 
 
-def test_a_folder_without_the_tasks_templates_says_what_was_looked_for(tmp_path):
+def test_a_folder_without_the_tasks_templates_names_the_places_searched(tmp_path):
     write(tmp_path / "mine" / "copa", "by hand")
     with pytest.raises(SinkdError) as error:
         templates("boolq", tmp_path / "mine")
@@ -152,7 +152,7 @@ def test_a_folder_without_the_tasks_templates_says_what_was_looked_for(tmp_path)
     assert "no templates of boolq in" in str(error.value) and all(path in str(error.value) for path in looked)
 
 
-def test_an_unknown_name_lists_the_names_there_are(no_promptsource):
+def test_an_unknown_name_lists_the_known_names(no_promptsource):
     with pytest.raises(SinkdError) as error:
         find_template("superglue/copa", "two canditates")
     assert 'superglue/copa has no template "two canditates"; there are "' in str(error.value)

@@ -1,4 +1,4 @@
-"""Examples with the answers to choose from, their scores, and submissions byte for byte."""
+"""Examples with their choices and scores, and submissions byte for byte."""
 
 import json
 
@@ -249,14 +249,14 @@ SUBMISSIONS = {
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)
-def test_a_submission_is_what_the_server_takes(tmp_path, name):
+def test_a_submission_has_the_servers_format(tmp_path, name):
     file, template, chosen, expected = SUBMISSIONS[name]
     task = task_of(name, tmp_path)
     path = submit(task, template, chosen, tmp_path / "out" / "deep")
     assert (path, path.read_bytes()) == (tmp_path / "out" / "deep" / file, expected)
 
 
-def test_a_submission_follows_what_a_choice_means(tmp_path):
+def test_a_submission_follows_the_meaning_of_choices(tmp_path):
     task = task_of("boolq", tmp_path)
     yes_first = Template("yes first", "Well? ||| {{ ['no', 'yes'][label] }}", "yes ||| no")
     lines = submit(task, yes_first, [0, 1], tmp_path).read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Flags, recipes and defaults: which wins, what they may hold, and what is said of a wrong one."""
+"""Flags, recipes and defaults: precedence, allowed values, and errors."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def recipe(tmp_path):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """Publishes a recipe, `glue/cola`, in place of all others."""
+    """Publishes a recipe, `glue/cola`, instead of all others."""
 
     def write(text: str) -> None:
         (tmp_path / "published" / "glue").mkdir(parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ def test_a_flag_of_sinkhorn_is_a_keyword_of_the_loss():
     assert names == options.keys()
 
 
-def test_saving_every_so_many_steps_comes_beside_each_epoch():
+def test_save_steps_adds_to_saving_each_epoch():
     assert read().save_strategy == "epoch"
     assert read("--save_steps", 50).save_strategy == "steps"
     assert read("--save_steps", 50, "--save_strategy", "no").save_strategy == "no"

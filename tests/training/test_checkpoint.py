@@ -1,4 +1,4 @@
-"""A folder that is written is whole or absent, whenever the writer dies."""
+"""A written folder is complete or absent, even if the writer is killed."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert content(tmp_path) == {"best/part/weights": "new"}
 
 
-def test_a_failure_inside_leaves_the_old_one_whole(tmp_path):
+def test_a_failure_inside_leaves_the_old_folder_complete(tmp_path):
     with written_whole(tmp_path / "best") as partial:
         fill(partial, "old")
     with pytest.raises(Killed), written_whole(tmp_path / "best") as partial:
@@ -46,7 +46,7 @@ def test_a_failure_inside_leaves_the_old_one_whole(tmp_path):
     assert content(tmp_path) == {"best/part/weights": "old"}
 
 
-def test_what_a_failed_writer_left_is_not_mixed_into_the_next_one(tmp_path):
+def test_files_of_a_failed_writer_are_not_mixed_into_the_next_one(tmp_path):
     with pytest.raises(Killed), written_whole(tmp_path / "best") as partial:
         (partial / "leftover").write_text("half")
         raise Killed

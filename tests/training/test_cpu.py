@@ -1,4 +1,4 @@
-"""What makes training faster on a CPU changes no result beyond rounding, and is gone when training ends."""
+"""CPU optimisations change results only by rounding, and are removed when training ends."""
 
 import copy
 import logging
@@ -33,7 +33,7 @@ from sinkd.training.trainer import TaskTrainer
 
 
 class Own(nn.Linear):
-    """A layer of the user's own."""
+    """A user's layer."""
 
 
 def test_layers_are_fast_within_the_context_and_plain_after_it_even_on_an_error():
@@ -130,7 +130,7 @@ def test_clipped_gradients_and_their_norm_are_those_of_pytorch(max_norm):
         assert (ours.grad is None and theirs.grad is None) or torch.equal(ours.grad, theirs.grad)
 
 
-def test_a_norm_that_is_no_number_reaches_every_gradient():
+def test_a_nan_norm_reaches_every_gradient():
     model = nn.Linear(2, 2)
     model.weight.grad, model.bias.grad = torch.full((2, 2), float("nan")), torch.ones(2)
     assert clip_gradients(model, 1.0).isnan() and bool(model.bias.grad.isnan().all())
@@ -140,7 +140,7 @@ def test_a_norm_that_is_no_number_reaches_every_gradient():
 
 
 class Small(nn.Module):
-    """The least that `trim_embedding` accepts as a model."""
+    """A minimal model for `trim_embedding`."""
 
     def __init__(self, **options):
         super().__init__()
@@ -215,11 +215,11 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("optim", sorted({name.value for name in ENTRYWISE} - ELSEWHERE))
-def test_optimizers_under_which_the_embedding_is_trimmed_give_what_training_all_of_it_gives(optim):
+def test_optimizers_with_a_trimmed_embedding_give_the_same_result(optim):
     check_trimmed_training(optim)
 
 
-def test_evaluation_and_saving_in_the_middle_see_what_was_trained():
+def test_evaluation_and_saving_during_training_see_the_trained_rows():
     model = Small()
     plain = model.state_dict().keys()
     trim(model)
@@ -302,7 +302,7 @@ def test_training_twice_trains_the_embedding_twice_and_leaves_plain_layers(train
     assert not torch.equal(weights[1], weights[2])
 
 
-def test_only_optimizers_that_update_each_entry_by_itself_train_a_trimmed_embedding(trainer):
+def test_only_optimizers_that_update_entries_independently_train_a_trimmed_embedding(trainer):
     dependent = ("adafactor", "galore", "apollo", "8bit", "4bit", "lomo", "stable", "bnb", "grok", "schedule")
     assert not [name for name, other in product(ENTRYWISE, dependent) if other in name.value]
     for optim, expected in (("adamw_torch", TrimmedEmbedding), ("adafactor", nn.Embedding)):
@@ -340,7 +340,7 @@ def test_bf16_without_use_cpu_trains_on_a_cpu(trainer, monkeypatch):
 
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("used", [True, False])
-def test_the_log_says_once_where_bf16_would_help_and_where_it_hurts(trainer, native, used, monkeypatch, caplog):
+def test_the_log_says_once_if_bf16_would_help_or_hurts(trainer, native, used, monkeypatch, caplog):
     capabilities = {"architecture": "x86_64", "avx512_bf16": native}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     caplog.set_level(logging.INFO, logger="sinkd")

@@ -64,7 +64,7 @@ def test_micro_batches_of_answers_give_the_loss_of_the_whole(prepared, whole, ki
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_transport_of_each_answer_counts_by_answers(prepared, kind):
-    # row by row, a term with a parameter of its own
+    # row by row, a term with its own parameter
     found = []
     for rows, micro_batches in ((32, 1), (8, 4)):
         job = prepared(kind, "lorentz", rows, micro_batches, scope="micro")

@@ -1,4 +1,4 @@
-"""Two processes train one model: they survive faults, and end with the same weights."""
+"""Two processes train one model, survive faults, and end with the same weights."""
 
 import os
 import shutil

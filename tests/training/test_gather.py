@@ -1,4 +1,4 @@
-"""Processes part before they end, and nothing of a run holds what they had in common."""
+"""Processes leave their group before they exit, and no object keeps it alive."""
 
 import weakref
 
@@ -14,7 +14,7 @@ class Wrapped:
         self.mesh, self.me = distributed.device_mesh.init_device_mesh("cpu", (1,)), self
 
 
-def test_leaving_the_group_takes_along_what_refers_to_it(tmp_path):
+def test_leaving_the_group_frees_objects_that_refer_to_it(tmp_path):
     leave_group()  # without a group there is nothing to leave
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     held = weakref.ref(Wrapped())

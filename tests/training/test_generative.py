@@ -1,4 +1,4 @@
-"""What a language model is trained on: the answer tokens alone, whatever pads, orders or keeps them."""
+"""A language model trains only on the answer tokens, with any padding, order or cache."""
 
 import math
 from types import SimpleNamespace
@@ -237,13 +237,13 @@ def test_a_likelier_cache_is_smaller(two, tmp_path):
 
 @torch.no_grad()
 def left_out(model, k, temperature):
-    """The softened mass beside the k most probable entries, a mean over the answer tokens of `rows_of`."""
+    """The softened mass outside the k most probable entries, averaged over the answer tokens of `rows_of`."""
     logits = torch.cat([written_out_logits(model, p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)])
     return 1 - float(torch.softmax(logits / temperature, -1).topk(k).values.sum(-1).mean())
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_a_cache_of_some_entries_is_a_live_run_within_what_it_leaves_out(two, tmp_path, temperature):
+def test_a_top_k_cache_matches_a_live_run_up_to_the_mass_it_leaves_out(two, tmp_path, temperature):
     """The bound of the docs, on the first update's total variation; and the published sum follows a live run."""
     bound, some = left_out(two[1], 200, temperature), {"temperature": temperature, "teacher_cache_top_k": 200}
     one = {"distill_loss": "ce:1+tvd:1", "per_gpu_batch_size": 8, "max_steps": 1}
@@ -265,7 +265,7 @@ def test_objectives_that_share_a_cache_add_what_they_lack(two, tmp_path):
     assert kept == {f"top-4-{what}.float32" for what in ("ids", "log-probabilities", "rest-1", "rest-1.5", "rest-2")}
 
 
-def test_what_a_likelier_cache_cannot_serve_is_refused(two, tmp_path):
+def test_terms_that_a_top_k_cache_cannot_serve_are_refused(two, tmp_path):
     with pytest.raises(SinkdError, match="kd_anneal needs more than that; leave the flag out"):
         trained(two, tmp_path, "anneal", distill_loss="kd_anneal", teacher_cache_top_k=4)
     with pytest.raises(SinkdError, match="reverse_kl needs more than that"):
@@ -293,7 +293,7 @@ def test_own_answers_are_drawn_from_the_student_and_have_no_labels(kind):
 
 
 @pytest.mark.parametrize("kind", ["t5", "gpt2"])
-def test_own_answers_follow_the_students_distribution_whatever_its_folder_says(kind):
+def test_own_answers_follow_the_students_distribution_for_any_generation_config(kind):
     model = small_model(kind, VOCABULARY)
     collator = PromptCollator(word_tokenizer(), decoder_start(model.config))
     count = 4000
@@ -316,7 +316,7 @@ def test_own_answers_follow_the_students_distribution_whatever_its_folder_says(k
     assert int(plain["counts"].max()) == 1
 
 
-def test_what_indexes_a_spread_model_lies_on_the_cpu():
+def test_indices_of_a_spread_model_are_on_the_cpu():
     numbers = SimpleNamespace(cpu=lambda: "on the CPU")
     assert indices(SimpleNamespace(hf_device_map={"": 0}), numbers) == "on the CPU"
     assert indices(SimpleNamespace(module=SimpleNamespace(hf_device_map={"": 0})), numbers) == "on the CPU"
@@ -340,7 +340,7 @@ def test_on_policy_is_a_share():
         DistillationArguments(output_dir="o", on_policy=1.5)
 
 
-def test_the_cache_must_hold_what_is_transported():
+def test_the_cache_must_contain_the_transported_entries():
     with pytest.raises(SinkdError, match=r"--teacher_cache_top_k is 5; it must be at least --sinkhorn_top_k, 10"):
         DistillationArguments(output_dir="o", teacher_cache_top_k=5, sinkhorn_top_k=10)
 

@@ -1,4 +1,4 @@
-"""One update has one loss, however its rows are cut among micro-batches and processes."""
+"""An update's loss does not depend on how its rows are split into micro-batches and processes."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ from small_language_models import small_model, word_tokenizer
 from training import cuts, decoder_cuts, sharded
 
 HERE = Path(__file__).resolve().parent
-# A weight at which a wrong cut cannot hide, SGD (where Adam would divide rounding errors by themselves), clipping on.
+# A weight that exposes a wrong cut, SGD (since Adam would divide rounding errors by themselves), clipping on.
 SETTINGS = ["--distill_loss", "ce:0.3+kd:0.7+sinkhorn:1", "--sinkhorn_weight", 1, "--sinkhorn_reduction", "mean"]
 SETTINGS += ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0", "--optim", "sgd"]
 SETTINGS += ["--learning_rate", 0.06, "--max_steps", 10, "--max_grad_norm", 0.5, "--logging_steps", 1]
@@ -121,7 +121,7 @@ def is_far(found, expected):
     return min(differences(found, expected).values()) > 10 * BOUND
 
 
-# Terms with parameters of their own, which learn: a curvature, and the scale of log-odds (on which of two classes the
+# Terms with their own trained parameters: a curvature, and the scale of log-odds (on which of two classes the
 # curvature has no influence: their points lie on a line).
 CURVATURE = ["--sinkhorn_value", "matching", "--learnable_curvature", "--curvature_lr", 5]
 SCALE = [*CURVATURE, "--representation", "log_odds"]
@@ -159,7 +159,7 @@ def test_bfloat16_and_clipping_do_not_see_the_cut(cut):
     assert differences(micro, whole)["gradient"] > 0.05
 
 
-def test_unlabelled_rows_count_for_what_they_are(cut, tmp_path):
+def test_cuts_do_not_change_an_update_with_unlabelled_rows(cut, tmp_path):
     # Hard labels average over the labelled rows of an update, and micro-batches hold different numbers of them.
     text = tmp_path / "more.txt"
     text.write_text("".join(f"the dog sees {n} cats\n" for n in range(70)))
@@ -304,7 +304,7 @@ def by_logits(objective, batches, **more):
 
 
 @pytest.mark.parametrize("options", [{}, {"representation": "log_odds"}, {"cost": "l1"}, {"learnable_curvature": True}])
-def test_impossible_classes_leave_loss_and_gradient_finite_however_an_update_is_cut(options):
+def test_impossible_classes_keep_loss_and_gradient_finite_for_any_cut(options):
     found = []
     for sizes in ([6], [2, 4]):
         objective = Objective.parse("sinkhorn:1", sinkhorn={"weight": 1.0, "reduction": "mean", **options})
@@ -339,7 +339,9 @@ def test_an_update_is_solved_once_for_its_gradient_and_once_for_the_log(monkeypa
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("objective", "looks"), [("kd+sinkhorn", ["cpu", "cuda"]), ("kd", ["cpu"])])
-def test_several_processes_look_for_nan_where_they_wait_anyway(micro_batches, monkeypatch, objective, looks, device):
+def test_several_processes_check_for_nan_only_where_they_synchronise_anyway(
+    micro_batches, monkeypatch, objective, looks, device
+):
     # two processes alike
     monkeypatch.setattr("sinkd.training.gradient_cache.world_size", lambda: 2)
     monkeypatch.setattr("sinkd.training.gradient_cache.summed", lambda values, device: values + values)

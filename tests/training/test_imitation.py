@@ -1,4 +1,4 @@
-"""Attributions, relations and hidden states under the same trainer: cached or live, however a batch is cut, resumed."""
+"""Attributions, relations and hidden states in the same trainer: cached or live, for any cut, and resumed."""
 
 import json
 import logging
@@ -66,7 +66,7 @@ def test_every_part_of_a_sum_is_logged_and_learned_from(world, taught, tmp_path,
     assert said == ["the student's attention 'sdpa' has no second derivative: saliency trains it with 'eager'"]
 
 
-def test_the_cache_keeps_what_is_small_and_the_teacher_answers_the_rest(world, taught, tmp_path):
+def test_the_cache_stores_small_features_and_the_teacher_answers_the_rest(world, taught, tmp_path):
     flags = [*OBJECTIVES["all"], "--teacher_cache_dir", tmp_path, "--teacher_cache_dtype", "float16"]
     distill(world, taught, tmp_path / "run", *flags)
     (store,) = (folder for folder in tmp_path.iterdir() if (folder / "00000.lock").exists())
@@ -202,7 +202,7 @@ def test_mixed_precision_trains_every_objective(tables, tmp_path):
     assert first[0] == pytest.approx(first[1], rel=0.05)
 
 
-def test_what_is_cached_beforehand_is_what_training_asks_for(world, taught, tmp_path, capsys):
+def test_features_cached_beforehand_are_those_that_training_needs(world, taught, tmp_path, capsys):
     flags = ["--teacher_path", taught, "--student_path", world.student, "--teacher_cache_dir", tmp_path / "kept"]
     flags += ["--distill_loss", "kd+sinkhorn+saliency+sinkhorn_hidden", "--hidden_pooling", "cls"]
     assert main(["cache-teacher", *world.flags(tmp_path / "unused", *flags)]) == 0
@@ -222,7 +222,7 @@ def test_what_is_cached_beforehand_is_what_training_asks_for(world, taught, tmp_
         (["mgskd", "--mgskd_heads", "4", "--matching_strategy", "triple"], "the teacher has 2 layers, the student 1"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(world, taught, tmp_path, capsys, flags, message):
+def test_impossible_settings_give_one_sentence(world, taught, tmp_path, capsys, flags, message):
     paths = ["--teacher_path", str(taught), "--student_path", str(world.student), "--distill_loss"]
     assert main(["distill", *world.flags(tmp_path / "run", *paths, *flags)]) == 2
     shown = capsys.readouterr().err
@@ -248,7 +248,7 @@ def test_engines_of_one_backward_pass_are_refused(taught, tmp_path, objective, f
 
 
 @pytest.mark.parametrize("objective", ["kd+sinkhorn", "kd+sinkhorn_hidden"])
-def test_deepspeed_does_not_train_what_the_objective_learns(world, taught, tmp_path, objective):
+def test_deepspeed_is_refused_for_objectives_with_own_parameters(world, taught, tmp_path, objective):
     args = DistillationArguments(output_dir=str(tmp_path), use_cpu=True, learnable_curvature=objective == "kd+sinkhorn")
     args.deepspeed = "zero.json"
     load = transformers.AutoModelForSequenceClassification.from_pretrained
@@ -258,7 +258,7 @@ def test_deepspeed_does_not_train_what_the_objective_learns(world, taught, tmp_p
 
 
 def test_projectors_depend_on_the_seed_alone(world, taught, tmp_path):
-    """Processes do not tell each other the objective's weights, and whoever uses the trainer may have drawn before."""
+    """Processes do not exchange the objective's weights, and the caller may have drawn random numbers before."""
     load = transformers.AutoModelForSequenceClassification.from_pretrained
     drawn = []
     for before, seed in ((1, 5), (2, 5), (2, 6)):
@@ -309,7 +309,7 @@ def test_flags_weigh_terms_as_published(flags, meaning):
     assert str(resolve_settings(DistillationArguments, argv, "test").parse_objective()) == meaning
 
 
-def test_one_step_is_what_saliency_means_whatever_ig_steps_says():
+def test_saliency_uses_one_step_for_any_ig_steps():
     args = resolve_settings(DistillationArguments, ["--distill_loss", "saliency", "--ig_steps", "3"], "test")
     assert args.parse_objective().terms["saliency"].student_map.steps == 1
 

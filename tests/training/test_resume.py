@@ -73,7 +73,7 @@ def test_a_terminated_run_saves_and_resumes_to_the_same_weights(command, undistu
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_checkpoint_before_whole(command, undisturbed, tmp_path):
+def test_a_full_disk_leaves_the_previous_checkpoint_complete(command, undisturbed, tmp_path):
     folder = tmp_path / "run"
     stopped = run(*command(folder), victim=("full", 3))
     assert stopped.returncode == 2, stopped.stderr

@@ -1,4 +1,4 @@
-"""A folder belongs to one run, which starts, resumes, is returned or refused; and it holds what it promises."""
+"""A folder belongs to one run, which starts, resumes, is returned or refused; it has the documented content."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ SINKHORN = ["--distill_loss", "kd+sinkhorn", "--num_train_epochs", "2", "--loggi
 
 @pytest.fixture(scope="module")
 def finished(start, tmp_path_factory):
-    """A finished run, which tests must leave as it is."""
+    """A finished run, which tests must not change."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     summary = start(folder, *SINKHORN)
     return folder, summary.outcomes[0]
@@ -76,7 +76,7 @@ def finished(start, tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A finished run's folder to do things to."""
+    """A copy of a finished run's folder, which tests may change."""
     shutil.copytree(finished[0], tmp_path / "run")
     return tmp_path / "run"
 
@@ -100,7 +100,7 @@ def no_training(monkeypatch):
 # What a folder holds
 
 
-def test_the_folder_holds_the_model_its_tokenizer_and_what_made_it(finished):
+def test_the_folder_contains_the_model_its_tokenizer_and_its_manifest(finished):
     folder, _ = finished
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.json", "manifest.json", "runs"} <= names
@@ -118,7 +118,7 @@ def test_the_model_loads_with_plain_transformers(finished):
     assert logits.shape == (1, 2)
 
 
-def test_metrics_json_holds_what_was_promised(finished):
+def test_metrics_json_has_the_documented_content(finished):
     folder, outcome = finished
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {"task", "metric", "best", "final", "history", "seconds", "samples_per_second"} <= metrics.keys()
@@ -131,7 +131,7 @@ def test_metrics_json_holds_what_was_promised(finished):
     assert read_outcome(folder) == outcome
 
 
-def test_manifest_json_holds_what_was_promised(finished, world):
+def test_manifest_json_has_the_documented_content(finished, world):
     folder, _ = finished
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {"argv", "config", "versions", "seed", "inputs", "world_size"} <= manifest.keys()
@@ -230,7 +230,7 @@ def test_other_data_and_other_models_are_another_run(start, copied, no_training,
         start(copied, *SINKHORN, "--student_path", other)
 
 
-def test_where_data_and_models_lie_does_not_make_another_run(start, copied, no_training, world, taught, tmp_path):
+def test_the_location_of_data_and_models_does_not_change_the_run(start, copied, no_training, world, taught, tmp_path):
     shutil.copytree(world.data, tmp_path / "elsewhere")
     shutil.copytree(taught, tmp_path / "moved")
     flags = ["--data_dir", tmp_path / "elsewhere", "--teacher_path", tmp_path / "moved", "--logging_steps", 1]
@@ -269,7 +269,7 @@ def test_a_folder_that_is_no_runs_is_left_alone(start, tmp_path, no_training, ov
     assert content(home) == before
 
 
-def test_what_a_kill_left_of_a_manifest_is_no_obstacle(start, tmp_path):
+def test_a_manifest_left_incomplete_by_a_kill_does_not_block_a_run(start, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".manifest.json.4711").write_text('{"arg')

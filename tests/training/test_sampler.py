@@ -1,4 +1,4 @@
-"""The order of rows is a permutation that seed and epoch alone decide, and that saves padding."""
+"""The order of rows is a permutation determined only by seed and epoch, and saves padding."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Where a setting comes from, flag or file, never changes which defaults apply."""
+"""The source of a setting, flag or file, does not change which defaults apply."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ PUBLISHED = {
     "student": {"distill_loss": "ce:1+kl:0.1+sinkhorn:1", "learning_rate": 1e-4, "sinkhorn_weight": 0.0008,
                 "num_train_epochs": 10, "temperature": 1.0, "seed": 42, "weight_decay": 0.01},
 }  # fmt: skip
-# Every way to name COPA: what is typed, and what the file that --config names holds
+# Every way to name COPA: the command line, and the content of the --config file
 NAMED = {
     "flag": (["--task_name", "superglue/copa"], {}),
     "flag with =": (["--task_name=superglue/copa"], {}),
@@ -40,7 +40,7 @@ def settings(args) -> dict:
 
 @pytest.mark.parametrize("role", KINDS)
 @pytest.mark.parametrize("way", NAMED)
-def test_a_language_models_task_has_one_set_of_defaults_however_it_is_named(way, role, tmp_path):
+def test_a_language_models_task_has_the_same_defaults_under_every_name(way, role, tmp_path):
     argv, content = NAMED[way]
     if content:
         (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))

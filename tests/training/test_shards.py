@@ -40,7 +40,7 @@ def alone(fill, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_the_cache_is_the_same_however_many_fill_it(fill, alone, tmp_path, processes):
+def test_the_cache_is_the_same_for_any_number_of_processes(fill, alone, tmp_path, processes):
     written, asked = fill(tmp_path, processes)
     assert written == alone[1]
     assert len(asked) == processes
@@ -48,7 +48,7 @@ def test_the_cache_is_the_same_however_many_fill_it(fill, alone, tmp_path, proce
 
 
 @pytest.mark.slow
-def test_what_is_lacking_is_filled_shard_by_shard(fill, alone, tmp_path):
+def test_missing_shards_are_filled_one_by_one(fill, alone, tmp_path):
     shutil.copytree(alone[0], tmp_path / "cut")
     lost = sorted((tmp_path / "cut").rglob("0000[37]"))
     assert len(lost) == 2

@@ -99,7 +99,7 @@ def test_the_second_time_the_teacher_is_not_asked(ask, teacher, rows):
     assert counting.asked == len(rows)
 
 
-# what is damaged: a file, and its bytes from those before; None removes it
+# the damage: a file, and its new bytes from the old ones; None removes it
 DAMAGES = {
     "truncated": ("values.npy", lambda data: data[:-4]),
     "altered": ("values.npy", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
@@ -189,7 +189,7 @@ def test_a_store_is_the_same_for_any_number_of_processes(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
 
 
-def test_a_shard_that_is_lost_is_all_that_is_computed_again(tmp_path):
+def test_only_a_lost_shard_is_recomputed(tmp_path):
     fill(tmp_path / "store", 35)
     (tmp_path / "store/logits.float32/00002/values.npy").unlink()
     assert fill(tmp_path / "store", 35) == [2]
@@ -248,7 +248,7 @@ def test_rows_carry_their_own_answers(ask, teacher, rows, tokenizer):
         TaughtRows(rows.select(range(3)), Collator(tokenizer), answers)
 
 
-def test_hidden_states_are_shown_where_they_are_needed(teacher, rows, tokenizer):
+def test_hidden_states_are_captured_if_needed(teacher, rows, tokenizer):
     batch = Collator(tokenizer)([rows[0], rows[1]])
     assert list(observe(teacher, batch, [LOGITS]).features) == ["logits"]
     hidden = observe(teacher, batch, [LOGITS, HIDDEN_STATES])[HIDDEN_STATES]

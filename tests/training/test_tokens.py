@@ -1,4 +1,4 @@
-"""A teacher reads with a tokenizer of its own, unless what is compared has an entry for each token."""
+"""A teacher may use its own tokenizer, unless the objective compares an entry for each token."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_a_run_keeps_the_students_tokenizer_and_names_both(flags, other_student,
         (["--distill_loss", "kd", "--student_init", "copy"], " where layers are copied"),
     ],
 )
-def test_what_compares_tokens_is_refused(flags, capsys, more, what):
+def test_objectives_that_compare_tokens_are_refused(flags, capsys, more, what):
     assert main(["distill", *flags("out", *more)]) == 2
     expected = f"teacher and student must read the same tokens{what}, and their tokenizers differ in size"
     assert expected in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Training does what its arguments and its log say: teacher cached or live, accumulated or not, in any precision."""
+"""Training follows its arguments and log: cached or live teacher, with or without accumulation, in any precision."""
 
 import math
 import re
@@ -99,7 +99,7 @@ def test_the_live_teacher_answers_without_dropout(run):
     assert run(*flags)["loss"].tolist() == run(*flags, "--teacher_cache", "auto")["loss"].tolist()
 
 
-def test_another_epoch_asks_the_cached_teacher_nothing(run, monkeypatch):
+def test_another_epoch_does_not_run_the_cached_teacher(run, monkeypatch):
     run()
 
     def refuse(*args):
@@ -282,14 +282,14 @@ def test_batches_follow_seed_and_epoch(trainer):
     assert seen[:20] == expected
 
 
-def test_evaluation_leaves_the_random_state_alone(trainer):
+def test_evaluation_does_not_change_the_random_state(trainer):
     made = trainer()
     before = torch.get_rng_state()
     made.evaluate()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_row_is_answered_where_training_drops_the_last(trainer):
+def test_every_row_is_answered_even_if_training_drops_the_last(trainer):
     made = trainer(dataloader_drop_last=True)
     made.train()
     assert len(made.answers(made.eval_dataset)) == len(made.eval_dataset)
@@ -317,7 +317,7 @@ def test_a_program_gets_the_loss_and_its_own_metrics(trainer):
     assert {"eval_runtime", "eval_samples_per_second"} <= metrics.keys()
 
 
-def test_a_program_may_give_the_objective_as_text_and_rows_of_its_own(trainer):
+def test_a_program_may_pass_the_objective_as_text_and_its_own_rows(trainer):
     made = trainer("kd", max_steps=2)
     made.train_dataset = [made.train_dataset[i] for i in range(40)]  # no data set to cache for: the teacher is live
     made.train()

@@ -1,4 +1,4 @@
-"""Every ground cost against its formula written out, and where the formula alone would fail."""
+"""Every ground cost agrees with its formula, and works where the plain formula would fail."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gradcheck(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", COSTS)
-def test_leading_dimensions_are_problems_apart(name: str, form: str) -> None:
+def test_leading_dimensions_are_independent_problems(name: str, form: str) -> None:
     x, y = rows(3, 5, 0, 2, 2), rows(4, 5, 1, 2, 2)
     together = COSTS[name].function(x, y)
     gradient = torch.autograd.grad(together.sum(), x)[0]
@@ -86,7 +86,7 @@ def test_impossible_classes_leave_a_finite_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("gap", [1e-2, 1e-4, 1e-6, 1e-9])
-def test_products_and_differences_agree_however_near_the_rows(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_and_differences_agree_for_rows_at_any_distance(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     x = rows(6, 40, 0)
     y = (x + gap * rows(6, 40, 1)).detach()
     for name in ("l2", "sqeuclidean", "lorentz"):

@@ -1,4 +1,4 @@
-"""A learnable number stays within its bounds under any optimiser, and comes back from them."""
+"""A learnable number stays within its bounds under any optimiser, and can return from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lorentz geometry: the bounds that float32 must keep for every pair of rows, and geoopt's word on the rest."""
+"""Lorentz geometry: float32 error bounds for every pair of rows, and agreement with geoopt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fast_linear` is a b^T + bias, whichever library multiplies."""
+"""`fast_linear` computes a b^T + bias with either library."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_onednn_and_pytorch_agree_on_matrices_and_transposed_ones(with_bias, tur
     torch.testing.assert_close(fast_linear(a, b, bias).double(), expected, rtol=0, atol=2e-4)
 
 
-def test_pytorch_multiplies_what_onednn_would_round_or_not_speed_up():
+def test_pytorch_multiplies_if_onednn_would_round_or_not_be_faster():
     large, small = torch.randn(128, 128), torch.randn(4, 128)
     assert not uses_onednn(small, small) and not uses_onednn(large.double(), large.double())
     assert not uses_onednn(torch.randn(128, 256)[:, :128], large)

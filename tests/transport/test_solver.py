@@ -1,4 +1,4 @@
-"""The solver against the iteration written out, against POT, and against its own promises."""
+"""The solver agrees with the plain iteration and with POT, and keeps its promises."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ def test_implicit_gradient_is_the_unrolled_one_of_a_converged_plan() -> None:
             for g in ("implicit", "unroll")
         ]
         gap.append(reference.relative_error(*gradients))
-    # At 100 iterations this plan has converged: what is left from there on is rounding.
+    # At 100 iterations this plan has converged: the remaining error is rounding.
     assert max(gap[1:]) < 1e-7 and max(gap[1:]) < gap[0]
 
 
-def test_implicit_gradient_is_finite_where_the_plan_falls_into_separate_pairs() -> None:
+def test_implicit_gradient_is_finite_if_the_plan_is_separate_pairs() -> None:
     cost = (1 - torch.eye(8)).mul(50).add(torch.rand(8, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
     transport = sinkhorn(cost, gradient="implicit")
     (gradient,) = torch.autograd.grad(transport.distance, cost)
@@ -144,7 +144,7 @@ def test_tolerance_stops_as_soon_as_it_is_met() -> None:
 
 @pytest.mark.parametrize("bound", [PRODUCTS, LOGS])
 @pytest.mark.parametrize("gradient", ["unroll", "implicit", "envelope"])
-def test_leading_dimensions_are_problems_apart(bound: float, gradient: str) -> None:
+def test_leading_dimensions_are_independent_problems(bound: float, gradient: str) -> None:
     costs = torch.stack([random_cost(5, 4, k).detach() for k in range(6)]).reshape(2, 3, 5, 4).requires_grad_()
     a, b = torch.rand(2, 3, 5, dtype=torch.float64), torch.rand(2, 3, 4, dtype=torch.float64)
     b *= a.sum(-1, keepdim=True) / b.sum(-1, keepdim=True)
@@ -187,7 +187,7 @@ def test_finite_down_to_epsilon_of_a_thousandth(epsilon: float) -> None:
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-4, 1e-5, 1e-6])
-def test_float32_gradients_are_right_however_small_epsilon_is(epsilon: float) -> None:
+def test_float32_gradients_are_right_for_any_small_epsilon(epsilon: float) -> None:
     cost = random_cost(16, 16).detach().float()
     gradients = []
     for typed in (cost, cost.double()):
@@ -220,7 +220,7 @@ def test_a_side_without_rows_is_transported_at_no_cost(bound: float, n: int, m: 
     assert transport.f.shape == (2, n) and transport.g.shape == (2, m) and not transport.distance.any()
 
 
-def test_autocast_does_not_reach_the_solver() -> None:
+def test_autocast_does_not_affect_the_solver() -> None:
     cost = random_cost(8, 8).detach().float().requires_grad_()
     plain = torch.autograd.grad(sinkhorn(cost).distance, cost)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -252,7 +252,7 @@ def test_half_precision_costs_are_solved_in_float32() -> None:
         ({"col_weights": torch.ones(5)}, "a mass of 3 in rows and 5 in columns"),
     ],
 )
-def test_wrong_input_is_one_sentence_with_what_was_found(arguments: dict, text: str) -> None:
+def test_wrong_input_is_one_sentence_that_names_it(arguments: dict, text: str) -> None:
     with pytest.raises(SinkdError, match=text):
         sinkhorn(**{"cost": torch.zeros(3, 5), **arguments})
 
