@@ -60,7 +60,7 @@ def rowwise(
 
 
 def is_wide(logits: Tensor) -> bool:
-    """Whether rows (n, V) should be processed in slices; never under compile, which fuses and would unroll them."""
+    """True if rows (n, V) should be processed in slices; never under compile, which would unroll them."""
     return logits.shape[-1] >= WIDE and not torch.compiler.is_compiling()
 
 

@@ -28,7 +28,7 @@ class Rows(NamedTuple):
 
     @property
     def wide(self) -> bool:
-        """Whether these are rows of a vocabulary, (n, V), that can be compared straight from the logits."""
+        """True for rows of a vocabulary, (n, V), that can be compared directly from the logits."""
         flat = self.student.dim() == 2 and self.mask is None and not self.teacher.requires_grad
         return flat and self.student.shape[-1] >= chunked.WIDE and may_wait(self.student) and may_wait(self.teacher)
 

@@ -28,7 +28,7 @@ from .term import Progress, RowTerm, Term, View
 from .term_options import Options, option
 
 TOKEN_LAYERS = 2
-"""The first pairs of layers are compared by tokens, this many; the others by sentences."""
+"""Compare this many of the first pairs of layers by tokens, and the others by sentences."""
 SAMPLE_WEIGHT, TOKEN_WEIGHT = 4.0, 1.0
 
 

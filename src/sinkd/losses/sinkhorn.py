@@ -128,7 +128,7 @@ class SinkhornLoss(nn.Module):
 
         Args:
             student_logits: (B, C), or (B, L, V). -inf is an impossible class.
-            teacher_logits: the same number of classes. Must have as many rows with mask, ids, pairing or matching.
+            teacher_logits: the same number of classes, and as many rows if mask, ids, pairing or matching is used.
                 Detach it if it needs no gradient.
             mask: (B,) or (B, L), the rows that count, for both sides.
             ids: integers, shaped as mask: rows with equal ids are the same example, for pairing and matching.
