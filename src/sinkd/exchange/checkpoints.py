@@ -28,7 +28,7 @@ class HubModel:
     name: str
 
     def plan(self, root: Path, host: str = "") -> list[str]:
-        """A line that says what is fetched from where to where."""
+        """One line: the files, their source and their target."""
         return [f"https://huggingface.co/{self.name} -> {root / self.folder}"]
 
     def fetch(self, root: Path, host: str = "") -> str:
@@ -70,7 +70,7 @@ class DriveFiles:
         return f"https://drive.google.com/{kind}"
 
     def plan(self, root: Path, host: str = "") -> list[str]:
-        """A line that says what is fetched from where to where."""
+        """One line: the files, their source and their target."""
         return [f"{self.url} -> {root / self.folder}"]
 
     def fetch(self, root: Path, host: str = "") -> str:

@@ -60,7 +60,7 @@ def check_finite(student: Tensor, teacher: Tensor) -> None:
 
 
 def guard(student: Tensor, teacher: Tensor) -> None:
-    """`check_finite` in eager mode on a CPU; elsewhere an assertion that does not synchronise."""
+    """`check_finite` in eager mode on a CPU; elsewhere an assertion, which does not synchronise."""
     if not (is_static(student) or is_static(teacher)):
         return check_finite(student, teacher)
     for side, logits in (("student", student), ("teacher", teacher)):

@@ -50,7 +50,7 @@ class View:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: `epoch` counts from 0, `epochs` is how many there will be (at least 1)."""
+    """The progress of training: `epoch` counts from 0, `epochs` is their total number (at least 1)."""
 
     epoch: int = 0
     epochs: int = 1

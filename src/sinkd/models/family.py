@@ -23,7 +23,7 @@ from sinkd.tasks.metrics import Scores
 
 @dataclass(frozen=True)
 class Reading:
-    """How a task's rows are read. Each field is the flag of that name; `seed` draws shots and wordings."""
+    """Settings for reading a task's rows. Each field is the flag of that name; `seed` draws shots and wordings."""
 
     seed: int = 0
     max_train_rows: int | None = None

@@ -21,15 +21,22 @@ class PromptCollator:
 
     It pads on the tokenizer's side, with its padding token or else its end of sequence; padding changes no loss.
 
-    Rows with answers: input_ids and attention_mask (B, L), decoder_input_ids (B, T) or, if padding is on the left,
-    position_ids (B, L); and for the N answer tokens of the batch: labels (N,), the tokens themselves; positions (N, 2),
-    row and position of the logits that predict each; counts (B,), the number in each row; and columns (C,), ascending,
-    the positions that occur, for a model of one sequence.
+    Rows with answers give:
 
-    Rows with choices: the prompts (padded on the left for a model of one sequence), and for all M choices of the
-    batch: choice_rows (M,), the row of each; choice_labels (M, T), its tokens, -100 beyond them; choice_inputs, what a
-    model reads to predict them, (M, T), or (M, T - 1) if the prompt's last token predicts the first; and choice_places
-    (B, K), which of the M are each row's choices, -1 beyond the last. Known answers give labels (B,).
+    - input_ids and attention_mask (B, L); decoder_input_ids (B, T) or, with padding on the left, position_ids (B, L);
+    - labels (N,): the N answer tokens of the batch;
+    - positions (N, 2): row and position of the logits that predict each;
+    - counts (B,): the number of answer tokens in each row;
+    - columns (C,): the positions that occur, ascending, for a model of one sequence.
+
+    Rows with choices give:
+
+    - the prompts, padded on the left for a model of one sequence;
+    - choice_rows (M,): the row of each of the batch's M choices;
+    - choice_labels (M, T): their tokens, -100 beyond them;
+    - choice_inputs (M, T), or (M, T - 1) if the prompt's last token predicts the first: the inputs that predict them;
+    - choice_places (B, K): the numbers of each row's choices, -1 beyond the last;
+    - labels (B,), if the answers are known.
 
     Args:
         tokenizer: For its padding.

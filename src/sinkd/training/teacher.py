@@ -86,7 +86,7 @@ class Teacher:
         return hashlib.sha256(f"{content} {width}".encode() if width else content.encode()).hexdigest()
 
     def differs_from(self, student: Family) -> str | None:
-        """What differs between the tokenizers of teacher and student; None if they read the same tokens."""
+        """The difference between the tokenizers of teacher and student; None if they read the same tokens."""
         ours, theirs = self.family.tokenizer, student.tokenizer
         return None if ours is theirs else tokenizer_difference(ours, theirs)
 
