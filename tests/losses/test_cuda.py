@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
-from losses.test_vocabulary import KEYWORDS, WIDTH, value_and_gradient
 
 import reference
 from losses.test_golden import CASES, LOSSES
+from losses.test_top_k_union import KEYWORDS, WIDTH, value_and_gradient
 from memory import peak_bytes
 from sinkd import Objective, SinkhornLoss
 from sinkd.losses.term import View

@@ -317,18 +317,17 @@ def test_saliency_uses_one_step_for_any_ig_steps():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["mgskd", "--matching_strategy", "emb+last"], '"emb+last"; it must be one of emb, uniform'),
+        (["mgskd", "--matching_strategy", "emb+last"], "invalid choice: 'emb+last'"),
         (["mgskd", "--mgskd_heads", "0"], "heads is 0; it must be at least 1"),
         (["mgskd", "--mgskd_w", "-1"], "mgskd_w is -1.0; it must be a number from 0 up"),
         (["saliency", "--ig_steps", "0"], "ig_steps is 0"),
         (["integrated_saliency", "--ig_steps", "0"], "ig_steps is 0"),
         (["kd", "--sinkhorn_cost", "l3"], "cost is 'l3'"),
         (["sinkhorn_hidden", "--hidden_cost", "l3"], "cost is 'l3'"),
-        (["sinkhorn_hidden", "--hidden_layers", "emb+last"], '"emb+last"'),
+        (["sinkhorn_hidden", "--hidden_layers", "emb+last"], "invalid choice: 'emb+last'"),
     ],
 )
 def test_flags_out_of_range_are_refused_when_they_are_read(flags, message):
-    args = resolve_settings(DistillationArguments, ["--distill_loss", *flags], "test")
     with pytest.raises(SinkdError) as caught:
-        args.parse_objective()
+        resolve_settings(DistillationArguments, ["--distill_loss", *flags], "test").parse_objective()
     assert message in str(caught.value)
