@@ -157,6 +157,20 @@ def test_regression_transports_scores_over_the_temperature_under_l1() -> None:
         assert gradient.abs().min() > 0
 
 
+@pytest.mark.parametrize("cost", ["l1", "lorentz"])
+def test_an_empty_side_of_a_vocabularys_width_has_an_empty_plan(cost: str) -> None:
+    rows = torch.randn(3, 5000)
+    for n, m in ((3, 0), (0, 3), (0, 0)):
+        assert SinkhornLoss(cost=cost).transport(rows[:n], rows[:m]).plan.shape == (n, m)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nearly_one_hot_rows_of_a_vocabulary_that_agree_have_no_gradient(dtype: torch.dtype) -> None:
+    teacher = torch.randn(6, 5000).index_put((torch.arange(6), torch.arange(6)), torch.tensor(90.0)).to(dtype)
+    student = teacher + 1e-3 * torch.randn(6, 5000).to(dtype)
+    assert value_and_gradient(SinkhornLoss(cost="lorentz"), student, teacher)[1].abs().max() < 1e-12
+
+
 def test_an_empty_side_costs_nothing_for_any_other_side() -> None:
     student = torch.tensor([[0.0, -torch.inf]], requires_grad=True)
     value = SinkhornLoss()(student, torch.zeros(0, 2))

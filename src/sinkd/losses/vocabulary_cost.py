@@ -26,6 +26,8 @@ APART = 1e-2
 """Squared distance, relative to squared lengths, above which float32 products are right to about 1e-5."""
 NEAR = 1e-9
 """Squared distance, relative to squared lengths, below which float64 products are replaced by differences."""
+EQUAL = 1e-24
+"""Squared distance, relative to squared lengths, below which rows count as equal."""
 NEAR_L1 = 0.2
 """Sum of absolute differences below which float32 gets too many signs wrong."""
 MINIMA = 2**21, 512
@@ -63,6 +65,10 @@ class _Gram(torch.autograd.Function):
             difference = p - q
             rise[i, j] = p.add_(q).mul_(difference).sum(-1)
             square[i, j] = difference.square_().sum(-1)
+        # Rows that are equal to within float64's digits: `backward` would divide rounding errors by their distance.
+        equal = square < EQUAL * lengths
+        square.masked_fill_(equal, 0.0)
+        rise.masked_fill_(equal, 0.0)
         ctx.save_for_backward(student, teacher, *totals, products, rx)
         ctx.temperature, ctx.dtype = temperature, dtype
         return square, rise, rx, ry
@@ -152,7 +158,7 @@ class _L1(torch.autograd.Function):
 def _minima(p: Tensor, q: Tensor) -> Tensor:
     """sum_c min(p_ic, q_jc), (n, m) float64, holding MINIMA numbers at once."""
     (limit, columns), width = MINIMA, p.shape[-1]
-    rows = max(1, limit // (columns * len(q)))
+    rows = max(1, limit // (columns * max(1, len(q))))
     buffer = p.new_empty(min(rows, len(p)), len(q), columns)
     total = p.new_zeros(len(p), len(q), dtype=torch.float64)
     for i in range(0, len(p), rows):

@@ -69,7 +69,8 @@ class FastDropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not 0 < self.p < 1 or self.inplace:
+        # a model that is on the CPU when training begins may be moved to a GPU by FSDP, DeepSpeed or --bf16_full_eval
+        if not self.training or not 0 < self.p < 1 or self.inplace or x.device.type != "cpu":
             return super().forward(x)
         # always drawn in float32: bfloat16 has too few digits to compare
         return x * torch.rand(x.shape).ge_(self.p).mul_(1 / (1 - self.p)).to(x.dtype)

@@ -43,11 +43,13 @@ class ResumableTrainer(CpuTrainer):
     def _save_checkpoint(self, model, trial):
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with written_whole(folder / name, writer=self.args.should_save):
-            # The Trainer writes to `<its output folder>/checkpoint-N`, where every process adds its files.
+        with written_whole(folder / name, writer=self.args.should_save) as staged:
+            # The Trainer writes to `<its output folder>/checkpoint-N`, and every process its own files there.
             self._saving_to = folder / PARTIAL
             try:
                 super()._save_checkpoint(model, trial)
+                if self.args.should_save:
+                    self.save_extras(staged)
             except (OSError, RuntimeError, SafetensorError) as error:
                 reason = str(error).splitlines()[0]
                 raise SinkdError(
@@ -61,6 +63,9 @@ class ResumableTrainer(CpuTrainer):
         push_checkpoint(self, folder / name)
         if self.args.should_save:
             rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+
+    def save_extras(self, folder: Path) -> None:
+        """Write what a resumed run needs beside the Trainer's own files."""
 
     def init_hf_repo(self, token=None, private=None):
         if self.is_world_process_zero():

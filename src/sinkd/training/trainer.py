@@ -62,8 +62,9 @@ class TaskTrainer(ResumableTrainer):
         if args.fsdp and not self.is_fsdp_enabled:
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
-        # An update's values are averaged over its micro-batches: let the Trainer divide by their number.
-        self.loss_is_scaled_for_ga = False
+        # The values of an update are averaged over its micro-batches: let the Trainer divide by their number, whatever
+        # `num_items_in_batch` is.
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False
         self.meter = Meter()
         self._update_batches: Any = None  # the `UpdateBatches` of training, once it begins
 
@@ -116,6 +117,8 @@ class TaskTrainer(ResumableTrainer):
         batches = [self.prepare_micro_batch(batch, place) for place, batch in samples]
         if not batches:
             return batches, None
+        if self._update_batches is None:  # a subclass has a data loader of its own
+            return batches, self._gradient_cache(self.model_wrapped, batches)
         sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
         self.meter.rows += int(sizes.sum())
         return batches, self._gradient_cache(self.model_wrapped, batches, sizes[:, self.args.process_index] > 0)
@@ -144,9 +147,8 @@ class TaskTrainer(ResumableTrainer):
         return View()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        trains = (
-            num_items_in_batch is not None
-        )  # then it is the update's cache; otherwise a caller asks for the loss of one batch
+        # In training it is the update's cache; otherwise a program asks for the loss of a batch.
+        trains = num_items_in_batch is not None
         cache = num_items_in_batch if trains else self._gradient_cache(model, [inputs])
         value, student, teacher = cache.step()
         if trains:
@@ -258,11 +260,10 @@ class TaskTrainer(ResumableTrainer):
         with self.meter.paused():
             super()._save_checkpoint(model, trial)
 
-    def _save_optimizer_and_scheduler(self, output_dir):
-        super()._save_optimizer_and_scheduler(output_dir)
+    def save_extras(self, folder):
         state = self.objective.state_dict()
-        if state and self.args.should_save:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, Path(output_dir, OBJECTIVE_FILE))
+        if state:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / OBJECTIVE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
