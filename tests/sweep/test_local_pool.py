@@ -60,6 +60,22 @@ def trials_alive() -> list[psutil.Process]:
     return [child for child in psutil.Process().children(recursive=True) if "sinkd" in child.cmdline()]
 
 
+class Program(Trial):
+    """A trial that runs its first argument as a Python program."""
+
+    def start(self, environment=None, own_session=True):
+        return start(self.argv[0])
+
+
+@pytest.mark.timeout(60)
+def test_an_error_ends_the_pool_while_more_trials_wait_than_it_has_room_for(tmp_path):
+    programs = ["print('sinkd: nowhere'); raise SystemExit(2)", *["import time; time.sleep(600)"] * (3 * cores())]
+    trials = [Program(str(n), "distill", (code,), tmp_path / str(n)) for n, code in enumerate(programs)]
+    with pytest.raises(SinkdError, match="nowhere"):
+        run(trials, tmp_path / "logs")
+    assert not [child for child in psutil.Process().children() if "time.sleep(600)" in " ".join(child.cmdline())]
+
+
 @pytest.mark.slow
 def test_side_by_side_is_as_one_after_another(trial, tmp_path):
     objectives = {"labels": "ce", "kd": "kd", "matching": "kd+sinkhorn_hidden"}

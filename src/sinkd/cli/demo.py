@@ -121,7 +121,7 @@ def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: boo
 
 
 def run_trials(trials: Sequence[Trial], folder: Path) -> None:
-    """Run trials on all cores, one core each; if one fails, stop the others."""
+    """Run trials side by side, at most MOST at a time; if one fails, the others stop too."""
     resources = {"num_cpus": math.ceil(cores() / MOST), "num_gpus": 1 / MOST if torch.cuda.is_available() else 0}
     with show_trials(len(trials)) as progress:
 

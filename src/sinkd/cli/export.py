@@ -13,7 +13,7 @@ from sinkd.report import show
 from sinkd.tasks import Task
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.parser import flag
-from sinkd.training.settings import DATA, resolve_settings
+from sinkd.training.settings import DATA, named_task, resolve_settings
 
 
 @dataclass
@@ -45,7 +45,7 @@ def _task(args: ExportArguments) -> Task | None:
     """The task to score on; None if none is named, or if its run's data is gone and no score is needed."""
     must_score = args.quantize != "none"
     task = None
-    if args.task_name is not None or args.train_file is not None:
+    if named_task(vars(args)) is not None or args.train_file is not None:
         try:
             task = load_named_task(args)
             if not task.choices and not all(task.files[split].is_file() for split in task.dev_splits):

@@ -13,6 +13,7 @@ from sinkd.cli.evaluate import evaluate
 from sinkd.cli.main import guarded
 from sinkd.cli.predict import predict_after
 from sinkd.errors import SinkdError
+from sinkd.tasks import names_superglue
 from sinkd.tasks.glue import task_name
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments
 from sinkd.training.outcome import read_outcome
@@ -27,7 +28,7 @@ SCRIPTS = {
     "GPT-Neo/distillation_t.py": ("gpt", "teacher"),
     "GPT-Neo/distillation.py": ("gpt", "student"),
 }
-# Flags of T0/ and GPT-Neo/ -> sinkd's; `translated` treats the first three specially.
+# Flags of T0/ and GPT-Neo/ that `translated` treats specially, and sinkd's names of the others.
 MODEL, DEBUG, SLOW_TOKENIZER = "--model_name_or_path", "--debug", "--use_slow_tokenizer"
 ALIASES = {
     "-d": "--dataset_name",
@@ -72,13 +73,16 @@ def _main(script: str, argv: Sequence[str]) -> None:
     collection, role = SCRIPTS[script]
     kind: type[Arguments] = FinetuneArguments if role == "teacher" else DistillationArguments
     if collection == "glue":
-        args = resolve_settings(kind, argv, script, recipe=lambda task: f"glue/{task_name(task)}-{role}")
+        args = resolve_settings(
+            kind, argv, script, recipe=lambda task: "" if names_superglue(task) else f"glue/{task_name(task)}-{role}"
+        )
         settle_output(args)
         if not show_plan(args):
             _run_glue(args)
         return
     args = resolve_settings(kind, translated(argv, role), script, recipe=lambda task: f"{collection}/{role}")
-    if named_task(vars(args)) is None:
+    task = named_task(vars(args))
+    if task is None or not names_superglue(task):
         raise SinkdError("--dataset_name is missing; give super_glue and --dataset_config_name, as in copa")
     if not args.output_dir:
         raise SinkdError("--output_dir is missing; teacher and student go to folders in it")

@@ -112,7 +112,7 @@ def shown_command(folder: Path) -> str:
         program = "python -m sinkd"
     elif program.endswith(".py"):
         program = f"python3 {shlex.quote(program)}"
-    return " ".join([program, *map(shlex.quote, words)])
+    return " ".join([program, *(shlex.quote(word) for word in words if word != "--traceback")])
 
 
 def objective_settings(args: DistillationArguments) -> dict[str, Any]:

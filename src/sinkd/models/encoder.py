@@ -28,6 +28,7 @@ class Encoder(Family):
     """The family of encoders."""
 
     attributes = True
+    answers_tokens = False
     refused: ClassVar = {"on_policy": 0.0, "teacher_cache_top_k": None}
     refusal = "for language models, and this task is not answered by one"
     shorter = "--max_seq_length {}"

@@ -60,9 +60,10 @@ class Family(ABC):
         tokenizer: Reads the task's text.
         task: The task to answer.
         reading: How rows are read.
-        attributes: True if attributions (saliency) are defined for it.
-        refused: Flags that only the other family supports, and their defaults.
-        refusal: Why they are refused.
+        attributes: Whether attributions (saliency) are defined for it.
+        answers_tokens: Whether its logits are of the tokens of an answer, and not of rows.
+        refused: Flags that only the other family understands, and their defaults.
+        refusal: Why they cannot be given.
         shorter: The flag that makes rows shorter, with {} for a length.
     """
 
@@ -71,6 +72,7 @@ class Family(ABC):
     reading: Reading = Reading()
 
     attributes: ClassVar[bool]
+    answers_tokens: ClassVar[bool]
     refused: ClassVar[Mapping[str, Any]]
     refusal: ClassVar[str]
     shorter: ClassVar[str]

@@ -50,6 +50,7 @@ class LanguageModel(Family):
     width: int | None = None
 
     attributes = False
+    answers_tokens = True
     refused: ClassVar = {"keep_layers": None, "copy_layers": None, "unlabeled_file": None, "student_init": "pretrained"}
     refusal = "for encoders, and this task is answered by a language model"
     shorter = "a smaller --max_length"
@@ -73,8 +74,13 @@ class LanguageModel(Family):
         return choice_rows(self._worded(split), self.reader)
 
     def _worded(self, split: str) -> Dataset:
-        worded = examples(self.task, split, self.template)
-        return first(worded, self.reading.max_dev_rows) if split in self.task.dev_splits else worded
+        return self._worded_dev[split] if split in self.task.dev_splits else examples(self.task, split, self.template)
+
+    @cached_property
+    def _worded_dev(self) -> dict[str, Dataset]:
+        """Once for all evaluations."""
+        splits = self.task.dev_splits
+        return {split: first(examples(self.task, split, self.template), self.reading.max_dev_rows) for split in splits}
 
     @cached_property
     def template(self) -> Template:

@@ -44,21 +44,20 @@ def run_local(
     environments = _rooms(resources)
     for environment in environments:
         rooms.put(environment)
-    running: set[subprocess.Popen[str]] = set()
+    started: list[subprocess.Popen[str]] = []
     stopped, lock = False, Lock()
 
     def run(trial: TrialT) -> str:
         room = rooms.get()
-        with lock:
-            if stopped:
-                return "stopped"
-            running.add(process := trial.start(room))
         try:
+            with lock:
+                if stopped:
+                    return "stopped"
+                started.append(process := trial.start(room))
             on_line(trial, "")
             with process:
                 return follow(process, trial.log(logs), lambda line: on_line(trial, line))
         finally:
-            running.discard(process)
             rooms.put(room)
 
     with _sigterm_raises(), ThreadPoolExecutor(len(environments)) as threads:
@@ -69,8 +68,8 @@ def run_local(
         except BaseException:
             with lock:
                 stopped = True
-            for process in list(running):
-                process.terminate()
+            for process in started:
+                process.terminate()  # does nothing to one that has ended
             raise
 
 

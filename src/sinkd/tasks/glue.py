@@ -119,7 +119,6 @@ def load_task(name: str, data_dir: str | Path, bad_rows: str = "error") -> Task:
         score_range, lines = None, submission.table(numbers if glue.numbers else glue.labels)
     else:
         score_range, lines = STS_RANGE, submission.score_table(*STS_RANGE)
-    suffixes = {"test": "", "test_matched": "-m", "test_mismatched": "-mm"}
     files = {split: folder / file for split, file in glue.files.items()}
     return Task(
         name=f"glue/{known}",
@@ -128,6 +127,6 @@ def load_task(name: str, data_dir: str | Path, bad_rows: str = "error") -> Task:
         source=TableSource(f"glue/{known}", files, glue.layout, words, score_range),
         scorer=glue.scorer,
         submission=lines,
-        submissions={split: f"{glue.folder}{suffix}.tsv" for split, suffix in suffixes.items()},
+        submissions={split: f"{glue.folder}{suffix}.tsv" for split, suffix in SUBMISSIONS.items()},
         bad_rows=bad_rows,
     )

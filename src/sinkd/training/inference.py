@@ -49,7 +49,7 @@ class Model:
 def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) -> TaskTrainer:
     """A trainer that only evaluates. A Trainer creates its output folder, so this one gets an existing folder."""
     args.disable_tqdm, args.eval_strategy, args.report_to = True, "no", []
-    args.output_dir = tempfile.gettempdir()
+    args.output_dir, args.push_to_hub = tempfile.gettempdir(), False
     trainer = TaskTrainer(model=model, args=args, family=family)
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -88,11 +88,18 @@ class Teacher:
     def differs_from(self, student: Family) -> str | None:
         """The difference between the tokenizers of teacher and student; None if they read the same tokens."""
         ours, theirs = self.family.tokenizer, student.tokenizer
-        return None if ours is theirs else tokenizer_difference(ours, theirs)
+        if ours is theirs or ours is None or theirs is None:
+            return None
+        return tokenizer_difference(ours, theirs)
 
     def check_tokens(self, objective: Objective, student: Family) -> None:
         """Raise SinkdError if the objective compares tokens, and teacher and student read different ones."""
-        compared = {term.name.partition("/")[0] for term in objective if any(f.of_tokens for f in term.teacher_needs)}
+        per_token = self.family.answers_tokens
+        compared = {
+            term.name.partition("/")[0]
+            for term in objective
+            if any(per_token or feature.of_tokens for feature in term.teacher_needs)
+        }
         difference = self.differs_from(student) if compared else None
         if difference is not None:
             raise different_tokens(difference, f" for {', '.join(sorted(compared))}")

@@ -117,11 +117,13 @@ class TaskTrainer(ResumableTrainer):
         batches = [self.prepare_micro_batch(batch, place) for place, batch in samples]
         if not batches:
             return batches, None
-        if self._update_batches is None:  # a subclass has a data loader of its own
-            return batches, self._gradient_cache(self.model_wrapped, batches)
-        sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
-        self.meter.rows += int(sizes.sum())
-        return batches, self._gradient_cache(self.model_wrapped, batches, sizes[:, self.args.process_index] > 0)
+        counts = None
+        if self._update_batches is not None:  # a subclass may have a data loader of its own
+            sizes = self._update_batches.sizes(self.state.global_step % self._update_batches.updates)
+            self.meter.rows += int(sizes.sum())
+            if len(sizes) == len(batches):  # not after --ignore_data_skip
+                counts = sizes[:, self.args.process_index] > 0
+        return batches, self._gradient_cache(self.model_wrapped, batches, counts)
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
         """A micro-batch on the device; `place` is its number in the update."""
@@ -199,7 +201,8 @@ class TaskTrainer(ResumableTrainer):
     def _logs_this_step(self) -> bool:
         step = self.state.global_step + 1
         if self.args.logging_strategy == "epoch":
-            return step % self._update_batches.updates == 0 or step >= self.state.max_steps
+            updates = 0 if self._update_batches is None else self._update_batches.updates
+            return bool(updates and step % updates == 0) or step >= self.state.max_steps
         first = step == 1 and self.args.logging_first_step
         return self.args.logging_strategy == "steps" and (first or step % self.state.logging_steps == 0)
 
