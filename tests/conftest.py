@@ -4,6 +4,8 @@ One thread per process, so that numbers do not depend on the machine; a separate
 """
 
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,10 @@ os.environ["POT_BACKEND_DISABLE_TENSORFLOW"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # Otherwise hundreds of processes would compile all of sinkd again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Processes started in the background ignore Ctrl-C, and so would those that tests start and interrupt.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
