@@ -15,8 +15,8 @@ from sinkd.losses import annealed_temperature, objective
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Forward, Stack
 from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import TERMS
+from sinkd.losses.option_flags import Options, option
 from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
-from sinkd.losses.term_options import Options, option
 
 NAMES = sorted(TERMS)
 OF_LOGITS = [name for name in NAMES if Objective.parse(f"{name}:1").student_needs == {LOGITS}]

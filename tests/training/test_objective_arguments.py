@@ -9,14 +9,14 @@ import pytest
 
 from sinkd import DistillationArguments
 from sinkd.losses.objective import TERMS
+from sinkd.losses.option_flags import Options, flags_of, option
 from sinkd.losses.term import Term
-from sinkd.losses.term_options import Options, flags_of, option
 from sinkd.training.objective_arguments import term_flags
 
 NEW_TERM = """
 from dataclasses import dataclass
 
-from sinkd.losses.term_options import Options, option
+from sinkd.losses.option_flags import Options, option
 from sinkd.losses.term import RowTerm
 
 

@@ -29,8 +29,8 @@ from ..transport.precision import full_precision, result_type
 from .feature import Feature, Forward
 from .input_embedding import replaced
 from .layers import attention_mask
+from .option_flags import Options, option
 from .term import Progress, RowTerm, View
-from .term_options import Options, option
 
 Comparison = Literal["L1", "L2", "smoothL1"]
 COMPARISONS = {"L1": F.l1_loss, "L2": F.mse_loss, "smoothL1": F.smooth_l1_loss}

@@ -21,8 +21,8 @@ from ..errors import SinkdError
 from ..transport.precision import full_precision, result_type
 from .chunked import is_wide, rowwise
 from .logits import check_shapes, guard, precise
+from .option_flags import Options, option
 from .term import Progress, RowTerm, View
-from .term_options import Options, option
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ..transport.cost import COSTS
 from .feature import Stack
 from .layers import Pooling, SentenceTerm, Strategy, pair_layers
+from .option_flags import option
 from .sinkhorn import Reduction, Representation, SinkhornLoss
 from .sinkhorn_term import TransportOptions
 from .term import Progress
-from .term_options import option
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from ..transport.precision import full_precision, result_type
 from .chunked import piecewise, spans
 from .feature import HIDDEN_STATES, Stack
 from .layers import LayerTerm, Pair, SentenceTerm, Strategy, attention_mask, not_bound, pair_layers, pool
+from .option_flags import Options, option
 from .term import Progress, RowTerm, Term, View
-from .term_options import Options, option
 
 TOKEN_LAYERS = 2
 """Compare this many of the first pairs of layers by tokens, and the others by sentences."""

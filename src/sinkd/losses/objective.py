@@ -17,9 +17,9 @@ from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.hidden import HiddenTransport
 from sinkd.losses.labels import HardLabels
 from sinkd.losses.mgskd_relations import Relation
+from sinkd.losses.option_flags import Options, flags_of, read_options
 from sinkd.losses.sinkhorn_term import SinkhornTerm
 from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
-from sinkd.losses.term_options import Options, flags_of, read_options
 
 TERMS: dict[str, type[Term]] = {
     "ce": HardLabels,

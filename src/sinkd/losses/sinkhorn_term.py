@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..transport.solver import Gradient
+from .option_flags import Options, option
 from .sinkhorn import Group, Reduction, Representation, SinkhornLoss, Value
 from .term import BatchTerm, Progress, RowTerm, Term, View
-from .term_options import Options, option
 
 
 @dataclass(frozen=True)

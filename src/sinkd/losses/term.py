@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from sinkd.losses.feature import LOGITS, Feature, Stack
-from sinkd.losses.term_options import Options
+from sinkd.losses.option_flags import Options
 
 
 class View:

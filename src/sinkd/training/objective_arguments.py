@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 
 from sinkd.errors import SinkdError
 from sinkd.losses.objective import TERMS, Objective
-from sinkd.losses.term_options import Flag, flags_of
+from sinkd.losses.option_flags import Flag, flags_of
 from sinkd.losses.top_k_cache import kept_for
 from sinkd.training.parser import flag
 
