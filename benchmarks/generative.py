@@ -139,7 +139,7 @@ def steps(size: tuple[int, int, int], rounds: int) -> dict[str, float]:
     def work(loss: Loss) -> Callable[[], None]:
         def once() -> None:
             model.zero_grad()
-            loss(LanguageModel.observe(model, rows, {LOGITS}).logits.view(size) + frequency, teacher).backward()
+            loss(LanguageModel().observe(model, rows, {LOGITS}).logits.view(size) + frequency, teacher).backward()
 
         return once
 

@@ -34,9 +34,9 @@ def value(student, teacher, batch, text="ce:1+kl:0.1+sinkhorn:1", options=PUBLIS
     """The objective's value, and its gradient at the student's embedding."""
     student.zero_grad()
     with torch.no_grad():
-        taught = LanguageModel.observe(teacher, batch, {LOGITS})
+        taught = LanguageModel().observe(teacher, batch, {LOGITS})
     loss = Objective.parse(text, sinkhorn=options["sinkhorn"], **objective)(
-        LanguageModel.observe(student, batch, {LOGITS}), taught, batch
+        LanguageModel().observe(student, batch, {LOGITS}), taught, batch
     )
     loss.total.backward()
     return loss.total.detach(), student.get_input_embeddings().weight.grad.clone()
@@ -99,7 +99,7 @@ def is_the_published_formula(student, teacher, side, cost):
     batch = batch_for(student, side)
     objective = Objective.parse("ce:1+kl:0.1+sinkhorn:1", temperature=1, sinkhorn={"weight": 0.0008, "cost": cost})
     found = objective(
-        LanguageModel.observe(student, batch, {LOGITS}), LanguageModel.observe(teacher, batch, {LOGITS}), batch
+        LanguageModel().observe(student, batch, {LOGITS}), LanguageModel().observe(teacher, batch, {LOGITS}), batch
     ).total
     assert float(found) == pytest.approx(float(expected), rel=2e-5)
 
@@ -158,7 +158,7 @@ def test_no_logits_of_the_prompt_are_made(pair):
     widths = []
     hook = student.get_output_embeddings().register_forward_hook(lambda m, args, out: widths.append(out.shape[1]))
     batch = batch_for(student, "left")
-    LanguageModel.observe(student, batch, {LOGITS})
+    LanguageModel().observe(student, batch, {LOGITS})
     hook.remove()
     assert widths == [max(map(len, ANSWERS))]
 

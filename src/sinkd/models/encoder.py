@@ -16,10 +16,10 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
-from sinkd.models.family import Family, first
+from sinkd.models.family import Family
 from sinkd.models.forward import observe
 from sinkd.models.weights import load_weights
-from sinkd.tasks import Collator, Task, encode, read_unlabeled
+from sinkd.tasks import Collator, Task, encode
 from sinkd.tasks.arrow_cache import file_hash
 
 
@@ -35,12 +35,7 @@ class Encoder(Family):
 
     @cached_property
     def train(self) -> Dataset:
-        """The labelled rows, followed by the unlabelled ones."""
-        rows = self._encode(first(self.task.read("train"), self.reading.max_train_rows))
-        unlabelled = self.reading.unlabeled_file
-        if unlabelled is None:
-            return rows
-        return concatenate_datasets([rows, self._encode(read_unlabeled(unlabelled, self.task))])
+        return concatenate_datasets([self._encode(rows) for rows in self.training_texts()])
 
     def rows(self, split: str) -> Dataset:
         return self._encode(self.task.read(split))
@@ -65,8 +60,7 @@ class Encoder(Family):
     ) -> PreTrainedModel:
         return load_encoder(path, self.task, flag, overrides=overrides, must_have_head=not to_train)
 
-    @staticmethod
-    def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+    def observe(self, model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
         return observe(model, batch, features)
 
     def answer(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

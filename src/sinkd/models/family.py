@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
-from sinkd.tasks import Task
+from sinkd.tasks import Task, read_unlabeled
 from sinkd.tasks.metrics import Scores
 
 
@@ -88,6 +88,13 @@ class Family(ABC):
     def train(self) -> Dataset:
         """The tokenised training rows."""
 
+    def training_texts(self) -> list[Dataset]:
+        """Untokenised text to train on: the labelled rows, and those of `--unlabeled_file` if there is one."""
+        texts = [first(self.task.read("train"), self.reading.max_train_rows)]
+        if self.reading.unlabeled_file is not None:
+            texts.append(read_unlabeled(self.reading.unlabeled_file, self.task))
+        return texts
+
     @abstractmethod
     def rows(self, split: str) -> Dataset:
         """Return the tokenised rows of a dev or test split."""
@@ -142,9 +149,8 @@ class Family(ABC):
     ) -> PreTrainedModel:
         """Load the model at `path`, with `overrides` in its config; unless `to_train`, its head must fit the task."""
 
-    @staticmethod
     @abstractmethod
-    def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+    def observe(self, model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
         """Read features of a batch of training rows from one forward pass."""
 
     @abstractmethod

@@ -158,8 +158,7 @@ class LanguageModel(Family):
         model = load_language_model(path, flag, overrides=overrides, parallelize=spread, config_path=config_path)
         return model if self.width is None else cut_head(model, self.width)
 
-    @staticmethod
-    def observe(model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+    def observe(self, model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
         keywords = answer_keywords(model, batch)
         kept = "logits_to_keep" in keywords
 
