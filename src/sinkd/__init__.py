@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sinkd.training.arguments import DistillationArguments
     from sinkd.training.distillation import DistillationTrainer
     from sinkd.transport import lorentz
+    from sinkd.transport.class_prior import match_class_prior
     from sinkd.transport.solver import sinkhorn
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "SinkdError",
     "SinkhornLoss",
     "lorentz",
+    "match_class_prior",
     "sinkhorn",
 ]
 
@@ -34,6 +36,7 @@ _HOMES = {
     "SinkdError": "sinkd.errors",
     "SinkhornLoss": "sinkd.losses.sinkhorn",
     "lorentz": "sinkd.transport.lorentz",
+    "match_class_prior": "sinkd.transport.class_prior",
     "sinkhorn": "sinkd.transport.solver",
 }
 
