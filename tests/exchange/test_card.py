@@ -13,6 +13,7 @@ from sinkd.exchange.card import licence_of, shown_command
 from sinkd.models import family_of
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
+from sinkd.training.ensemble import Ensemble
 from sinkd.training.inference import teacher_scores
 from sinkd.training.manifest import describe
 from sinkd.training.settings import resolve_settings
@@ -120,7 +121,7 @@ def test_a_teacher_without_a_run_on_this_dev_file_is_evaluated_if_loaded(world, 
         task = load_task("cola", args.data_dir)
         teacher = Teacher(str(path), family_of(task, args, str(path), "test"))
         assert not (load and teacher.model is None)
-        found = teacher_scores(args, task, teacher)
+        found = teacher_scores(args, task, Ensemble([teacher]))
         assert args.output_dir == str(tmp_path / "out") and teacher.loaded == load
         return found
 

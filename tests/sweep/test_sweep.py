@@ -62,7 +62,7 @@ def test_every_combination_is_a_trial_with_its_own_folder_and_command(read):
     args = last.settings()
     assert isinstance(args, DistillationArguments)
     told = (args.task_name, args.teacher_path, args.student_path, args.distill_loss, args.learning_rate, args.seed)
-    assert told == ("rte", "U", "S", "ce:1+sinkhorn:0.5", 1e-4, 3)
+    assert told == ("rte", ["U"], "S", "ce:1+sinkhorn:0.5", 1e-4, 3)
     assert args.output_dir == "O/rte/ce-1+sinkhorn-0.5/fast/seed-3"
     # a setting's flag overrides a task's, which overrides one for every trial
     assert [trial.settings().num_train_epochs for trial in sweep.trials[4 * 2 :: 2]] == [7, 2, 7, 2]

@@ -15,7 +15,7 @@ from sinkd.losses.attribution import Attribution
 from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Feature
 from sinkd.models.forward import observe
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.answered_rows import TaughtRows, taught_view
+from sinkd.training.answered_rows import TAUGHT, TaughtRows
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.teacher import Teacher
@@ -154,12 +154,11 @@ def test_a_new_feature_is_added_to_the_store_and_read_back(ask, teacher, rows, t
     counting = Counting(teacher)
     answers = ask(teacher, [LOGITS, Tokens()])
     assert len(list((tmp_path / "cache").glob("*/*/00000"))) == 2  # one store, two features
-    taught = TaughtRows(rows, Collator(tokenizer), answers)
+    taught = TaughtRows(rows, Collator(tokenizer), [answers])
     batch = taught.collate([taught[3], taught[9], taught[4]])
-    assert torch.equal(batch["teacher/tokens"].long(), batch["input_ids"] * batch["attention_mask"])
-    view = taught_view(batch, [LOGITS, Tokens()])
-    assert torch.equal(view.logits, torch.stack([answers[row]["logits"] for row in (3, 9, 4)]))
-    assert not taught_view(Collator(tokenizer)([rows[0]]), [LOGITS]).features
+    (values,) = batch[TAUGHT]
+    assert torch.equal(values["tokens"].long(), batch["input_ids"] * batch["attention_mask"])
+    assert torch.equal(values["logits"], torch.stack([answers[row]["logits"] for row in (3, 9, 4)]))
     ask(counting, [LOGITS, Tokens()])
     again = counting.asked
     ask(counting)
@@ -238,14 +237,14 @@ def test_progress_is_reported(ask, teacher, rows):
 
 def test_rows_carry_their_own_answers(ask, teacher, rows, tokenizer):
     answers = ask(teacher)
-    taught = TaughtRows(rows, Collator(tokenizer), answers)
+    taught = TaughtRows(rows, Collator(tokenizer), [answers])
     assert len(taught) == len(rows)
     several = taught.__getitems__([5, 2])
     for got, i in zip([*several, taught[9]], [5, 2, 9], strict=True):
-        assert torch.equal(got["teacher/logits"], answers[i]["logits"])
+        assert torch.equal(got[TAUGHT][0]["logits"], answers[i]["logits"])
         assert got["input_ids"] == rows[i]["input_ids"]
     with pytest.raises(SinkdError, match=f"answers for {len(rows)} rows, the data set 3 rows"):
-        TaughtRows(rows.select(range(3)), Collator(tokenizer), answers)
+        TaughtRows(rows.select(range(3)), Collator(tokenizer), [answers])
 
 
 def test_hidden_states_are_captured_if_needed(teacher, rows, tokenizer):

@@ -13,6 +13,7 @@ from sinkd.losses import annealed_temperature, divergence
 from sinkd.losses.objective import TERMS
 from sinkd.models import load_encoder, load_tokenizer
 from sinkd.tasks import Collator, encode, load_task, table_task
+from sinkd.training.answered_rows import TAUGHT
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.run import distill, finetune
 from sinkd.training.sampler import row_order
@@ -122,14 +123,14 @@ def test_an_objective_that_needs_a_teacher_says_so(trainer):
 
 def test_heads_of_different_width_are_refused(trainer):
     made = trainer("kd", teacher_cache="off")
-    made.teacher.model.classifier = torch.nn.Linear(32, 5)
+    made.teachers.first.model.classifier = torch.nn.Linear(32, 5)
     with pytest.raises(SinkdError, match=r"student logits have shape \(16, 2\), teacher logits \(16, 5\)"):
         made.train()
 
 
 def test_a_teacher_that_gives_nan_stops_the_run(trainer):
     made = trainer("kd", teacher_cache_dir="")
-    torch.nn.init.constant_(made.teacher.model.classifier.bias, math.nan)
+    torch.nn.init.constant_(made.teachers.first.model.classifier.bias, math.nan)
     with pytest.raises(SinkdError, match=r"teacher gave logits that are not finite in \d+ of \d+ rows"):
         made.train()
 
@@ -351,7 +352,7 @@ def test_the_teacher_answers_for_unlabelled_rows_and_hard_labels_skip_them(run, 
     labels = see.rows.rows["labels"]
     assert list(labels[160:]) == [-100] * 64
     assert -100 not in list(labels[:160])
-    assert all(see.rows[row]["teacher/logits"].isfinite().all() for row in range(224))
+    assert all(see.rows[row][TAUGHT][0]["logits"].isfinite().all() for row in range(224))
     assert np.isfinite(log["loss"]).all()
     assert (log["parts/kd"] > 0).all()
 

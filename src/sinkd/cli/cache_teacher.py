@@ -21,4 +21,5 @@ def main(argv: Sequence[str]) -> None:
             continue
         megabytes = sum(path.stat().st_size for path in answers.home.rglob("*.npy")) / 1e6
         names = ", ".join(feature.name for feature in answers.features)
-        print(f"{len(answers)} answers of {args.teacher_path} ({names}), {megabytes:.1f} MB, in {answers.home}")
+        teachers = " and ".join(args.teacher_paths)
+        print(f"{len(answers)} answers of {teachers} ({names}), {megabytes:.1f} MB, in {answers.home}")

@@ -89,7 +89,7 @@ def _main(script: str, argv: Sequence[str]) -> None:
     root = Path(args.output_dir)
     args.output_dir = str(root / role)
     if isinstance(args, DistillationArguments):
-        args.teacher_path = args.teacher_path or str(root / "teacher")
+        args.teacher_path = args.teacher_path or [str(root / "teacher")]
     if not show_plan(args):
         _train(args)
 

@@ -117,8 +117,9 @@ def _finished(sweep: Sweep, overwrite: bool) -> dict[Path, Result]:
             task = load_named_task(args)
             files[data] = {f"{split} file": task.fingerprint(split) for split in ("train", *task.dev_splits)}
         for name in ("model_path", "teacher_path", "student_path"):
-            if getattr(args, name, None) is not None:
-                find_checkpoint(getattr(args, name), f"--{name}")
+            paths = getattr(args, name, None) or []
+            for path in [paths] if isinstance(paths, str) else paths:
+                find_checkpoint(path, f"--{name}")
         outcome = None if overwrite else trial.outcome(files[data])
         if outcome is not None:
             results[trial.folder] = Result(trial, outcome)

@@ -75,7 +75,7 @@ def write_card(args: TaskArguments, task: Task, outcome: Outcome) -> None:
         task=task.name,
         distilled=isinstance(args, DistillationArguments),
         start=start,
-        teacher=getattr(args, "teacher_path", None),
+        teacher="`, `".join(getattr(args, "teacher_path", None) or ()),
         copied=getattr(args, "student_init", "") == "copy",
         version=sinkd.__version__,
         answers="scores" if task.regression else ", ".join(task.labels),
@@ -179,7 +179,8 @@ def _training(args: TaskArguments, task: Task, seed: int) -> Table:
     files = [path.name for path in task.files.values() if path.is_file()]
     shown: dict[str, Any] = {"data": f"{task.name} ({', '.join(files)})"}
     if isinstance(args, DistillationArguments):
-        shown |= {"teacher": args.teacher_path, "objective": f"`{args.parse_objective()}`", **objective_settings(args)}
+        shown["teacher"] = ", ".join(args.teacher_path or ()) or None
+        shown |= {"objective": f"`{args.parse_objective()}`", **objective_settings(args)}
     shown |= {name: getattr(args, name) for name in SHOWN} | {"seed": seed}
     table = Table("", ["", ""])
     for name, value in shown.items():

@@ -1,6 +1,6 @@
 """The two families of models, and students made of layers."""
 
-from sinkd.models.choose_family import family_of, student_and_teacher
+from sinkd.models.choose_family import family_of, student_and_teachers
 from sinkd.models.config import find_checkpoint
 from sinkd.models.encoder import Encoder, load_encoder
 from sinkd.models.family import Family
@@ -27,7 +27,7 @@ __all__ = [
     "load_tokenizer",
     "shared_vocabulary",
     "stack",
-    "student_and_teacher",
+    "student_and_teachers",
     "tokenizers_of",
     "train_tokenizer",
     "write_encoder",

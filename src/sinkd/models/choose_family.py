@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -41,14 +42,23 @@ def family_of(
     return LanguageModel(tokenizer, task, reading, load_config(named or path, "--config_name" if named else flag))
 
 
-def student_and_teacher(task: Task, settings: Any, student: str, teacher: str) -> tuple[Family, Family]:
-    """Return the families of a student and a teacher of one task.
+def student_and_teachers(
+    task: Task, settings: Any, student: str, teachers: Sequence[str]
+) -> tuple[Family, list[Family]]:
+    """Return the families of a student and its teachers, for one task.
 
-    Both read with the teacher's tokenizer, unless an encoder's folder holds another one.
+    An encoder reads with the tokenizer in its own folder; a student without one reads with the first teacher's.
+    Language models all read with one tokenizer, and have heads of one width.
 
     Raises:
         SinkdError: if language models have different tokenizers.
     """
-    reads, student_reads = tokenizers_of(teacher, student, Reading.of(settings), may_differ=not task.choices)
-    taught = family_of(task, settings, student, "--student_path", tokenizer=student_reads, to_train=True)
-    return taught, family_of(task, settings, teacher, "--teacher_path", tokenizer=reads)
+    reading = Reading.of(settings)
+    readers = [tokenizers_of(teacher, student, reading, may_differ=not task.choices) for teacher in teachers]
+    taught = family_of(task, settings, student, "--student_path", tokenizer=readers[0][1], to_train=True)
+    families = []
+    for teacher, (tokenizer, _) in zip(teachers, readers, strict=True):
+        family = family_of(task, settings, teacher, "--teacher_path", tokenizer=tokenizer)
+        taught, family = taught.share_head(family)
+        families.append(family)
+    return taught, families

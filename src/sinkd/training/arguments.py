@@ -174,7 +174,10 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
     learning_rate: float = flag(5e-5, "Initial learning rate; it decays linearly.")
     seed: int = flag(0, "Seed of new weights, the order of batches and dropout.")
 
-    teacher_path: str | None = flag(None, "The fine-tuned teacher: a folder, or a name on the hub.")
+    teacher_path: list[str] | None = flag(
+        None, "The teacher: a folder, or a name on the hub; of several, the mean of their probabilities."
+    )
+    teacher_weights: list[float] | None = flag(None, "Weights of several teachers in that mean (default: equal).")
     student_path: str | None = flag(None, "The student to train: a folder, or a name on the hub.")
     student_init: Literal["pretrained", "copy"] = flag(
         "pretrained", "pretrained: the student's own weights; copy: the teacher's embeddings and layers."
@@ -194,10 +197,18 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.teacher_path, str):  # as in a program, or in a YAML file
+            self.teacher_path = [self.teacher_path]
         super().__post_init__()
         if not 0 <= self.on_policy <= 1:
             raise SinkdError(f"--on_policy is {self.on_policy}; it must be from 0 (never) to 1 (always)")
         self.check_cache()
+
+    @property
+    def teacher_paths(self) -> list[str]:
+        """The paths of the teachers, at least one. Raises SinkdError if `--teacher_path` is missing."""
+        self.model("teacher_path")
+        return list(self.teacher_path or [])
 
 
 REFUSED = {

@@ -82,7 +82,8 @@ def clear(folder: Path) -> None:
 
 def keep_inputs(args: TaskArguments) -> None:
     """Raise SinkdError if the run would overwrite a model that it starts from."""
-    for name in ("model_path", "teacher_path", "student_path"):
-        path = getattr(args, name, None)
+    models = [(name, getattr(args, name, None)) for name in ("model_path", "student_path")]
+    models += [("teacher_path", path) for path in getattr(args, "teacher_path", None) or ()]
+    for name, path in models:
         if path is not None and Path(path).resolve() == Path(args.output_dir).resolve():
             raise SinkdError(f"--output_dir and --{name} are the same folder, {path}; choose another for the results")

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PrinterCallback
 from sinkd.models import Family, family_of
 from sinkd.tasks import Task
 from sinkd.training.arguments import TaskArguments
-from sinkd.training.manifest import read_manifest
-from sinkd.training.outcome import TIMING, read_outcome
-from sinkd.training.teacher import Teacher
+from sinkd.training.ensemble import Ensemble
+from sinkd.training.outcome import TIMING
+from sinkd.training.teacher import reported_scores
 from sinkd.training.trainer import TaskTrainer, length_order
 
 
@@ -55,22 +55,23 @@ def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) 
     return trainer
 
 
-def teacher_scores(args: TaskArguments, task: Task, teacher: Teacher | None) -> tuple[dict[str, float], str]:
-    """The dev scores of a run's teacher and their source; empty without a teacher.
+def teacher_scores(args: TaskArguments, task: Task, teachers: Ensemble | None) -> tuple[dict[str, float], str]:
+    """The dev scores of a run's teachers and their source; empty without a teacher.
 
-    Uses the scores that the teacher's own run reported on the same file. Otherwise evaluates the teacher, but only if
-    this run has loaded it, since it may not fit into memory together with the student.
+    Uses the scores that were measured when the teachers answered, or those that a teacher's own run reported on the
+    same file. Otherwise evaluates the teacher, but only if this run has loaded it, since it may not fit into memory
+    together with the student.
     """
-    path = getattr(args, "teacher_path", None)
-    if path is None:
+    paths = getattr(args, "teacher_path", None)
+    if not paths:
         return {}, ""
-    outcome, manifest = read_outcome(Path(path)), read_manifest(Path(path))
-    if outcome and manifest and outcome.task == task.name:
-        fingerprints = {f"{split} file": task.fingerprint(split) for split in task.dev_splits}
-        if fingerprints.items() <= manifest.inputs.items():
-            return outcome.scores, "as its own run reports"
-    if teacher is None or not teacher.loaded or args.world_size > 1:
+    if teachers is not None and teachers.scores:
+        return teachers.scores, "measured by this run"
+    if len(paths) == 1 and (reported := reported_scores(Path(paths[0]), task)):
+        return reported, "as its own run reports"
+    if teachers is None or len(paths) > 1 or not teachers.first.loaded or args.world_size > 1:
         return {}, "not known, since no report on this dev set lies beside it; `sinkd evaluate` measures it"
+    teacher = teachers.first
     scores = Model(make_evaluator(teacher.model, teacher.family, copy.copy(args)), teacher.family).scores()
     return {name: value for name, value in scores.items() if name not in TIMING}, "measured by this run"
 

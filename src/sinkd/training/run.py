@@ -16,21 +16,22 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from sinkd.errors import SinkdError, Terminated
-from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack, student_and_teacher
+from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack, student_and_teachers
 from sinkd.models.config import load_config
 from sinkd.models.tokenizer import different_tokens
 from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import last_checkpoint, write_text
-from sinkd.training.distillation import DistillationTrainer, kept_features
+from sinkd.training.distillation import DistillationTrainer
+from sinkd.training.ensemble import Ensemble
 from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.folder import claim, clear, keep_inputs, locked
 from sinkd.training.inference import teacher_scores
 from sinkd.training.outcome import TIMING, Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
-from sinkd.training.teacher import Teacher
+from sinkd.training.teacher import OnRows, Teacher
 from sinkd.training.teacher_cache import Answers
 from sinkd.training.trainer import TaskTrainer
 
@@ -55,7 +56,7 @@ def distill(
     args: DistillationArguments,
     task: Task,
     callbacks: Sequence[TrainerCallback] = (),
-    on_teacher_rows: Callable[[int, int], None] | None = None,
+    on_teacher_rows: OnRows | None = None,
 ) -> Summary:
     """Train `args.student_path` under the objective that the arguments name, once for each seed."""
     objective = args.parse_objective()
@@ -63,67 +64,74 @@ def distill(
     copies = args.student_init == "copy"
     if args.copy_layers is not None and not copies:
         raise SinkdError("--copy_layers says which layers of the teacher are copied; give --student_init copy with it")
-    teacher = None
-    if objective.teacher_needs or copies:
-        teacher_path = args.model("teacher_path")
-        student, family = student_and_teacher(task, args, path, teacher_path)
-        student, family = student.share_head(family)
-        teacher = Teacher(teacher_path, family)
-        if copies and (difference := teacher.differs_from(student)):
-            raise different_tokens(difference, " where layers are copied")
-    elif args.teacher_path is not None:
-        student, _ = student_and_teacher(task, args, path, args.teacher_path)
+    needed = bool(objective.teacher_needs) or copies
+    teachers = None
+    if needed or args.teacher_path is not None:
+        student, families = student_and_teachers(task, args, path, args.teacher_paths)
+        teachers = _ensemble(args, families) if needed else None
     else:
         student = family_of(task, args, path, "--student_path", to_train=True)
+    if copies:
+        assert teachers is not None
+        if difference := teachers.first.differs_from(student):
+            raise different_tokens(difference, " where layers are copied")
 
     def trainer(args: DistillationArguments, student: Family) -> DistillationTrainer:
         model = _model_to_train(path, "--student_path", student, args)
         if copies:
-            assert teacher is not None
-            layers = choose_layers(args.copy_layers or "first", depth(teacher.model), "--copy_layers", depth(model))
-            copy_layers(model, teacher.model, layers)
+            assert teachers is not None
+            source = teachers.first.model
+            layers = choose_layers(args.copy_layers or "first", depth(source), "--copy_layers", depth(model))
+            copy_layers(model, source, layers)
         return DistillationTrainer(
             model=model,
-            teacher=teacher,
+            teacher=teachers,
             objective=args.parse_objective(),
             args=args,
             on_teacher_rows=on_teacher_rows,
             **_keywords(args, student, callbacks),
         )
 
-    return _each_seed(args, student, trainer, teacher)
+    return _each_seed(args, student, trainer, teachers)
 
 
-def cache_teacher(
-    args: DistillationArguments, task: Task, on_rows: Callable[[int, int], None] | None = None
-) -> list[Answers]:
-    """Compute and cache the answers of `args.teacher_path` that `distill` needs; several processes may share the work.
+def cache_teacher(args: DistillationArguments, task: Task, on_rows: OnRows | None = None) -> list[Answers]:
+    """Compute and cache the answers of the teachers that `distill` needs; several processes may share the work.
 
     Returns:
-        One set of answers, or one for each seed if each seed draws its own rows.
+        The answers of each teacher; of each seed if each seed draws its own rows.
 
     Raises:
         SinkdError: if the objective needs nothing that can be cached.
     """
     objective = args.parse_objective()
-    path = args.model("teacher_path")
+    paths = args.teacher_paths
     if objective.compares_layers:
         # The student's depth decides which of the teacher's layers are needed.
         learner = stack(load_config(args.model("student_path"), "--student_path"))
         if args.keep_layers is not None:
             layers = choose_layers(args.keep_layers, learner.layers, "--keep_layers")
             learner = learner._replace(layers=len(layers))
-        objective.bind(learner, stack(load_config(path, "--teacher_path")))
+        objective.bind(learner, stack(load_config(paths[0], "--teacher_path")))
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
-    student, family = student_and_teacher(task, args, args.student_path or path, path)
-    student, family = student.share_head(family)
-    teacher = Teacher(path, family)
-    teacher.check_tokens(objective, student)
-    kept = kept_features(objective, args)
-    families = map(family.for_seed, args.seed_list)
-    stores = [teacher.answers(kept, family.train, family.collator, args, on_rows) for family in families]
+    student, families = student_and_teachers(task, args, args.student_path or paths[0], paths)
+    student.refuse(args)
+    teachers = _ensemble(args, families)
+    teachers.check(objective, student)
+    stores = []
+    for seed in args.seed_list:
+        reads = student.for_seed(seed)
+        taught = teachers.ask(
+            objective, reads, reads.train, reads.collator, replace(args, seed=seed, teacher_cache="auto"), on_rows
+        )
+        stores += [answers for answers in taught.teachers if isinstance(answers, Answers)]
     return list({answers.home: answers for answers in stores}.values())
+
+
+def _ensemble(args: DistillationArguments, families: Sequence[Family]) -> Ensemble:
+    teachers = [Teacher(path, family) for path, family in zip(args.teacher_paths, families, strict=True)]
+    return Ensemble(teachers, args.teacher_weights)
 
 
 def _model_to_train(path: str, flag: str, family: Family, args: TaskArguments) -> PreTrainedModel:
@@ -147,12 +155,12 @@ def _keywords(args: TaskArguments, family: Family, callbacks: Sequence[TrainerCa
     }
 
 
-def _each_seed(args: Any, family: Family, trainer: MakeTrainer, teacher: Teacher | None) -> Summary:
+def _each_seed(args: Any, family: Family, trainer: MakeTrainer, teachers: Ensemble | None) -> Summary:
     for split in ("train", "dev"):
         if not any(name.startswith(split) for name in family.task.splits):
             raise SinkdError(f"{family.task.name} has no {split} file, so nothing can be trained on it")
     family.refuse(args)
-    taught = functools.cache(lambda: teacher_scores(args, family.task, teacher))
+    taught = functools.cache(lambda: teacher_scores(args, family.task, teachers))
     run = functools.partial(_run, family=family, make_trainer=trainer, taught=taught)
     if args.seeds is None:
         keep_inputs(args)
@@ -211,10 +219,8 @@ def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
     read = {f"{split} file": family.task.fingerprint(split) for split in ("train", *family.task.dev_splits)}
     read["starting model"] = fingerprint_model(trainer.model)
     read["tokenizer"] = tokenizer_hash(family.tokenizer)
-    if isinstance(trainer, DistillationTrainer) and trainer.teacher is not None:
-        read["teacher"] = trainer.teacher.fingerprint
-        if trainer.teacher.differs_from(family):
-            read["teacher's tokenizer"] = tokenizer_hash(trainer.teacher.family.tokenizer)
+    if isinstance(trainer, DistillationTrainer) and trainer.teachers is not None:
+        read |= trainer.teachers.inputs(family)
     return read | family.fingerprints
 
 

@@ -16,21 +16,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
-from sinkd.losses.feature import Feature, Stack
+from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.models import Encoder, Family, find_checkpoint, stack
 from sinkd.models.config import load_config
 from sinkd.models.tokenizer import different_tokens, tokenizer_difference
+from sinkd.tasks import Task
 from sinkd.tasks.arrow_cache import cache_dir, file_hash
-from sinkd.training.answered_rows import Collate
+from sinkd.tasks.metrics import Scores
+from sinkd.training.answered_rows import Collate, OwnRows
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.cpu import fast_layers
 from sinkd.training.fingerprint import fingerprint_model, fingerprint_rows
+from sinkd.training.manifest import read_manifest
+from sinkd.training.outcome import read_outcome
 from sinkd.training.teacher_cache import DTYPES, SHARD, Answers, batches_of
 
 FORMAT = 2
 SHARD_BYTES = 2**28  # approximate maximum: a shard is built in memory
+OnRows = Callable[[int, int], None]
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 logger = logging.getLogger(__name__)
@@ -92,6 +97,17 @@ class Teacher:
             return None
         return tokenizer_difference(ours, theirs)
 
+    def reads_own_rows(self, student: Family) -> bool:
+        """True if the teacher needs rows of its own: it reads other tokens, or in another way."""
+        return type(self.family) is not type(student) or self.differs_from(student) is not None
+
+    def own_rows(self, student: Family, seed: int) -> OwnRows | None:
+        """The training rows as the teacher reads them, in the student's order; None if it reads the student's."""
+        if not self.reads_own_rows(student):
+            return None
+        family = self.family.for_seed(seed)
+        return OwnRows(family.train, family.collator)
+
     def check_tokens(self, objective: Objective, student: Family) -> None:
         """Raise SinkdError if the objective compares tokens, and teacher and student read different ones."""
         per_token = self.family.answers_tokens
@@ -116,6 +132,19 @@ class Teacher:
         if not getattr(self.model, "hf_device_map", None):
             self.model.to(device)
 
+    def release(self) -> None:
+        """Free the model's memory; a model that was given goes to the CPU."""
+        if self.folder is None:
+            self.move(torch.device("cpu"))
+        else:
+            vars(self).pop("model", None)
+
+    @cached_property
+    def reported_scores(self) -> Scores | None:
+        """The dev scores that the teacher's own run reported on the same files; None if there are none."""
+        task = self.family.task
+        return None if self.folder is None else reported_scores(self.folder, task)
+
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
         """Run the model on a batch and return its features."""
@@ -133,7 +162,7 @@ class Teacher:
         rows: Dataset,
         collator: Collate,
         args: DistillationArguments,
-        on_rows: Callable[[int, int], None] | None = None,
+        on_rows: OnRows | None = None,
     ) -> Answers:
         """Return the features of all rows, memory-mapped from a folder; compute those that are missing or damaged.
 
@@ -187,6 +216,22 @@ class Teacher:
 
         answers.fill(answer)
         return answers
+
+    def dev_answers(self, args: DistillationArguments, on_rows: OnRows | None = None) -> dict[str, Tensor]:
+        """The logits (n, C) of all dev rows, by split; cached as `answers`."""
+        return {
+            split: self.answers([LOGITS], rows, self.family.collator, args, on_rows).column(LOGITS)
+            for split, rows in self.family.dev.items()
+        }
+
+
+def reported_scores(folder: Path, task: Task) -> Scores | None:
+    """The dev scores in the folder of a model's own run, if it had the same task and dev files; else None."""
+    outcome, manifest = read_outcome(folder), read_manifest(folder)
+    if outcome is None or manifest is None or outcome.task != task.name:
+        return None
+    fingerprints = {f"{split} file": task.fingerprint(split) for split in task.dev_splits}
+    return outcome.scores if fingerprints.items() <= manifest.inputs.items() else None
 
 
 def stack_of(model: Any, side: str) -> Stack:

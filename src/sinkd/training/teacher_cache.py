@@ -11,7 +11,7 @@ batches in every process, so the answers do not depend on the number of processe
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,6 +69,15 @@ class Answers:
         """The features of one row, by name, once `fill` has returned."""
         number, place = divmod(int(row), self.shard)
         return {feature.name: self._shards[feature.name, number].row(place) for feature in self.features}
+
+    def join(self, rows: Sequence[Mapping[str, Tensor]], batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The features of a batch, from those of its rows."""
+        return {feature.name: feature.join([row[feature.name] for row in rows], batch) for feature in self.features}
+
+    def column(self, feature: Feature) -> Tensor:
+        """A feature of all rows, (n_rows, ...); its rows must have one shape."""
+        shards = [self._shards[feature.name, number] for number in range(-(-self.n_rows // self.shard))]
+        return torch.cat([torch.from_numpy(np.array(shard.values)).view(shard.dtype).float() for shard in shards])
 
     def fill(self, answer: Callable[[range, list[Feature]], Mapping[str, Sequence[Tensor]]]) -> None:
         """Compute every missing shard, and return once all shards exist, including those of other processes.

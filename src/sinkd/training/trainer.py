@@ -22,7 +22,7 @@ from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import Encoder, Family
-from sinkd.training.answered_rows import TaughtRows
+from sinkd.training.answered_rows import TaughtRows, row_lengths
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.resumable import ResumableTrainer
@@ -273,14 +273,6 @@ class TaskTrainer(ResumableTrainer):
         path = Path(resume_from_checkpoint, OBJECTIVE_FILE)
         if path.is_file():
             self.objective.load_state_dict(load_file(path))
-
-
-def row_lengths(rows: Any) -> np.ndarray | None:
-    """Tokens of each row, (n,), or None for a data set without that column; does not read the rows."""
-    rows = rows.rows if isinstance(rows, TaughtRows) else rows
-    if not isinstance(rows, Dataset) or "length" not in rows.column_names:
-        return None
-    return rows.select_columns(["length"]).with_format("numpy")[:]["length"]
 
 
 def length_order(rows: Any) -> np.ndarray:

@@ -1,0 +1,165 @@
+"""The teachers of a run: one, or several whose probabilities are averaged. Each is asked and cached by itself."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+
+from sinkd.errors import SinkdError
+from sinkd.losses.feature import LOGITS, Feature
+from sinkd.losses.mean_view import MeanView
+from sinkd.losses.objective import Objective
+from sinkd.losses.term import View
+from sinkd.losses.top_k_cache import TopIds, TopView, kept_for
+from sinkd.models import Family
+from sinkd.tasks.encode import tokenizer_hash
+from sinkd.tasks.metrics import Scores
+from sinkd.training.answered_rows import READ, TAUGHT, Collate, OwnRows, TaughtRows, row_lengths
+from sinkd.training.arguments import DistillationArguments
+from sinkd.training.teacher import OnRows, Teacher
+from sinkd.training.teacher_cache import Answers
+
+
+class Ensemble:
+    """Teachers that answer together: the mean of their probabilities, and the hidden states of the first.
+
+    Args:
+        teachers: At least one.
+        weights: Their weights in the mean, positive; equal by default.
+
+    Attributes:
+        scores: The dev scores of the mean answer, once `ask` has measured them.
+
+    Raises:
+        SinkdError: for weights that do not fit.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Sequence[float] | None = None):
+        self.teachers = list(teachers)
+        self.scores: Scores = {}
+        weights = [1.0] * len(self.teachers) if weights is None else list(weights)
+        if len(weights) != len(self.teachers) or not all(0 < weight < float("inf") for weight in weights):
+            given = " ".join(f"{weight:g}" for weight in weights)
+            raise SinkdError(f"--teacher_weights is {given}; give one positive weight for each of the teachers")
+        self.weights = [weight / sum(weights) for weight in weights]
+
+    @property
+    def first(self) -> Teacher:
+        """The teacher that gives hidden states and attributions."""
+        return self.teachers[0]
+
+    def check(self, objective: Objective, student: Family) -> None:
+        """Raise SinkdError for an objective that these teachers cannot serve."""
+        self.first.check_tokens(objective, student)
+        if len(self.teachers) > 1 and student.answers_tokens:
+            raise SinkdError("several teachers are averaged over a task's labels, and this task is answered in words")
+
+    def inputs(self, student: Family) -> dict[str, str]:
+        """Fingerprints for the manifest."""
+        found = {}
+        for number, teacher in enumerate(self.teachers, start=1):
+            name = "teacher" if number == 1 else f"teacher {number}"
+            found[name] = teacher.fingerprint
+            if teacher.reads_own_rows(student):
+                found[f"{name}'s tokenizer"] = tokenizer_hash(teacher.family.tokenizer)
+        return found
+
+    def ask(
+        self,
+        objective: Objective,
+        student: Family,
+        rows: Dataset,
+        collator: Collate,
+        args: DistillationArguments,
+        on_rows: OnRows | None = None,
+    ) -> Dataset | TaughtRows:
+        """Let each teacher answer the training rows, one after the other, or prepare it to answer live.
+
+        Args:
+            objective: What is needed of the teachers.
+            student: The student's family.
+            rows: Tokenised training rows, as the student reads them.
+            collator: Makes a batch of them.
+            args: The settings of the run.
+            on_rows: See `Teacher.answers`.
+
+        Returns:
+            The rows with what they carry of each teacher.
+        """
+        taught: list[Answers | OwnRows | None] = []
+        dev: list[dict[str, Tensor]] = []
+        for teacher in self._asked(objective.teacher_needs):
+            own = teacher.own_rows(student, args.seed)
+            kept = self._kept(teacher, objective, args)
+            if args.teacher_cache == "off" or not kept or not teacher.cacheable or row_lengths(rows) is None:
+                teacher.move(args.device)
+                taught.append(own)
+                continue
+            read = (rows, collator) if own is None else (own.rows, own.collator)
+            taught.append(teacher.answers(kept, *read, args, on_rows))
+            if self._to_be_scored(teacher):
+                dev.append(teacher.dev_answers(args, on_rows))
+            if args.on_policy or (teacher is self.first and not objective.cacheable):
+                teacher.move(args.device)
+            else:
+                teacher.release()
+        if len(dev) == len(self.teachers):
+            self._score(dev)
+        return TaughtRows(rows, collator, taught) if any(taught) else rows
+
+    def view(self, batch: Mapping[str, Any], features: frozenset[Feature], top_k: int | None, width: int) -> View:
+        """The teachers' features of a batch, cached or live.
+
+        Args:
+            batch: A batch of the rows that `ask` returned.
+            features: The features.
+            top_k: How many entries of a language model's predictions are cached; None for all.
+            width: The width of these predictions.
+        """
+        views = []
+        for number, teacher in enumerate(self._asked(features)):
+            needed = features if number == 0 else features & {LOGITS}
+            taught = batch[TAUGHT][number] if TAUGHT in batch else {}
+            view = View(counts=batch.get("counts"))
+            view.features |= {name: value for name, value in taught.items() if name != READ}
+            if top_k is not None and TopIds(top_k) in view:
+                view = TopView(view, top_k, width)
+            if missing := [feature for feature in needed if feature not in view]:
+                view.features |= teacher.observe(taught.get(READ, batch), missing).features
+            views.append(view)
+        return views[0] if len(views) == 1 else MeanView(views, self.weights)
+
+    def _asked(self, features: frozenset[Feature]) -> list[Teacher]:
+        """All teachers if predictions are needed, else the first alone."""
+        return self.teachers if LOGITS in features else [self.first]
+
+    def _kept(self, teacher: Teacher, objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
+        return kept_features(objective, args) if teacher is self.first else frozenset({LOGITS})
+
+    def _to_be_scored(self, teacher: Teacher) -> bool:
+        """True if the teacher's dev scores are not known from its own run, and can be measured at little cost."""
+        task = teacher.family.task
+        if task is None or task.choices or not task.dev_splits:
+            return False
+        return len(self.teachers) > 1 or (teacher.loaded and teacher.reported_scores is None)
+
+    def _score(self, dev: Sequence[Mapping[str, Tensor]]) -> None:
+        """Score the mean of the teachers' answers to the dev rows, given by split."""
+        family = self.first.family
+        scores = {}
+        for split, rows in family.dev.items():
+            views = [View(answers[split]) for answers in dev]
+            labels = rows.with_format("numpy", ["labels"])[:]["labels"]
+            scores[split] = family.scores(MeanView(views, self.weights).logits.numpy(), labels)
+        self.scores = family.task.combine(scores)
+
+
+def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
+    """The features of a teacher to cache; `--teacher_cache_top_k` replaces whole predictions.
+
+    Raises:
+        SinkdError: if a term needs more than that flag caches.
+    """
+    kept, k = frozenset(objective.kept), args.teacher_cache_top_k
+    return kept if k is None or LOGITS not in kept else kept - {LOGITS} | kept_for(objective, k)
