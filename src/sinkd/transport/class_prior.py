@@ -43,7 +43,7 @@ def match_class_prior(logits: Tensor, prior: Tensor, epsilon: float = 0.1) -> Te
 
     Raises:
         SinkdError: for logits or a prior other than that, or if the class masses do not agree to 1e-6 relative in
-            1,000 passes, as may happen where a row's logits differ by 10,000 epsilon.
+            1,000 passes, as may happen where a row's logits differ by 100,000 epsilon.
 
     >>> logits = torch.tensor([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0], [0.5, 0.0]])
     >>> bias = match_class_prior(logits, torch.tensor([0.5, 0.5]))
@@ -60,7 +60,7 @@ def match_class_prior(logits: Tensor, prior: Tensor, epsilon: float = 0.1) -> Te
         while True:
             last = softness == epsilon
             longest = spread + 10 * softness  # of a step; the bias is hardly larger than the logits' range
-            bias, error, left = _ascend(logits, prior, softness, bias, longest, TOLERANCE if last else 0.1, left)
+            bias, error, left = _ascend(logits, prior, softness, bias, longest, TOLERANCE if last else 0.01, left)
             if last:
                 break
             softness = max(epsilon, softness / 2)
@@ -115,8 +115,8 @@ def _ascend(
     left -= 1
     while not at.error <= tolerance and left > 0:
         # Newton's step for ratios = 0, where I alone would be Sinkhorn's. The term `+ masses` pins the constant that
-        # may be added to a bias. Where rows answer nearly whole, 1e-9 keeps the matrix regular.
-        matrix = (1 + 1e-9) * identity - at.overlaps / at.masses.unsqueeze(-1) + at.masses
+        # may be added to a bias. Where rows answer nearly whole, 1e-7 keeps the matrix regular.
+        matrix = (1 + 1e-7) * identity - at.overlaps / at.masses.unsqueeze(-1) + at.masses
         step = epsilon * torch.linalg.solve_ex(matrix, at.ratios)[0]
         step -= step.mean()
         slope = float(step @ (prior - at.masses))
