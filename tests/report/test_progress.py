@@ -68,6 +68,15 @@ def test_other_ranks_and_evaluations_without_the_metric_are_silent(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_without_evaluation_a_pipe_gets_a_line_per_epoch_which_a_sweep_reads(capsys):
+    RunProgress("kd", None).on_epoch_end(ARGS, state(10), None)
+    line = capsys.readouterr().err
+    assert line == "kd, seed 3: epoch 1 of 4\n"
+    with show_trials(1) as progress:
+        progress.line("trial", line.strip())
+    assert capsys.readouterr().err == "trial, seed 3: epoch 1 of 4\n"
+
+
 LINE = "kd, seed 0: epoch 3 of 12, mcc 0.5000"
 
 

@@ -305,6 +305,15 @@ def test_an_objective_that_only_crashed_has_a_line():
     assert (line.metric, line.finished, line.crashed, line.mean, line.spread) == ("", 0, 1, None, None)
 
 
+def test_runs_without_a_dev_set_have_a_line_without_a_score(tmp_path):
+    results = [result(objective, 0, 0.5) for objective in ("kd", "kl")]
+    results = [replace(each, outcome=replace(each.outcome, best=None, final=None)) for each in results]
+    write_csv(tmp_path / "sweep.csv", results)
+    assert [row["best"] for row in csv.DictReader((tmp_path / "sweep.csv").open(newline=""))] == ["", ""]
+    for line in compare(results, "kd"):
+        assert (line.finished, line.mean, line.difference, line.rows_per_second) == (1, None, None, 50.0)
+
+
 def test_sweep_csv_holds_every_trial_and_why_it_crashed(tmp_path):
     write_csv(tmp_path / "sweep.csv", [result("kd", 0, 0.25), result("ce:1+kl:2", 1, None)])
     first, second = csv.DictReader((tmp_path / "sweep.csv").open(newline=""))

@@ -106,6 +106,48 @@ def test_a_bad_object_is_reported_with_its_line_or_skipped(tmp_path, row, messag
     assert (len(task.read("train")), task.skipped["train"]) == (2, 1)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_labels_may_be_in_the_dev_file_alone(tmp_path, suffix):
+    train = write(tmp_path / f"train{suffix}", [("a", "1"), ("b", "2")], ("text", "place"))
+    dev = write(tmp_path / f"dev{suffix}", [("a", "x"), ("b", "y")], ("text", "label"))
+    task = table_task(train, dev, text_columns=["text"], label_column="label")
+    assert (task.labels, task.labelled) == (("x", "y"), False)
+    assert task.read("train").column_names == ["text", "index"]
+    assert task.read("dev")["label"] == [0, 1]
+    (alone, none) = (table_task(dev_file=dev, text_columns=["text"], label_column="label"), tmp_path / "none.csv")
+    assert (alone.labels, alone.splits) == (("x", "y"), ("dev",))
+    assert table_task(dev, none, text_columns=["text"], label_column="label").labelled
+
+
+def test_named_labels_have_their_order_and_another_label_is_a_bad_row(tmp_path):
+    path = write(tmp_path / "r.csv", [("a", "x"), ("b", "y")], ("text", "label"))
+    task = table_task(path, text_columns=["text"], label_column="label", labels=["y", "x", "z"])
+    assert (task.labels, task.labelled, task.dev_splits) == (("y", "x", "z"), True, ())
+    assert task.read("train")["label"] == [1, 0]
+    with pytest.raises(SinkdError, match=r"r\.csv, line 2: found label 'x', expected one of y, z"):
+        table_task(path, text_columns=["text"], label_column="label", labels=["y", "z"]).read("train")
+    text = table_task(path, text_columns=["text"], labels=["x", "y"])
+    assert not text.labelled and text.read("train").column_names == ["text", "index"]
+    assert table_task(path, text_columns=["text"], kind="regression").regression
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": ["x"]}, "found the labels 'x', expected two or more different ones"),
+        ({"labels": ["x", "x"]}, "found the labels 'x', 'x', expected two or more different ones"),
+        ({"labels": ["x", ""]}, "found the labels 'x', '', expected two or more different ones"),
+        ({"labels": ["x", "y"], "kind": "regression"}, "found the labels x, y and kind regression"),
+        ({}, "no file has labels; name them, as in --labels negative,positive, or --table_kind regression"),
+        ({"dev_file": "dev.csv", "labels": ["x", "y"]}, "nothing can be evaluated on dev.csv without labels"),
+    ],
+)
+def test_labels_that_are_wrong_or_unknown_are_refused(tmp_path, given, message):
+    path = write(tmp_path / "r.csv", [("a",), ("b",)], ("text",))
+    with pytest.raises(SinkdError, match=message):
+        table_task(path, text_columns=["text"], **given)
+
+
 def test_wrong_arguments_are_refused(tmp_path):
     path = write(tmp_path / "r.csv", [("a", "x"), ("b", "x")], ("text", "label"))
     with pytest.raises(SinkdError, match="found kind 'ranking', expected one of auto, classification, regression"):

@@ -14,16 +14,15 @@ from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.outcome import Summary
 from sinkd.training.settings import named_task
 
-NO_TASK = "--task_name is missing; name a task, or your own table by --train_file and --dev_file"
+NO_TASK = "--task_name is missing; name a task, or your own table by --train_file and --text_columns"
 
 
 def load_named_task(args: TaskArguments) -> Task:
     """Load the task, or the user's table, that the settings name."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    own = {f"--{name}": getattr(args, name) for name in ("train_file", "dev_file", "text_columns", "label_column")}
     name = named_task(vars(args))
-    if not any([*own.values(), args.test_file]):
+    if not args.own_table:
         if name is None:
             raise SinkdError(NO_TASK)
         if names_superglue(name):
@@ -32,19 +31,22 @@ def load_named_task(args: TaskArguments) -> Task:
         return load_task(name, args.data_dir, bad_rows=args.bad_rows)
     if name is not None:
         raise SinkdError(f"--task_name {name} and flags of your own table name two tasks; give one of them")
-    missing = [flag for flag, value in own.items() if not value]
-    if missing:
-        raise SinkdError(f"your own table also needs {' and '.join(missing)}")
-    train_file, dev_file, text_columns, label_column = own.values()
+    if args.text_columns is None:
+        raise SinkdError("your own table also needs --text_columns")
     return table_task(
-        train_file,
-        dev_file,
+        args.train_file,
+        args.dev_file,
         args.test_file,
-        text_columns=[column.strip() for column in text_columns.split(",")],
-        label_column=label_column,
+        text_columns=_names(args.text_columns),
+        label_column=args.label_column,
+        labels=_names(args.labels or ""),
         kind=args.table_kind,
         bad_rows=args.bad_rows,
     )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text else []
 
 
 def settle_output(args: TaskArguments) -> None:
@@ -52,7 +54,7 @@ def settle_output(args: TaskArguments) -> None:
     if args.output_dir:
         return
     name = named_task(vars(args))
-    if name is None and args.train_file is None:
+    if name is None and not args.own_table:
         raise SinkdError(NO_TASK)
     if name is None:
         raise SinkdError("--output_dir is missing; name a folder for the results")
@@ -65,13 +67,18 @@ def show_summary(title: str, summary: Summary) -> None:
     if int(os.environ.get("RANK", "0")) != 0:
         return
     first = summary.outcomes[0]
-    table = Table(title, ["seed", *first.scores, "rows/s", "seconds"], note=f"in {first.folder}")
+    several = len(summary.outcomes) > 1
+    folder = Path(first.folder).parent if several else first.folder
+    if summary.mean is None:
+        told = "nothing was evaluated, since there is no dev set; "
+    elif several:
+        told = f"{first.metric}: mean {summary.mean:.4f}, spread {summary.spread:.4f}; "
+    else:
+        told = ""
+    table = Table(title, ["seed", *first.scores, "rows/s", "seconds"], note=f"{told}in {folder}")
     for outcome in summary.outcomes:
         scores = (f"{value:.4f}" for value in outcome.scores.values())
         table.add(outcome.seed, *scores, f"{outcome.samples_per_second:.0f}", f"{outcome.seconds:.0f}")
-    if len(summary.outcomes) > 1:
-        folder = Path(first.folder).parent
-        table.note = f"{first.metric}: mean {summary.mean:.4f}, spread {summary.spread:.4f}; in {folder}"
     show(table)
 
 

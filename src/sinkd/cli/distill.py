@@ -21,9 +21,10 @@ def main(argv: Sequence[str]) -> None:
 
 def run(args: DistillationArguments) -> None:
     """Train, write the model card, show the result, and predict the test set if requested."""
-    objective = args.parse_objective()
+    args.parse_objective()  # refuse a wrong one before any data is read
     task = load_named_task(args)
-    progress = RunProgress(args.distill_loss, task.metric)
+    objective = args.objective_for(task)
+    progress = RunProgress(args.distill_loss, task.metric if task.dev_splits else None)
     summary = distill(args, task, [progress], progress.teacher_rows)
     publish(args, task, summary)
     show_summary(f"{args.student_path} on {task.name}, {objective}", summary)

@@ -45,7 +45,7 @@ def _task(args: ExportArguments) -> Task | None:
     """The task to score on; None if none is named, or if its run's data is gone and no score is needed."""
     must_score = args.quantize != "none"
     task = None
-    if named_task(vars(args)) is not None or args.train_file is not None:
+    if named_task(vars(args)) is not None or args.own_table:
         try:
             task = load_named_task(args)
             if not task.choices and not all(task.files[split].is_file() for split in task.dev_splits):

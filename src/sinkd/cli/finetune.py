@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
 def run(args: FinetuneArguments) -> None:
     """Train, write the model card, show the result, and predict the test set if requested."""
     task = load_named_task(args)
-    summary = finetune(args, task, [RunProgress("finetune", task.metric)])
+    summary = finetune(args, task, [RunProgress("finetune", task.metric if task.dev_splits else None)])
     publish(args, task, summary)
     show_summary(f"{args.model_path} on {task.name}", summary)
     predict_after(args, task, summary.outcomes)

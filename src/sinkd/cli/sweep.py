@@ -72,7 +72,10 @@ def run(sweep: Sweep, folder: Path, address: str | None = None, overwrite: bool 
         outcome = None if reason else read_outcome(trial.folder)
         results[trial.folder] = Result(trial, outcome, reason)
         write_csv(folder / "sweep.csv", [results[trial.folder] for trial in sweep.trials if trial.folder in results])
-        told = f"{outcome.metric} {outcome.best:.4f}, {outcome.seconds:.0f} s" if outcome else f"crashed: {reason}"
+        told = f"crashed: {reason}"
+        if outcome is not None:
+            score = "not evaluated" if outcome.best is None else f"{outcome.metric} {outcome.best:.4f}"
+            told = f"{score}, {outcome.seconds:.0f} s"
         progress.ended(trial.name)
         print(f"{len(results)}/{len(sweep.trials)} {trial.name}: {told}", flush=True)
 
@@ -115,7 +118,7 @@ def _finished(sweep: Sweep, overwrite: bool) -> dict[Path, Result]:
         data = tuple(getattr(args, name) for name in DATA)
         if data not in files:
             task = load_named_task(args)
-            files[data] = {f"{split} file": task.fingerprint(split) for split in ("train", *task.dev_splits)}
+            files[data] = {f"{split} file": task.fingerprint(split) for split in (*task.train_splits, *task.dev_splits)}
         for name in ("model_path", "teacher_path", "student_path"):
             paths = getattr(args, name, None) or []
             for path in [paths] if isinstance(paths, str) else paths:

@@ -125,16 +125,19 @@ def objective_settings(args: DistillationArguments) -> dict[str, Any]:
 def _metadata(args: TaskArguments, name: str, start: str, outcome: Outcome, kind: str) -> ModelCardData:
     family, _, short = outcome.task.partition("/")
     dataset = DATASETS.get(family)
-    result = EvalResult(
-        task_type=kind,
-        dataset_type=dataset or outcome.task,
-        dataset_name=outcome.task,
-        dataset_config=short.replace("-", ""),
-        dataset_split="validation",
-        metric_type=METRICS.get(outcome.metric, outcome.metric),
-        metric_value=round(outcome.best, 4),
-        metric_name=outcome.metric,
-    )
+    results = []
+    if outcome.best is not None:
+        result = EvalResult(
+            task_type=kind,
+            dataset_type=dataset or outcome.task,
+            dataset_name=outcome.task,
+            dataset_config=short.replace("-", ""),
+            dataset_split="validation",
+            metric_type=METRICS.get(outcome.metric, outcome.metric),
+            metric_value=round(outcome.best, 4),
+            metric_name=outcome.metric,
+        )
+        results.append(result)
     return ModelCardData(
         model_name=name,
         library_name="transformers",
@@ -142,10 +145,10 @@ def _metadata(args: TaskArguments, name: str, start: str, outcome: Outcome, kind
         license=licence_of(start),
         language="en" if dataset else None,
         datasets=[dataset] if dataset else None,
-        metrics=[result.metric_type],
+        metrics=[result.metric_type for result in results] or None,
         base_model=start if start and not Path(start).exists() else None,  # only a name on the hub is accepted
         pipeline_tag=kind,
-        eval_results=[result],
+        eval_results=results or None,
     )
 
 
@@ -176,11 +179,12 @@ def _size(folder: Path, outcome: Outcome) -> Table:
 
 
 def _training(args: TaskArguments, task: Task, seed: int) -> Table:
-    files = [path.name for path in task.files.values() if path.is_file()]
+    given = [*task.files.values(), Path(getattr(args, "unlabeled_file", None) or "")]
+    files = [path.name for path in given if path.is_file()]
     shown: dict[str, Any] = {"data": f"{task.name} ({', '.join(files)})"}
     if isinstance(args, DistillationArguments):
         shown["teacher"] = ", ".join(args.teacher_path or ()) or None
-        shown |= {"objective": f"`{args.parse_objective()}`", **objective_settings(args)}
+        shown |= {"objective": f"`{args.objective_for(task)}`", **objective_settings(args)}
     shown |= {name: getattr(args, name) for name in SHOWN} | {"seed": seed}
     table = Table("", ["", ""])
     for name, value in shown.items():

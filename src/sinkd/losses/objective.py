@@ -113,6 +113,16 @@ class Objective(nn.Module):
         for term in self._all:
             term.bind(student, teacher)
 
+    def without_labels(self) -> "Objective":
+        """Return the sum of the terms that need no hard labels. Raises SinkdError if there is none."""
+        kept = [term for term in self._all if not term.needs_labels]
+        if not kept:
+            raise SinkdError(
+                f"the objective {self} learns from hard labels, and no training row has one; name a term that learns "
+                "from a teacher, as in kd"
+            )
+        return Objective(kept, [self.weights[term.name] for term in kept])
+
     def __iter__(self) -> Iterator[Term]:
         return (term for term in self._all if term.applies)
 

@@ -89,10 +89,16 @@ class Family(ABC):
         """The tokenised training rows."""
 
     def training_texts(self) -> list[Dataset]:
-        """Untokenised text to train on: the labelled rows, and those of `--unlabeled_file` if there is one."""
-        texts = [first(self.task.read("train"), self.reading.max_train_rows)]
+        """Untokenised text to train on: the rows of the train file and of `--unlabeled_file`, if they are given.
+
+        Raises:
+            SinkdError: if there is neither.
+        """
+        texts = [first(self.task.read(split), self.reading.max_train_rows) for split in self.task.train_splits]
         if self.reading.unlabeled_file is not None:
             texts.append(read_unlabeled(self.reading.unlabeled_file, self.task))
+        if not texts:
+            raise SinkdError(f"{self.task.name} has no train file; give text to train on by --unlabeled_file")
         return texts
 
     @abstractmethod

@@ -31,10 +31,10 @@ class RunProgress(TrainerCallback):
 
     Args:
         name: the run's name.
-        metric: the score to show after each evaluation.
+        metric: the score to show after each evaluation; None if nothing is evaluated.
     """
 
-    def __init__(self, name: str, metric: str):
+    def __init__(self, name: str, metric: str | None):
         self.name = name
         self.metric = metric
         self._bars: Progress | None = None
@@ -59,10 +59,19 @@ class RunProgress(TrainerCallback):
         self._update(note=f"{self.metric} {score:.3f}")
         # In a pipe, one line per epoch, since the published protocol evaluates every few steps.
         new_epoch = state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._last_epoch)
-        if new_epoch and (self._bars is None or self._bars.disable):
+        if new_epoch:
             self._last_epoch = int(state.epoch)
+            self._line(args, state, f", {self.metric} {score:.4f}")
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.metric is None and state.is_world_process_zero:
+            self._line(args, state, "")
+
+    def _line(self, args, state, score: str) -> None:
+        """In a pipe, print the epoch and its score."""
+        if self._bars is None or self._bars.disable:
             epoch = f"epoch {state.epoch:g} of {state.num_train_epochs:g}"
-            print(f"{self.name}, seed {args.seed}: {epoch}, {self.metric} {score:.4f}", file=sys.stderr, flush=True)
+            print(f"{self.name}, seed {args.seed}: {epoch}{score}", file=sys.stderr, flush=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         self._close()
@@ -103,7 +112,7 @@ class TrialProgress:
         """Show that a trial runs, and its evaluation if the line is one that `RunProgress` prints for it."""
         if trial not in self._running:
             self._running[trial] = self._bars.add_task(f"  {trial}", total=None, note="")
-        told = re.search(r", (seed \d+): epoch (\S+) of (\S+), (.+)", line)
+        told = re.search(r", (seed \d+): epoch (\S+) of ([^\s,]+)(?:, (.+))?", line)
         if told is None:
             return
         seed, epoch, epochs, score = told.groups()
@@ -112,7 +121,7 @@ class TrialProgress:
             return
         title = f"  {trial}, {seed}"
         self._bars.update(
-            self._running[trial], description=title, total=float(epochs), completed=float(epoch), note=score
+            self._running[trial], description=title, total=float(epochs), completed=float(epoch), note=score or ""
         )
 
     def ended(self, trial: str) -> None:

@@ -29,7 +29,7 @@ class Line:
     """The results of one task, objective and setting over the seeds.
 
     Attributes:
-        mean: Mean of the best scores.
+        mean: Mean of the best scores; None if nothing was evaluated.
         spread: Their sample standard deviation; None for a single score.
         difference, difference_spread: The same for the differences to the baseline's scores with the same task, setting
             and seed.
@@ -56,8 +56,9 @@ def compare(results: Sequence[Result], baseline: str) -> list[Line]:
     lines = []
     for (task, objective, setting), group in groups.items():
         outcomes = _by_seed(group)
-        reference = _by_seed(groups.get((task, baseline, setting), [])) if objective != baseline else {}
-        pairs = [outcome.best - reference[seed].best for seed, outcome in outcomes.items() if seed in reference]
+        best = _best(outcomes)
+        reference = _best(_by_seed(groups.get((task, baseline, setting), []))) if objective != baseline else {}
+        pairs = [score - reference[seed] for seed, score in best.items() if seed in reference]
         speeds = [outcome.samples_per_second for outcome in outcomes.values()]
         lines.append(
             Line(
@@ -65,7 +66,7 @@ def compare(results: Sequence[Result], baseline: str) -> list[Line]:
                 next((outcome.metric for outcome in outcomes.values()), ""),
                 len(outcomes),
                 len(group) - len(outcomes),
-                *_mean_and_spread([outcome.best for outcome in outcomes.values()]),
+                *_mean_and_spread(list(best.values())),
                 *_mean_and_spread(pairs),
                 statistics.median(speeds) if speeds else None,
             )
@@ -109,6 +110,10 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 def _by_seed(results: Sequence[Result]) -> dict[int, Outcome]:
     return {result.trial.seed: result.outcome for result in results if result.outcome is not None}
+
+
+def _best(outcomes: dict[int, Outcome]) -> dict[int, float]:
+    return {seed: outcome.best for seed, outcome in outcomes.items() if outcome.best is not None}
 
 
 def _mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -83,7 +83,7 @@ def make_sweep(content: Any, source: str, output_dir: Path, seeds: str | None = 
     command = content.get("command", "distill")
     tasks = _axis(content["tasks"], "tasks", "task_name", source, command)
     for name, flags in tasks.items():
-        if flags.get("train_file") is None:
+        if flags.keys().isdisjoint({"train_file", "text_columns"}):
             tasks[name] = {"task_name": name, **flags}
     objectives = _axis(content.get("objectives") or {"": None}, "objectives", "distill_loss", source, command)
     if command == "distill":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from sinkd.errors import SinkdError
@@ -23,7 +24,7 @@ class Layout:
 
     Attributes:
         text: One column, or two for pairs.
-        label: Column of the label; a test file without it is unlabelled.
+        label: Column of the label, which files without labels lack; "" if no file has one.
         index: Column copied into submissions; rows are numbered from 0 if a file lacks it.
         headerless: Column names of a file without a header line.
         open_label: Label of rows on which the annotators did not agree. They are left out.
@@ -53,6 +54,12 @@ class Layout:
         rows = records(path, self._format(path), needed, self.headerless)
         for position, (number, found) in enumerate(rows):
             yield number, attempt(self._example, found, position, label)
+
+    def has_labels(self, path: Path) -> bool:
+        """Return whether the label's column is in a file's header, or (JSON lines) in one of its rows."""
+        format = self._format(path)
+        rows = (row for _, row in records(path, format, self.text, self.headerless) if not isinstance(row, SinkdError))
+        return any(self.label in row for row in (rows if format == "jsonl" else islice(rows, 1)))
 
     def texts(self, path: Path) -> Examples:
         """Yield rows as text[, text_pair].

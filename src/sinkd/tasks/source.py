@@ -49,6 +49,10 @@ class Source(ABC):
         """Return a hash of the split's content."""
         return file_hash(self._file(split))
 
+    def labelled(self, split: str) -> bool:
+        """Whether the split's rows have labels. A test file's labels, if any, are not read."""
+        return not split.startswith("test")
+
     def key(self, split: str) -> object:
         """Everything that determines the split's rows."""
         return self.name, self.fingerprint(split), split == "test"
@@ -79,20 +83,25 @@ class TableSource(Source):
         layout: The columns.
         words: A label as written in files -> its id; empty for regression.
         score_range: Lowest and highest score of a regression with a fixed scale.
+        unlabelled: Splits without labels, in addition to test splits.
     """
 
     layout: Layout
     words: Mapping[str, int]
     score_range: tuple[float, float] | None = None
+    unlabelled: frozenset[str] = frozenset()
+
+    def labelled(self, split: str) -> bool:
+        return super().labelled(split) and split not in {"unlabeled", *self.unlabelled}
 
     def key(self, split: str) -> object:
         # The suffix matters: it determines the format of a user's table.
         settings = (self.layout, dict(self.words), self.score_range, self._file(split).suffix)
-        return self.fingerprint(split), settings, split == "unlabeled", self._labelled(split)
+        return self.fingerprint(split), settings, split == "unlabeled", self.labelled(split)
 
     def features(self, split: str) -> Features:
         types = dict.fromkeys(self.layout.names, "string")
-        if self._labelled(split):
+        if self.labelled(split):
             types["label"] = "int64" if self.words else "float32"
         if split != "unlabeled":
             types["index"] = "string"
@@ -100,14 +109,10 @@ class TableSource(Source):
 
     def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
         path = self._file(split)
-        label = (self._label if self.words else self._score) if self._labelled(split) else None
+        label = (self._label if self.words else self._score) if self.labelled(split) else None
         read = self.layout.texts(path) if split == "unlabeled" else self.layout.examples(path, label)
         for number, row in read:
             yield SinkdError(f"{path}, line {number}: {row}") if isinstance(row, SinkdError) else row
-
-    def _labelled(self, split: str) -> bool:
-        # A test file's labels, if any, are not read.
-        return not split.startswith(("test", "unlabeled"))
 
     def _label(self, word: str) -> int:
         if word not in self.words:

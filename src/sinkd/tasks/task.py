@@ -79,6 +79,16 @@ class Task:
         return self.source.splits
 
     @property
+    def train_splits(self) -> tuple[str, ...]:
+        """Splits to train on; () if all text to train on is unlabelled."""
+        return tuple(split for split in self.splits if split == "train")
+
+    @property
+    def labelled(self) -> bool:
+        """True if there are training rows with labels."""
+        return any(map(self.source.labelled, self.train_splits))
+
+    @property
     def dev_splits(self) -> tuple[str, ...]:
         """Splits to evaluate on."""
         return tuple(split for split in self.splits if split.startswith("dev"))
@@ -97,8 +107,8 @@ class Task:
 
         Returns:
             GLUE and tables: columns text (string), text_pair (string, pairs only), label (int64 id, or float32 for
-            regression; absent in test splits) and index (string). SuperGLUE and ANLI: the hub's schema, with label -1
-            (ReCoRD: no answers) in rows without label.
+            regression; absent in splits without labels) and index (string). SuperGLUE and ANLI: the hub's schema, with
+            label -1 (ReCoRD: no answers) in rows without label.
 
         Raises:
             SinkdError: if there is no such split or file; a header lacks columns; with bad_rows="error" there is a bad

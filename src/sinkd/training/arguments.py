@@ -54,10 +54,13 @@ class TaskArguments(TrainingArguments):
         "datas/glue", "The folder that holds the tasks' folders (SuperGLUE: datas/superglue, or the hub)."
     )
     train_file: str | None = flag(None, "Your own table to train on (csv, tsv or jsonl), instead of a task.")
-    dev_file: str | None = flag(None, "Your own table to evaluate on.")
+    dev_file: str | None = flag(None, "Your own table to evaluate on; without one, the last epoch's model is kept.")
     test_file: str | None = flag(None, "Your own table to predict.")
     text_columns: str | None = flag(None, "The column that holds your text, or two columns separated by a comma.")
-    label_column: str | None = flag(None, "The column that holds your labels.")
+    label_column: str | None = flag(None, "The column that holds your labels; for distill, --train_file may lack it.")
+    labels: str | None = flag(
+        None, "Your classes in the order of their ids, as in negative,positive (default: those of your files, sorted)."
+    )
     table_kind: Literal["auto", "classification", "regression"] = flag(
         "auto", "Type of your labels; auto: scores if all are numbers and one has a fraction, else classes."
     )
@@ -130,6 +133,11 @@ class TaskArguments(TrainingArguments):
         os.environ["WANDB_PROJECT"] = project
         loggers = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or [])
         self.report_to = loggers if "wandb" in loggers else [*loggers, "wandb"]
+
+    @property
+    def own_table(self) -> bool:
+        """True if the data is the user's own table and not a task."""
+        return any((self.train_file, self.dev_file, self.test_file, self.text_columns, self.label_column, self.labels))
 
     @property
     def seed_list(self) -> list[int]:

@@ -56,14 +56,14 @@ def make_evaluator(model: PreTrainedModel, family: Family, args: TaskArguments) 
 
 
 def teacher_scores(args: TaskArguments, task: Task, teachers: Ensemble | None) -> tuple[dict[str, float], str]:
-    """The dev scores of a run's teachers and their source; empty without a teacher.
+    """The dev scores of a run's teachers and their source; empty without a teacher or a dev set.
 
     Uses the scores that were measured when the teachers answered, or those that a teacher's own run reported on the
     same file. Otherwise evaluates the teacher, but only if this run has loaded it, since it may not fit into memory
     together with the student.
     """
     paths = getattr(args, "teacher_path", None)
-    if not paths:
+    if not paths or not task.dev_splits:
         return {}, ""
     if teachers is not None and teachers.scores:
         return teachers.scores, "measured by this run"

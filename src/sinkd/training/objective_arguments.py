@@ -7,6 +7,7 @@ from sinkd.errors import SinkdError
 from sinkd.losses.objective import TERMS, Objective
 from sinkd.losses.option_flags import Flag, flags_of
 from sinkd.losses.top_k_cache import kept_for
+from sinkd.tasks import Task
 from sinkd.training.parser import flag
 
 KindT = TypeVar("KindT", bound=type)
@@ -81,6 +82,11 @@ class ObjectiveArguments:
         if self.teacher_cache_top_k is not None:
             kept_for(objective, self.teacher_cache_top_k)  # refuses terms that the cache cannot serve
         return objective
+
+    def objective_for(self, task: Task) -> Objective:
+        """The objective on a task: terms that need hard labels are left out if no training row has one."""
+        objective = self.parse_objective()
+        return objective if task.labelled else objective.without_labels()
 
     def objective_flags(self, objective: Objective) -> list[str]:
         """The flags that set options of the objective's terms."""

@@ -14,12 +14,12 @@ TIMING = {"runtime", "samples_per_second", "epoch", "step"}  # reported together
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a run: metrics.json.
+    """The result of a run: metrics.json. Without a dev set there are no scores.
 
     Attributes:
         metric: The score that selects the best model.
-        best: Its value for the best model.
-        final: Its value after the last step.
+        best: Its value for the best model, None without scores.
+        final: Its value after the last step, None without scores.
         scores: All scores of the best model.
         history: The scores of each evaluation.
         seconds: Training time.
@@ -29,8 +29,8 @@ class Outcome:
 
     task: str
     metric: str
-    best: float
-    final: float
+    best: float | None
+    final: float | None
     scores: dict[str, float]
     history: list[dict[str, float]]
     seconds: float
@@ -43,16 +43,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """The results for each seed, with mean and spread (sample standard deviation) of the best scores."""
+    """The results for each seed, with mean and spread (sample standard deviation) of the best scores, if any."""
 
     outcomes: list[Outcome]
-    mean: float = field(init=False)
-    spread: float = field(init=False)
+    mean: float | None = field(init=False)
+    spread: float | None = field(init=False)
 
     def __post_init__(self) -> None:
-        best = [outcome.best for outcome in self.outcomes]
-        object.__setattr__(self, "mean", statistics.fmean(best))
-        object.__setattr__(self, "spread", statistics.stdev(best) if len(best) > 1 else 0.0)
+        best = [outcome.best for outcome in self.outcomes if outcome.best is not None]
+        object.__setattr__(self, "mean", statistics.fmean(best) if best else None)
+        object.__setattr__(self, "spread", (statistics.stdev(best) if len(best) > 1 else 0.0) if best else None)
 
 
 def read_outcome(folder: Path) -> Outcome | None:

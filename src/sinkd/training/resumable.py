@@ -27,7 +27,7 @@ class ResumableTrainer(CpuTrainer):
 
     def __init__(self, *, interval: Callable[[int], int | None] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.schedule = Schedule(interval)
+        self.schedule = Schedule(interval, evaluates=bool(self.eval_dataset))
         self.add_callback(self.schedule)
         self._saving_to: Path | None = None
 

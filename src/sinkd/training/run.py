@@ -6,6 +6,7 @@ resumes from the last checkpoint, or returns its outcome; another manifest is an
 
 import functools
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -38,9 +39,13 @@ from sinkd.training.trainer import TaskTrainer
 MakeTrainer = Callable[[Any, Family], TaskTrainer]
 TeacherScores = tuple[dict[str, float], str]  # scores, and their source
 
+logger = logging.getLogger(__name__)
+
 
 def finetune(args: FinetuneArguments, task: Task, callbacks: Sequence[TrainerCallback] = ()) -> Summary:
     """Train `args.model_path` on a task's labels, once for each seed."""
+    if not task.labelled:
+        raise SinkdError(f"{task.name} has no training rows with labels, and sinkd finetune learns from nothing else")
     path = args.model("model_path")
     family = family_of(task, args, path, "--model_path", to_train=True)
 
@@ -59,7 +64,10 @@ def distill(
     on_teacher_rows: OnRows | None = None,
 ) -> Summary:
     """Train `args.student_path` under the objective that the arguments name, once for each seed."""
-    objective = args.parse_objective()
+    objective = args.objective_for(task)
+    left_out = args.parse_objective().weights.keys() - objective.weights.keys()
+    if left_out and args.process_index == 0:
+        logger.info("no training row has a label: without %s the objective is %s", ", ".join(left_out), objective)
     path = args.model("student_path")
     copies = args.student_init == "copy"
     if args.copy_layers is not None and not copies:
@@ -86,7 +94,7 @@ def distill(
         return DistillationTrainer(
             model=model,
             teacher=teachers,
-            objective=args.parse_objective(),
+            objective=args.objective_for(task),
             args=args,
             on_teacher_rows=on_teacher_rows,
             **_keywords(args, student, callbacks),
@@ -104,7 +112,7 @@ def cache_teacher(args: DistillationArguments, task: Task, on_rows: OnRows | Non
     Raises:
         SinkdError: if the objective needs nothing that can be cached.
     """
-    objective = args.parse_objective()
+    objective = args.objective_for(task)
     paths = args.teacher_paths
     if objective.compares_layers:
         # The student's depth decides which of the teacher's layers are needed.
@@ -156,9 +164,6 @@ def _keywords(args: TaskArguments, family: Family, callbacks: Sequence[TrainerCa
 
 
 def _each_seed(args: Any, family: Family, trainer: MakeTrainer, teachers: Ensemble | None) -> Summary:
-    for split in ("train", "dev"):
-        if not any(name.startswith(split) for name in family.task.splits):
-            raise SinkdError(f"{family.task.name} has no {split} file, so nothing can be trained on it")
     family.refuse(args)
     taught = functools.cache(lambda: teacher_scores(args, family.task, teachers))
     run = functools.partial(_run, family=family, make_trainer=trainer, taught=taught)
@@ -216,7 +221,8 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
 
 def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
     """Fingerprints of everything that determines a run, except its settings."""
-    read = {f"{split} file": family.task.fingerprint(split) for split in ("train", *family.task.dev_splits)}
+    splits = (*family.task.train_splits, *family.task.dev_splits)
+    read = {f"{split} file": family.task.fingerprint(split) for split in splits}
     read["starting model"] = fingerprint_model(trainer.model)
     read["tokenizer"] = tokenizer_hash(family.tokenizer)
     if isinstance(trainer, DistillationTrainer) and trainer.teachers is not None:
@@ -228,16 +234,16 @@ def _outcome(
     trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, metrics: dict, taught: TeacherScores
 ) -> Outcome:
     evaluations = [log for log in trained.state.log_history if "eval_runtime" in log]
-    if not evaluations:
+    if not evaluations and task.dev_splits:
         progress = {"epoch": trained.state.epoch or 0.0, "step": trained.state.global_step}
         evaluations = [trained.evaluate() | progress]
     history = [{name.removeprefix("eval_"): value for name, value in log.items()} for log in evaluations]
-    best = max(history, key=lambda entry: entry[task.metric])
+    best = max(history, key=lambda entry: entry[task.metric], default={})
     return Outcome(
         task=task.name,
         metric=task.metric,
-        best=best[task.metric],
-        final=history[-1][task.metric],
+        best=best.get(task.metric),
+        final=history[-1][task.metric] if history else None,
         scores={name: value for name, value in best.items() if name not in TIMING},
         history=history,
         seconds=round(seconds, 3),

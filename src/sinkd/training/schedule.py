@@ -10,19 +10,22 @@ from transformers import TrainerCallback
 
 
 class Schedule(TrainerCallback):
-    """The Trainer's schedule with three differences.
+    """The Trainer's schedule with four differences.
 
     - A save at an epoch's last step waits for the epoch's evaluation; otherwise a run that resumes from it would never
       evaluate that epoch.
     - After SIGTERM the run saves a checkpoint at the next step and stops, without an end-of-epoch evaluation.
     - `interval` replaces the Trainer's `eval_strategy`.
+    - Without a dev set nothing is evaluated.
 
     Args:
         interval: step -> steps between evaluations, or None for once per epoch.
+        evaluates: There is a dev set.
     """
 
-    def __init__(self, interval: Callable[[int], int | None] | None = None):
+    def __init__(self, interval: Callable[[int], int | None] | None = None, evaluates: bool = True):
         self.interval = interval
+        self.evaluates = evaluates
         self.terminated = False
         self._save_at_epoch_end = False
 
@@ -46,6 +49,7 @@ class Schedule(TrainerCallback):
         if self.interval is not None:
             steps = self.interval(state.global_step)
             control.should_evaluate = steps is not None and state.global_step % steps == 0
+        control.should_evaluate &= self.evaluates
         if self.terminated:
             control.should_training_stop = control.should_save = True
         if state.epoch == int(state.epoch) or state.global_step >= state.max_steps:
@@ -60,6 +64,7 @@ class Schedule(TrainerCallback):
             due = self.interval(state.global_step) is None or state.global_step >= state.max_steps
             evaluated = any("eval_runtime" in log and log["step"] == state.global_step for log in state.log_history)
             control.should_evaluate = due and not evaluated
+        control.should_evaluate &= self.evaluates
         control.should_save = self._save_at_epoch_end
         self._save_at_epoch_end = False
 

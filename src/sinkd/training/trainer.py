@@ -213,6 +213,8 @@ class TaskTrainer(ResumableTrainer):
         """The dev set's reported scores, prefixed by `metric_key_prefix`, with seconds and rows per second."""
         started = time.perf_counter()
         splits = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not splits:
+            raise SinkdError("there is no dev set to evaluate on")
         splits = splits if isinstance(splits, Mapping) else {"dev": splits}
         with self.meter.paused():
             labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in splits.items()}
