@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from sinkd.cli.command import load_named_task, show_plan
 from sinkd.errors import SinkdError
 from sinkd.report import Table, show
-from sinkd.training.arguments import FinetuneArguments, TaskArguments
+from sinkd.training.arguments import ModelArguments, TaskArguments
 from sinkd.training.inference import Model
 from sinkd.training.settings import READING, resolve_settings
 
 
 def main(argv: Sequence[str]) -> None:
     """Run a command line."""
-    args = resolve_settings(FinetuneArguments, argv, "sinkd evaluate", trained=READING)
+    args = resolve_settings(ModelArguments, argv, "sinkd evaluate", trained=READING)
     if not show_plan(args):
         evaluate(args, args.model("model_path"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from sinkd.cli.command import load_named_task, show_plan
 from sinkd.errors import SinkdError
 from sinkd.tasks import Task
-from sinkd.training.arguments import FinetuneArguments, TaskArguments
+from sinkd.training.arguments import ModelArguments, TaskArguments
 from sinkd.training.inference import Model
 from sinkd.training.outcome import Outcome
 from sinkd.training.settings import READING, resolve_settings
@@ -14,7 +14,7 @@ from sinkd.training.settings import READING, resolve_settings
 
 def main(argv: Sequence[str]) -> None:
     """Run a command line."""
-    args = resolve_settings(FinetuneArguments, argv, "sinkd predict", trained=READING)
+    args = resolve_settings(ModelArguments, argv, "sinkd predict", trained=READING)
     if show_plan(args):
         return
     path = args.model("model_path")

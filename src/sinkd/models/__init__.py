@@ -1,4 +1,4 @@
-"""The two families of models, and students made of layers."""
+"""The families of models, and students made of layers."""
 
 from sinkd.models.choose_family import family_of, student_and_teachers
 from sinkd.models.config import find_checkpoint
@@ -6,6 +6,7 @@ from sinkd.models.encoder import Encoder, load_encoder
 from sinkd.models.family import Family
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary
 from sinkd.models.language_model import LanguageModel, load_language_model
+from sinkd.models.prompted import PromptedClassifier
 from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers, stack
 from sinkd.models.tokenizer import load_tokenizer, tokenizers_of
 from sinkd.models.untrained import train_tokenizer, write_encoder
@@ -14,6 +15,7 @@ __all__ = [
     "Encoder",
     "Family",
     "LanguageModel",
+    "PromptedClassifier",
     "choose_layers",
     "copy_layers",
     "cut_head",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +11,16 @@ from pathlib import Path
 from transformers import AutoConfig, BertConfig, PretrainedConfig
 
 from sinkd.errors import SinkdError, first_sentence
+from sinkd.models.gguf import gguf_file
 
 # Where the published system puts the best model of a run, inside the run's folder.
 PUBLISHED_BEST = Path("checkpoints", "best_checkpoint")
 
 
 def find_checkpoint(path: str, flag: str) -> str:
-    """Return the folder that holds a model's config.json: `path`, or the best checkpoint of a published run inside it.
+    """Return the folder that holds a model: `path`, or the best checkpoint of a published run inside it.
+
+    A model is a config.json with weights, or a GGUF file.
 
     A path that does not exist is a name on the hub, unless it looks like a path.
 
@@ -29,7 +34,7 @@ def find_checkpoint(path: str, flag: str) -> str:
         return path
     tried = [folder, folder / PUBLISHED_BEST]
     for candidate in tried:
-        if (candidate / "config.json").is_file():
+        if (candidate / "config.json").is_file() or gguf_file(candidate):
             return str(candidate)
     raise SinkdError(f"{flag} names {path}, which holds no model: no config.json in {tried[0]} or {tried[1]}")
 
@@ -37,10 +42,20 @@ def find_checkpoint(path: str, flag: str) -> str:
 def load_config(path: str, flag: str) -> PretrainedConfig:
     """Load the config of the model at `path`; SinkdError if that fails."""
     folder = find_checkpoint(path, flag)
+    own = Path(folder, "config.json").is_file()
     try:
+        if not own and (file := gguf_file(folder)):
+            source = Path(folder, file["gguf_file"])
+            return copy.deepcopy(_gguf_config(source, source.stat().st_mtime_ns))
         return untyped_bert(Path(folder)) or AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise SinkdError(f"{flag} {path} cannot be loaded: {first_sentence(error)}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _gguf_config(path: Path, changed: int) -> PretrainedConfig:
+    # transformers parses the whole header, vocabulary included, which takes seconds.
+    return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def untyped_bert(folder: Path) -> BertConfig | None:

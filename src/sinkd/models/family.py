@@ -42,6 +42,8 @@ class Reading:
     num_shots: int | None = None
     length_normalize: bool = False
     parallelize: bool = False
+    prompt: str | None = None
+    answers: str | None = None
 
     @classmethod
     def of(cls, settings: Any) -> Reading:
@@ -52,7 +54,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Family(ABC):
-    """A kind of model, bound to a tokenizer and a task: `Encoder` or `LanguageModel`.
+    """A kind of model, bound to a tokenizer and a task: `Encoder`, `LanguageModel` or `PromptedClassifier`.
 
     Without a task it only runs models.
 
@@ -140,6 +142,15 @@ class Family(ABC):
     def head_width(self) -> int:
         """Width of a language model's logits; 0 if the task determines it."""
         return 0
+
+    @property
+    def answer_key(self) -> str:
+        """What determines a model's answers beside its weights and the rows."""
+        return str(self.head_width or "")
+
+    def refuse_features(self, features: Iterable[Feature]) -> None:
+        """Raise SinkdError for a feature that these models do not show."""
+        return
 
     def share_head(self, teacher: Any) -> tuple[Family, Family]:
         """Return this family and a teacher's of the same kind, set to load models with heads of one width."""

@@ -94,9 +94,11 @@ def _after_prefix(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the log-probabilities (M, T) of the choices' tokens, given by a decoder."""
     prompt = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
     last = {"logits_to_keep": 1} if takes_positions(model) else {}
-    seen = model(**prompt, use_cache=True, **last)
     rows, labels, inputs = indices(model, batch["choice_rows"]), batch["choice_labels"], batch["choice_inputs"]
-    first = _log_probabilities(seen.logits[:, -1:][rows], labels[:, :1])
+    seen = model(**prompt, use_cache=inputs.shape[1] > 0, **last)
+    logits = seen.logits[:, -1].float()
+    # Not one row of the vocabulary's width for each choice: there may be many.
+    first = (logits[rows, labels[:, 0]] - logits.logsumexp(-1)[rows]).unsqueeze(1)
     if inputs.shape[1] == 0:
         return first
     cache = seen.past_key_values

@@ -63,9 +63,10 @@ class PromptReader:
     def answers(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of answers, each with the end-of-sequence token last."""
         room = self.target_max_length - 1
-        return [[*row[:room], self.tokenizer.eos_token_id] for row in self._pieces(texts)]
+        return [[*row[:room], self.tokenizer.eos_token_id] for row in self.pieces(texts)]
 
-    def _pieces(self, texts: Sequence[str]) -> list[list[int]]:
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of answers without any special token."""
         plain = {"add_special_tokens": False, "verbose": False}
         if not texts:
             return []
@@ -95,7 +96,7 @@ def answer_rows(examples: Dataset, reader: PromptReader) -> Dataset:
 
     def columns(batch: dict[str, Any]) -> dict[str, list[Any]]:
         prompts, answers = reader.prompts(batch["prompt"]), reader.answers(batch["target"])
-        lengths = [_length(reader, p, [a]) for p, a in zip(prompts, answers, strict=True)]
+        lengths = [row_length(reader, p, [a]) for p, a in zip(prompts, answers, strict=True)]
         return {"input_ids": prompts, "answer_ids": answers, "length": lengths}
 
     types = {"input_ids": IDS, "answer_ids": IDS, "length": Value("int32")}
@@ -118,14 +119,15 @@ def choice_rows(examples: Dataset, reader: PromptReader) -> Dataset:
         prompts = reader.prompts(batch["prompt"])
         flat = iter(reader.answers([text for choices in batch["choices"] for text in choices]))
         choices = [[next(flat) for _ in row] for row in batch["choices"]]
-        lengths = [_length(reader, p, c) for p, c in zip(prompts, choices, strict=True)]
+        lengths = [row_length(reader, p, c) for p, c in zip(prompts, choices, strict=True)]
         return {"input_ids": prompts, "choices": choices, "length": lengths, "labels": batch["answer"]}
 
     types = {"input_ids": IDS, "choices": List(IDS), "length": Value("int32"), "labels": Value("int64")}
     return _encode("choices", examples, reader, types, columns)
 
 
-def _length(reader: PromptReader, prompt: list[int], answers: list[list[int]]) -> int:
+def row_length(reader: PromptReader, prompt: list[int], answers: list[list[int]]) -> int:
+    """Return the number of tokens in the longest sequence that a model reads for a prompt and its answers."""
     longest = max(map(len, answers))
     # The last token of an answer is not read. A decoder reads prompt and answer in one sequence, others in two.
     return len(prompt) + longest - 1 if reader.one_sequence else max(len(prompt), longest)

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertTokenizer, PretrainedConfig, PreTrai
 from sinkd.errors import SinkdError, first_sentence
 from sinkd.models.config import find_checkpoint, load_config, untyped_bert
 from sinkd.models.family import Reading
+from sinkd.models.gguf import gguf_file
 
 SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)
@@ -39,7 +40,9 @@ def load_tokenizer(
         raise SinkdError(f"{flag} {path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)} is in {folder}")
     try:
         typed = config if bare and not (Path(folder) / "config.json").is_file() else untyped_bert(Path(folder))
-        known = {} if typed is None else {"config": typed}
+        known: dict[str, Any] = {} if typed is None else {"config": typed}
+        if not _tokenizer_files(Path(folder)):
+            known |= gguf_file(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, **known)
         wanted = True if do_lower_case else _wants_lower_case(tokenizer, Path(folder))
         if wanted is not None and wanted != _lowers(tokenizer):
@@ -61,12 +64,16 @@ def has_tokenizer(path: str) -> bool:
     """Return whether there is a tokenizer in a model's folder, or on the hub under a name that is no folder."""
     folder = Path(path)
     if folder.is_dir():
-        return any((folder / name).is_file() for name in TOKENIZER_FILES)
+        return bool(_tokenizer_files(folder) or gguf_file(folder))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError):
         return False
     return len(tokenizer) > len(tokenizer.all_special_tokens)
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    return [name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
 def tokenizers_of(

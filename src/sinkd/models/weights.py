@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError, first_sentence
+from sinkd.models.gguf import dense, forget_gguf, gguf_file
 
 
 def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -32,6 +33,9 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
     """
     # For mismatched shapes transformers would print a report, and name no weight in its error.
     keywords |= {"dtype": "float32", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    converted = gguf_file(folder)
+    if converted:
+        keywords |= converted | dense()
     try:
         model, found = kind.from_pretrained(folder, **keywords)
     except (pickle.UnpicklingError, EOFError) as error:
@@ -47,6 +51,8 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
         raise SinkdError(
             f"{named} does not fit its config: {name} has the shape {tuple(there)}, and {tuple(wanted)} is asked for"
         )
+    if converted:
+        forget_gguf(model)
     return model, sorted(found["missing_keys"])
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import StrictUndefined, TemplateError, pass_context
+from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -68,6 +69,11 @@ class Template:
         Raises:
             SinkdError: if the template fails on this row; names the template, the example and the reason.
         """
+        prompt, target, choices = self.spaced(row, seed)
+        return Rendered(prompt.strip(), target.strip(), [choice.strip() for choice in choices])
+
+    def spaced(self, row: Mapping[str, Any], seed: int = 0) -> Rendered:
+        """Render as `render` does, with all white space, except the spaces around |||."""
         values = {name: _hide(value) for name, value in row.items()}
         example = row.get("idx", row.get("uid", "without idx"))
         if isinstance(example, Mapping):
@@ -79,8 +85,10 @@ class Template:
         parts = [_show(part) for part in text.split(BAR)]
         if len(parts) > 2:
             raise self._failure(example, f"found {len(parts)} parts between {BAR}, expected a prompt and an answer")
+        if len(parts) == 2:
+            parts = [parts[0].removesuffix(" "), parts[1].removeprefix(" ")]
         prompt, target = (*parts, "")[:2]
-        return Rendered(prompt, target, [_show(choice) for choice in choices or ()])
+        return Rendered(prompt, target, [_show(choice).strip(" ") for choice in choices])
 
     def check(self) -> None:
         """Raise SinkdError if the Jinja is malformed or uses an unknown filter."""
@@ -88,6 +96,11 @@ class Template:
             self._program  # noqa: B018 - compiling it is the check
         except TemplateError as error:
             raise SinkdError(f"template {self.name!r} of {self.source} is not well formed: {error}") from error
+
+    @property
+    def names(self) -> set[str]:
+        """The names of a row that prompt, answer and choices read."""
+        return self._program.names
 
     def _failure(self, example: object, reason: str) -> SinkdError:
         return SinkdError(f"template {self.name!r} fails on example {example}: {' '.join(reason.split())}")
@@ -102,21 +115,22 @@ class _Program:
 
     def __init__(self, jinja: str, answer_choices: str | None):
         self.random = random.Random()
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
         environment.globals["zip"] = zip
         environment.filters |= {"choice": self._choice, "most_frequent": most_frequent, "highlight": highlight}
         environment.filters["random"] = self._choice  # Jinja's own knows no seed
         self._text = environment.from_string(jinja)
         self._choices = None if answer_choices is None else environment.from_string(answer_choices)
+        used = [find_undeclared_variables(environment.parse(source)) for source in (jinja, answer_choices or "")]
+        self.names = (used[0] - {"answer_choices"} | used[1]) - environment.globals.keys()
 
-    def render(self, values: dict[str, Any], seed: str) -> tuple[str, list[str] | None]:
-        """Return the text and the choices; None for a template without choices."""
+    def render(self, values: dict[str, Any], seed: str) -> tuple[str, list[str]]:
+        """Return the text and the choices; none for a template without."""
         self.random.seed(seed)
-        choices: list[str] | None = None
-        if self._choices is not None:
-            rendered = self._choices.render(values)
-            choices = [choice.strip() for choice in rendered.split(BAR)] if rendered.strip() else []
-        return self._text.render(values | {"answer_choices": choices}), choices
+        rendered = "" if self._choices is None else self._choices.render(values)
+        choices = rendered.split(BAR) if rendered.strip() else []
+        shown = None if self._choices is None else [choice.strip() for choice in choices]
+        return self._text.render(values | {"answer_choices": shown}), choices
 
     # Jinja folds filters of constants at compile time, unless they take the context.
     @pass_context
@@ -147,7 +161,7 @@ def _hide(value: Any) -> Any:
 
 
 def _show(text: str) -> str:
-    return text.replace(HIDDEN_BAR, BAR).strip()
+    return text.replace(HIDDEN_BAR, BAR)
 
 
 class _Loader(yaml.SafeLoader):

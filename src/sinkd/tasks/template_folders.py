@@ -18,6 +18,7 @@ from sinkd.tasks.template import Template, read_templates
 
 OWN = Path(__file__).resolve().parent / "wordings"
 FILE = "templates.yaml"
+LABELLED = ("glue/", "table/")  # tasks with labels, which have no templates of their own
 PROMPTSOURCE = "promptsource==0.2.3"
 
 
@@ -27,15 +28,16 @@ def promptsource_dir() -> Path:
 
 
 def templates(task_name: str, templates_dir: str | Path | None = None) -> list[Template]:
-    """Return all templates of a task, each name once.
+    """Return all templates of a task, each name once; those of a task with labels are in `templates_dir` alone.
 
     Raises:
         SinkdError: for an unknown task, a folder without the task's templates (names the places searched), or a file
             without templates.
     """
     files = [_file_in(Path(templates_dir), task_name)] if templates_dir is not None else []
-    shared = wordings(superglue_name(task_name))
-    files += [path for path in (OWN / shared / FILE, promptsource_dir() / shared / FILE) if path.is_file()]
+    if templates_dir is None or not task_name.startswith(LABELLED):
+        shared = wordings(superglue_name(task_name))
+        files += [path for path in (OWN / shared / FILE, promptsource_dir() / shared / FILE) if path.is_file()]
     found: dict[str, Template] = {}
     for path in files:
         for template in read_templates(path):
@@ -61,9 +63,12 @@ def find_template(task_name: str, template_name: str, templates_dir: str | Path 
 
 def _file_in(folder: Path, task_name: str) -> Path:
     """Return the file of a task's templates in a user's folder."""
-    known = superglue_name(task_name)
-    shared = wordings(known)
-    places = dict.fromkeys((shared, shared.rpartition("/")[2], known, known.partition("/")[0], "."))
+    if task_name.startswith(LABELLED):
+        places = dict.fromkeys((task_name, task_name.rpartition("/")[2], "."))
+    else:
+        known = superglue_name(task_name)
+        shared = wordings(known)
+        places = dict.fromkeys((shared, shared.rpartition("/")[2], known, known.partition("/")[0], "."))
     looked = [folder / place / FILE for place in places]
     for path in looked:
         if path.is_file():

@@ -171,6 +171,20 @@ class FinetuneArguments(TaskArguments):
 
 
 @dataclass
+class ModelArguments(FinetuneArguments):
+    """`sinkd evaluate` and `sinkd predict`: use a trained model, or a language model that is asked in words."""
+
+    prompt: str | None = flag(
+        None,
+        "Ask a language model this: a Jinja template over the row's columns, as text, as a file, or by its name in "
+        "--templates_dir.",
+    )
+    answers: str | None = flag(
+        None, 'Its answers, one for each label in the task\'s order: "negative ||| positive"; numbers for regression.'
+    )
+
+
+@dataclass
 class DistillationArguments(ObjectiveArguments, TaskArguments):
     """`sinkd distill`: train a student under an objective. The defaults are those of the published student script."""
 
@@ -186,6 +200,14 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
         None, "The teacher: a folder, or a name on the hub; of several, the mean of their probabilities."
     )
     teacher_weights: list[float] | None = flag(None, "Weights of several teachers in that mean (default: equal).")
+    teacher_prompt: str | None = flag(
+        None,
+        "The teacher is a language model that is asked this: a Jinja template over the row's columns, as text, as a "
+        "file, or by its name in --templates_dir.",
+    )
+    teacher_answers: str | None = flag(
+        None, 'Its answers, one for each label in the task\'s order: "negative ||| positive"; numbers for regression.'
+    )
     student_path: str | None = flag(None, "The student to train: a folder, or a name on the hub.")
     student_init: Literal["pretrained", "copy"] = flag(
         "pretrained", "pretrained: the student's own weights; copy: the teacher's embeddings and layers."

@@ -63,6 +63,7 @@ class Ensemble:
             found[name] = teacher.fingerprint
             if teacher.reads_own_rows(student):
                 found[f"{name}'s tokenizer"] = tokenizer_hash(teacher.family.tokenizer)
+            found |= teacher.family.fingerprints
         return found
 
     def ask(

@@ -4,12 +4,13 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import nn
 
 # The columns of a row that determine a model's features.
-ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids")
+ROW_INPUTS = ("input_ids", "token_type_ids", "answer_ids", "choices")
 
 
 def fingerprint_model(model: nn.Module) -> str:
@@ -32,6 +33,10 @@ def fingerprint_rows(rows: Dataset) -> str:
     for table in rows.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
         for name in columns:
             values = table[name].combine_chunks()
-            for numbers in (values,) if name == "labels" else (values.value_lengths(), values.flatten()):
+            parts = []
+            while pa.types.is_list(values.type):
+                parts.append(values.value_lengths())
+                values = values.flatten()
+            for numbers in (*parts, values):
                 digest.update(np.ascontiguousarray(numbers.to_numpy(zero_copy_only=False)).tobytes())
     return digest.hexdigest()

@@ -81,6 +81,10 @@ def distill(
         student = family_of(task, args, path, "--student_path", to_train=True)
     if copies:
         assert teachers is not None
+        if type(teachers.first.family) is not type(student):
+            raise SinkdError(
+                "--student_init copy copies a classifier's layers, and the teacher is a language model; leave it out"
+            )
         if difference := teachers.first.differs_from(student):
             raise different_tokens(difference, " where layers are copied")
 

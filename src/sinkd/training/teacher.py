@@ -82,13 +82,13 @@ class Teacher:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the model's files, or of the model itself if it has no folder."""
+        more = self.family.answer_key
         if self.folder is None or not self.folder.is_dir():
-            return fingerprint_model(self.model)
-        kinds = ("*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
+            return fingerprint_model(self.model) + more
+        kinds = ("*.gguf", "*.safetensors", "*.safetensors.index.json", "*.bin", "config.json")
         files = sorted({path for kind in kinds for path in self.folder.glob(kind) if path.name != "training_args.bin"})
         content = "".join(f"{path.name} {file_hash(path)}" for path in files)
-        width = self.family.head_width
-        return hashlib.sha256(f"{content} {width}".encode() if width else content.encode()).hexdigest()
+        return hashlib.sha256(f"{content} {more}".encode() if more else content.encode()).hexdigest()
 
     def differs_from(self, student: Family) -> str | None:
         """The difference between the tokenizers of teacher and student; None if they read the same tokens."""
@@ -109,7 +109,8 @@ class Teacher:
         return OwnRows(family.train, family.collator)
 
     def check_tokens(self, objective: Objective, student: Family) -> None:
-        """Raise SinkdError if the objective compares tokens, and teacher and student read different ones."""
+        """Raise SinkdError for features that the teacher does not show, or of tokens that the student lacks."""
+        self.family.refuse_features(objective.teacher_needs)
         per_token = self.family.answers_tokens
         compared = {
             term.name.partition("/")[0]

@@ -1,0 +1,68 @@
+"""A prompted language model teaches an encoder: cached or live, and one run for each prompt."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sinkd import DistillationArguments
+from sinkd.cli.main import main
+from sinkd.tasks import load_task
+from sinkd.training.run import cache_teacher
+from sinkd.training.settings import resolve_settings
+from small_language_models import write_language_model
+
+ASK = ["--teacher_prompt", "{{sentence}} is", "--teacher_answers", "the man ||| because"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return write_language_model(tmp_path_factory.mktemp("lm") / "teacher", "gpt2")
+
+
+@pytest.fixture
+def flags(world, teacher, tmp_path):
+    def flags(name, *more):
+        models = ["--teacher_path", teacher, "--student_path", world.student]
+        return world.flags(tmp_path / name, *models, "--teacher_cache_dir", tmp_path / "answers", *more)
+
+    return flags
+
+
+def test_cached_and_live_answers_train_the_same_student(flags, tmp_path):
+    for cache in ("auto", "off"):
+        assert main(["distill", *flags(cache, *ASK, "--distill_loss", "kd+sinkhorn", "--teacher_cache", cache)]) == 0
+    cached, live = (json.loads((tmp_path / cache / "metrics.json").read_text()) for cache in ("auto", "off"))
+    assert cached["scores"] == pytest.approx(live["scores"], abs=1e-6)
+    manifest = json.loads((tmp_path / "auto" / "manifest.json").read_text())
+    assert manifest["config"]["teacher_answers"] == ASK[3] and "teacher's prompt" in manifest["inputs"]
+
+
+def test_each_prompt_has_answers_of_its_own_and_the_label_matters_to_none(flags, world):
+    def answers(*more):
+        args = resolve_settings(DistillationArguments, flags("out", *ASK, *more), "test")
+        (answers,) = cache_teacher(args, load_task("cola", world.data))
+        return np.array([row["logits"].tolist() for row in (answers[i] for i in range(len(answers)))])
+
+    first, again = answers(), answers("--teacher_answers", "because ||| the man")
+    np.testing.assert_allclose(again, first[:, ::-1], atol=1e-4)
+    assert first.shape == (160, 2) and first.std(0).min() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ([], "is a language model; say how to ask it by --teacher_prompt and --teacher_answers"),
+        ([*ASK, "--distill_loss", "kd+sinkhorn_hidden"], "a prompted language model shows no"),
+        ([*ASK, "--student_init", "copy"], "--student_init copy copies a classifier's layers"),
+        ([*ASK[:3], "a ||| a"], "read as the same tokens"),
+    ],
+)
+def test_what_a_prompted_teacher_cannot_do_is_refused(flags, capsys, more, reason):
+    assert main(["distill", *flags("out", *more)]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_classifier_is_asked_without_a_prompt(flags, taught, capsys):
+    assert main(["distill", *flags("out", *ASK, "--teacher_path", taught)]) == 2
+    assert "is no language model, which a prompt and answers are for" in capsys.readouterr().err
