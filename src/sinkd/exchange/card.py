@@ -67,6 +67,8 @@ def write_card(args: TaskArguments, task: Task, outcome: Outcome) -> None:
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     language_model = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
     start = getattr(args, "student_path", None) or getattr(args, "model_path", None) or ""
+    manifest = read_manifest(folder)
+    balances = [] if manifest is None else manifest.balances
     name = args.hub_model_id or folder.resolve().name
     card = ModelCard.from_template(
         _metadata(args, name, start, outcome, "text-classification" if classifies else "text-generation"),
@@ -83,7 +85,7 @@ def write_card(args: TaskArguments, task: Task, outcome: Outcome) -> None:
         outcome=outcome,
         results=_results(outcome).markdown(),
         size=_size(folder, outcome).markdown(),
-        training=_training(args, task, outcome.seed).markdown(),
+        training=_training(args, task, outcome.seed, balances).markdown(),
         command=shown_command(folder),
         licence=licence_of(start),
     )
@@ -178,13 +180,23 @@ def _size(folder: Path, outcome: Outcome) -> Table:
     return table
 
 
-def _training(args: TaskArguments, task: Task, seed: int) -> Table:
+def _balanced(balance: dict[str, Any]) -> str:
+    """Each label's share in the teacher's answers before and after balancing, and the bias of its logit."""
+    columns = (balance[name] for name in ("labels", "before", "after", "bias"))
+    return ", ".join(
+        f"{label} {before:.1%} to {after:.1%} (bias {bias:+.3f})"
+        for label, before, after, bias in zip(*columns, strict=True)
+    )
+
+
+def _training(args: TaskArguments, task: Task, seed: int, balances: list[dict[str, Any]]) -> Table:
     given = [*task.files.values(), Path(getattr(args, "unlabeled_file", None) or "")]
     files = [path.name for path in given if path.is_file()]
     shown: dict[str, Any] = {"data": f"{task.name} ({', '.join(files)})"}
     if isinstance(args, DistillationArguments):
         shown["teacher"] = ", ".join(args.teacher_path or ()) or None
         shown |= {"objective": f"`{args.objective_for(task)}`", **objective_settings(args)}
+        shown |= {f"teacher {each['teacher']}, balanced": _balanced(each) for each in balances}
     shown |= {name: getattr(args, name) for name in SHOWN} | {"seed": seed}
     table = Table("", ["", ""])
     for name, value in shown.items():

@@ -64,6 +64,7 @@ class Family(ABC):
         reading: How rows are read.
         attributes: Whether attributions (saliency) are defined for it.
         answers_tokens: Whether its logits are of the tokens of an answer, and not of rows.
+        zero_shot: Whether it answers a task that it was not trained on.
         refused: Flags that only the other family understands, and their defaults.
         refusal: Why they cannot be given.
         shorter: The flag that makes rows shorter, with {} for a length.
@@ -75,6 +76,7 @@ class Family(ABC):
 
     attributes: ClassVar[bool]
     answers_tokens: ClassVar[bool]
+    zero_shot: ClassVar[bool] = False
     refused: ClassVar[Mapping[str, Any]]
     refusal: ClassVar[str]
     shorter: ClassVar[str]

@@ -208,6 +208,12 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
     teacher_answers: str | None = flag(
         None, 'Its answers, one for each label in the task\'s order: "negative ||| positive"; numbers for regression.'
     )
+    class_prior: str | None = flag(
+        None,
+        "Balance the teacher's answers to these class frequencies: uniform, labels (those of the labelled training "
+        "rows), none, or numbers in the labels' order, as in 0.3,0.7. Default: none for a fine-tuned teacher; for a "
+        "prompted one labels, or uniform if there are none.",
+    )
     student_path: str | None = flag(None, "The student to train: a folder, or a name on the hub.")
     student_init: Literal["pretrained", "copy"] = flag(
         "pretrained", "pretrained: the student's own weights; copy: the teacher's embeddings and layers."

@@ -1,8 +1,10 @@
 """The teachers of a run: one, or several whose probabilities are averaged. Each is asked and cached by itself."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -13,12 +15,16 @@ from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.losses.top_k_cache import TopIds, TopView, kept_for
 from sinkd.models import Family
+from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.tasks.metrics import Scores
 from sinkd.training.answered_rows import READ, TAUGHT, Collate, OwnRows, TaughtRows, row_lengths
 from sinkd.training.arguments import DistillationArguments
+from sinkd.training.balance import Balance, prior_for
 from sinkd.training.teacher import OnRows, Teacher
 from sinkd.training.teacher_cache import Answers
+
+logger = logging.getLogger(__name__)
 
 
 class Ensemble:
@@ -55,6 +61,12 @@ class Ensemble:
         if len(self.teachers) > 1 and student.answers_tokens:
             raise SinkdError("several teachers are averaged over a task's labels, and this task is answered in words")
 
+    @property
+    def balances(self) -> list[dict[str, object]]:
+        """How the teachers' answers were balanced, for the manifest; the teachers are numbered from 1."""
+        balanced = [(number, teacher.balance) for number, teacher in enumerate(self.teachers, start=1)]
+        return [{"teacher": number, **balance.as_dict()} for number, balance in balanced if balance is not None]
+
     def inputs(self, student: Family) -> dict[str, str]:
         """Fingerprints for the manifest."""
         found = {}
@@ -89,18 +101,27 @@ class Ensemble:
             The rows with what they carry of each teacher.
         """
         taught: list[Answers | OwnRows | None] = []
-        dev: list[dict[str, Tensor]] = []
+        dev: dict[Teacher, dict[str, Tensor]] = {}
         for teacher in self._asked(objective.teacher_needs):
             own = teacher.own_rows(student, args.seed)
             kept = self._kept(teacher, objective, args)
+            prior = self._prior(teacher, student.task, rows, args) if LOGITS in objective.teacher_needs else None
             if args.teacher_cache == "off" or not kept or not teacher.cacheable or row_lengths(rows) is None:
+                if prior is not None:
+                    raise SinkdError(
+                        "balancing needs the teacher's answers to all rows before training, and this teacher answers "
+                        "live; give --class_prior none, or leave out --teacher_cache off"
+                    )
                 teacher.move(args.device)
                 taught.append(own)
                 continue
             read = (rows, collator) if own is None else (own.rows, own.collator)
-            taught.append(teacher.answers(kept, *read, args, on_rows))
+            answers = teacher.answers(kept, *read, args, on_rows)
+            taught.append(answers)
+            if prior is not None:
+                teacher.balance = Balance.of(answers.column(LOGITS), student.task.labels, prior)
             if self._to_be_scored(teacher):
-                dev.append(teacher.dev_answers(args, on_rows))
+                dev[teacher] = teacher.dev_answers(args, on_rows)
             if args.on_policy or (teacher is self.first and not objective.cacheable):
                 teacher.move(args.device)
             else:
@@ -128,6 +149,8 @@ class Ensemble:
                 view = TopView(view, top_k, width)
             if missing := [feature for feature in needed if feature not in view]:
                 view.features |= teacher.observe(taught.get(READ, batch), missing).features
+            if teacher.balance is not None:
+                view.features[LOGITS.name] = teacher.balance(view.logits)
             views.append(view)
         return views[0] if len(views) == 1 else MeanView(views, self.weights)
 
@@ -138,22 +161,43 @@ class Ensemble:
     def _kept(self, teacher: Teacher, objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
         return kept_features(objective, args) if teacher is self.first else frozenset({LOGITS})
 
+    @staticmethod
+    def _prior(teacher: Teacher, task: Task | None, rows: Any, args: DistillationArguments) -> Tensor | None:
+        """The prior to which the teacher's answers are balanced, if any."""
+        if task is None or not (args.class_prior or teacher.family.zero_shot):
+            return None
+        known = torch.from_numpy(rows.with_format("numpy", ["labels"])[:]["labels"])
+        return prior_for(args.class_prior, teacher.family.zero_shot, task.labels, known)
+
     def _to_be_scored(self, teacher: Teacher) -> bool:
         """True if the teacher's dev scores are not known from its own run, and can be measured at little cost."""
         task = teacher.family.task
         if task is None or task.choices or not task.dev_splits:
             return False
-        return len(self.teachers) > 1 or (teacher.loaded and teacher.reported_scores is None)
+        if len(self.teachers) > 1 or teacher.balance is not None:
+            return True
+        return teacher.loaded and teacher.reported_scores is None
 
-    def _score(self, dev: Sequence[Mapping[str, Tensor]]) -> None:
-        """Score the mean of the teachers' answers to the dev rows, given by split."""
+    def _score(self, dev: Mapping[Teacher, Mapping[str, Tensor]]) -> None:
+        """Score the mean of the teachers' answers to the dev rows, given by split; and what balancing changed."""
+        views: dict[str, list[View]] = {split: [] for split in self.first.family.dev}
+        for teacher, answers in dev.items():
+            balanced = answers
+            if teacher.balance is not None:
+                balanced = {split: teacher.balance(logits) for split, logits in answers.items()}
+                before, after = map(self._scores, (answers, balanced))
+                teacher.balance.scores_before, teacher.balance.scores_after = before, after
+                metric = teacher.family.task.metric
+                logger.info("its dev %s: %.4f, balanced %.4f", metric, before[metric], after[metric])
+            for split, logits in balanced.items():
+                views[split].append(View(logits))
+        self.scores = self._scores({split: MeanView(each, self.weights).logits for split, each in views.items()})
+
+    def _scores(self, answers: Mapping[str, Tensor]) -> Scores:
+        """The scores of answers to the dev rows, by split."""
         family = self.first.family
-        scores = {}
-        for split, rows in family.dev.items():
-            views = [View(answers[split]) for answers in dev]
-            labels = rows.with_format("numpy", ["labels"])[:]["labels"]
-            scores[split] = family.scores(MeanView(views, self.weights).logits.numpy(), labels)
-        self.scores = family.task.combine(scores)
+        labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in family.dev.items()}
+        return family.task.combine({split: family.scores(answers[split].numpy(), labels[split]) for split in labels})
 
 
 def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:

@@ -3,7 +3,7 @@
 import json
 import platform
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Manifest:
         versions: Versions of Python and of packages, by name.
         seed: The seed.
         world_size: The number of processes.
+        balances: How the teachers' answers were balanced, known once they have answered.
     """
 
     argv: list[str]
@@ -50,6 +51,7 @@ class Manifest:
     versions: dict[str, str]
     seed: int
     world_size: int
+    balances: list[dict[str, Any]] = field(default_factory=list)
 
     def same_run(self, other: "Manifest") -> str | None:
         """Compare with another manifest: return None for the same run, else the first difference."""

@@ -29,6 +29,7 @@ from sinkd.training.ensemble import Ensemble
 from sinkd.training.fingerprint import fingerprint_model
 from sinkd.training.folder import claim, clear, keep_inputs, locked
 from sinkd.training.inference import teacher_scores
+from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import TIMING, Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
@@ -209,6 +210,7 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
         if trainer.state.global_step < trainer.state.max_steps and trainer.schedule.terminated:
             raise Terminated(f"stopped at step {trainer.state.global_step}; the same command resumes from there")
         seconds = time.perf_counter() - started
+        _record_balances(folder, trainer)
         trainer.adopt_best()
         outcome = _outcome(trainer, family.task, args, seconds, result.metrics, taught())
         if args.should_save:
@@ -232,6 +234,14 @@ def _inputs(trainer: TaskTrainer, family: Family) -> dict[str, str]:
     if isinstance(trainer, DistillationTrainer) and trainer.teachers is not None:
         read |= trainer.teachers.inputs(family)
     return read | family.fingerprints
+
+
+def _record_balances(folder: Path, trainer: TaskTrainer) -> None:
+    """Add to the manifest what is only known once the teachers have answered."""
+    teachers = trainer.teachers if isinstance(trainer, DistillationTrainer) else None
+    manifest = read_manifest(folder)
+    if teachers is not None and teachers.balances and manifest is not None and trainer.args.should_save:
+        replace(manifest, balances=teachers.balances).write(folder)
 
 
 def _outcome(

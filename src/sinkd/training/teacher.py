@@ -27,6 +27,7 @@ from sinkd.tasks.arrow_cache import cache_dir, file_hash
 from sinkd.tasks.metrics import Scores
 from sinkd.training.answered_rows import Collate, OwnRows
 from sinkd.training.arguments import DistillationArguments
+from sinkd.training.balance import Balance
 from sinkd.training.cpu import fast_layers
 from sinkd.training.fingerprint import fingerprint_model, fingerprint_rows
 from sinkd.training.manifest import read_manifest
@@ -50,6 +51,9 @@ class Teacher:
         family: Reads, loads and runs the model. The loaded model must depend only on the folder's files and the
             family's `head_width`.
 
+    Attributes:
+        balance: Balances its logits to a class prior, once it has answered the transfer set; None leaves them.
+
     Raises:
         SinkdError: if the folder contains no model that answers the family's task.
     """
@@ -57,6 +61,7 @@ class Teacher:
     def __init__(self, model: nn.Module | str, family: Family | None = None):
         self.family = family or Encoder()
         self._given = model
+        self.balance: Balance | None = None
         self.folder = None
         if isinstance(model, str):
             self.family.check(model, "--teacher_path")
