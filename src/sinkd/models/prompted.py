@@ -47,6 +47,7 @@ class PromptedClassifier(Family):
 
     attributes = False
     answers_tokens = False
+    zero_shot = True
     refused: ClassVar = {}
     refusal = ""
     shorter = "a smaller --max_length"
