@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sinkd import DistillationArguments
 from sinkd.cli.main import main
@@ -86,3 +86,22 @@ def test_objectives_that_compare_tokens_are_refused(flags, capsys, more, what):
     assert main(["distill", *flags("out", *more)]) == 2
     expected = f"teacher and student must read the same tokens{what}, and their tokenizers differ in size"
     assert expected in capsys.readouterr().err
+
+
+def test_a_teacher_with_fewer_positions_reads_the_beginning_of_a_row(world, tmp_path, capsys):
+    task, tokenizer = load_task("cola", world.data), load_tokenizer(str(world.teacher), "test")
+    config = AutoConfig.from_pretrained(world.teacher, max_position_embeddings=6, architectures=None)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    models = ["--teacher_path", tmp_path / "short", "--student_path", world.student]
+    argv = world.flags(tmp_path / "out", *models, "--teacher_cache_dir", tmp_path / "answers")
+    (answers,) = cache_teacher(resolve_settings(DistillationArguments, argv, "test"), task)
+    rows = encode(task.read("train"), tokenizer, 6)
+    assert max(encode(task.read("train"), tokenizer, 128)["length"]) > 6
+    teacher = AutoModelForSequenceClassification.from_pretrained(tmp_path / "short").eval()
+    batch = Collator(tokenizer)([rows[i] for i in range(8)])
+    batch.pop("labels")
+    with torch.no_grad():
+        torch.testing.assert_close(torch.stack([answers[i]["logits"] for i in range(8)]), teacher(**batch).logits)
+    assert main(["distill", *argv, "--distill_loss", "kd+saliency"]) == 2
+    assert "for saliency, and their tokenizers differ in length (at most 6 and 128 tokens)" in capsys.readouterr().err

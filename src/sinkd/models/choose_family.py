@@ -77,7 +77,7 @@ def student_and_teachers(
         given = asked if in_words or not any(worded) else reading
         family = family_of(task, given, teacher, "--teacher_path", tokenizer=tokenizer)
         taught, family = taught.share_head(family)
-        families.append(family)
+        families.append(family.within(teacher, "--teacher_path"))
     return taught, families
 
 

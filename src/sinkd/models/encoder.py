@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
-from sinkd.models.family import Family
+from sinkd.models.family import Family, positions
 from sinkd.models.forward import observe
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Collator, Task, encode
@@ -51,6 +52,13 @@ class Encoder(Family):
     def fingerprints(self) -> dict[str, str]:
         unlabelled = self.reading.unlabeled_file
         return {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
+
+    def within(self, path: str, flag: str) -> Encoder:
+        with torch.device("meta"):
+            most = positions(AutoModel.from_config(load_config(path, flag)))
+        if most is None or most >= self.reading.max_seq_length:
+            return self
+        return replace(self, reading=replace(self.reading, max_seq_length=most))
 
     def check(self, path: str, flag: str) -> None:
         _fitting_config(path, self.task, flag, must_have_head=True)

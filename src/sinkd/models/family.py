@@ -158,6 +158,10 @@ class Family(ABC):
         """Return this family and a teacher's of the same kind, set to load models with heads of one width."""
         return self, teacher
 
+    def within(self, path: str, flag: str) -> Family:
+        """Return the family whose rows the model at `path` can read, cut to its positions where they are longer."""
+        return self
+
     @abstractmethod
     def check(self, path: str, flag: str) -> None:
         """Raise SinkdError if the model with the config at `path` cannot answer the task."""

@@ -103,8 +103,13 @@ class Teacher:
         return tokenizer_difference(ours, theirs)
 
     def reads_own_rows(self, student: Family) -> bool:
-        """True if the teacher needs rows of its own: it reads other tokens, or in another way."""
-        return type(self.family) is not type(student) or self.differs_from(student) is not None
+        """True if the teacher needs rows of its own: it reads other tokens, fewer of them, or in another way."""
+        other_kind = type(self.family) is not type(student)
+        return other_kind or bool(self.differs_from(student) or self._reads_fewer(student))
+
+    def _reads_fewer(self, student: Family) -> str | None:
+        ours, theirs = (family.reading.max_seq_length for family in (self.family, student))
+        return f"length (at most {ours} and {theirs} tokens)" if ours < theirs else None
 
     def own_rows(self, student: Family, seed: int) -> OwnRows | None:
         """The training rows as the teacher reads them, in the student's order; None if it reads the student's."""
@@ -122,7 +127,7 @@ class Teacher:
             for term in objective
             if any(per_token or feature.of_tokens for feature in term.teacher_needs)
         }
-        difference = self.differs_from(student) if compared else None
+        difference = (self.differs_from(student) or self._reads_fewer(student)) if compared else None
         if difference is not None:
             raise different_tokens(difference, f" for {', '.join(sorted(compared))}")
 
