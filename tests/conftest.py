@@ -67,7 +67,8 @@ class World:
 def world(tmp_path_factory, own_cache) -> World:
     """Made once: 160 training and 64 dev sentences, a teacher of two layers, a student of one."""
     from sinkd.models import train_tokenizer, write_encoder
-    from sinkd.tasks import load_task, write_corpus
+    from sinkd.tasks import load_task
+    from synthetic_corpus import write_corpus
 
     folder = tmp_path_factory.mktemp("world")
     write_corpus(folder / "glue", 160, 64, seed=3)

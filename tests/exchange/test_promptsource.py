@@ -139,7 +139,7 @@ def test_without_the_index_one_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(SinkdError) as error:
         promptsource.fetch()
-    assert str(error.value).startswith("pip cannot download promptsource==0.2.3 (ERROR: No matching distribution found")
+    assert str(error.value).startswith("pip cannot download promptsource==0.2.3 (No matching distribution found")
     assert str(error.value).endswith("the package index must be in reach")
     assert not promptsource_dir().exists()
 

@@ -3,7 +3,8 @@
 from transformers import AutoConfig, AutoModel
 
 from sinkd.models import load_tokenizer, train_tokenizer, write_encoder
-from sinkd.tasks import load_task, write_corpus
+from sinkd.tasks import load_task
+from synthetic_corpus import write_corpus
 
 TEXTS = ["the dog sees the cat", "the cats see the dogs", "The man sings ."] * 4
 

@@ -30,7 +30,7 @@ from sinkd.models import write_encoder
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.folder import LOCK
-from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
+from sinkd.training.inference import Model, megabytes, parameters
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.run import distill, finetune
@@ -377,10 +377,10 @@ def test_evaluation_gives_the_best_score_of_the_training_run(finished, loaded):
     assert outcome.scores["mcc"] == outcome.best
 
 
-def test_size_and_speed_of_a_model(finished, loaded):
-    count = parameters(loaded.trainer.model)
+def test_size_of_a_model(finished, loaded):
+    count = sum(parameter.numel() for parameter in loaded.trainer.model.parameters())
+    assert parameters(finished[0]) == count
     assert megabytes(finished[0]) == pytest.approx(4 * count / 1e6, rel=0.1)
-    assert rows_per_second(loaded, repeats=1) > 0
 
 
 def test_the_best_model_is_kept_not_the_last(teach, taught, tmp_path):

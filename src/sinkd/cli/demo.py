@@ -1,123 +1,200 @@
-"""`sinkd demo`: from text to a student in minutes, on a generated corpus.
+"""`sinkd demo`: a small student with and without a teacher, on real text, in minutes.
 
-The demo writes a corpus in CoLA's layout, learns a vocabulary from it, fine-tunes a teacher, and distils one much
-smaller student in several ways. Only the corpus is special: data, training and evaluation are those of
-`sinkd finetune`, `sinkd distill` and `sinkd evaluate`.
+The demo fetches a pretrained encoder of six layers and movie-review snippets. It fine-tunes the encoder on few labels,
+and teaches two of its layers in several ways. Training and evaluation are those of `sinkd finetune` and
+`sinkd distill`.
 """
 
+import argparse
+import csv
 import math
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from statistics import fmean, stdev
 
 import torch
 
 from sinkd.cli.command import load_named_task
 from sinkd.errors import SinkdError
-from sinkd.models import train_tokenizer, write_encoder
+from sinkd.exchange.packages import MINILM, Package
+from sinkd.exchange.snippets import DEV, MORE, SNIPPETS, TRAIN, write_table, write_tables
 from sinkd.report import Table, show, show_trials
 from sinkd.sweep.local_pool import cores, run_local
 from sinkd.sweep.trial import Trial
-from sinkd.tasks import Task, write_corpus
+from sinkd.tasks import table_task
 from sinkd.training.arguments import FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
-from sinkd.training.inference import Model, megabytes, parameters, rows_per_second
-from sinkd.training.outcome import Outcome, Summary, read_outcome
+from sinkd.training.inference import Model, megabytes, parameters
+from sinkd.training.outcome import Outcome, read_outcome
 from sinkd.training.parser import ArgumentParser
 from sinkd.training.settings import resolve_settings
 
-# Unlabelled sentences per labelled sentence.
-UNLABELED = 2
 # Trials at a time: each loads PyTorch, about 500 MB.
 MOST = 4
-ALONE = "labels alone"
+LEAST_ROWS = 100
+ALONE = "student, labels alone"
+# Chosen on a part of the rows to train on.
+SHARED = "--per_device_eval_batch_size 100 --eval_strategy no --save_strategy no --report_to none".split()
+TEACHER = "--learning_rate 1e-4 --num_train_epochs 4".split()
+STUDENT = "--keep_layers 2 --learning_rate 2e-4 --per_device_train_batch_size 32 --temperature 2".split()
+FEW = "--num_train_epochs 8".split()  # over the rows with labels
+MUCH = "--num_train_epochs 1".split()  # over all text: as many steps
 
 
-def objectives(unlabeled: Path) -> dict[str, list[str]]:
-    """The flags of the students to compare, by name; `unlabeled` is a file of unlabelled text."""
-    matching = ["--distill_loss", "kd+sinkhorn_hidden"]
-    more = ["--unlabeled_file", str(unlabeled), "--num_train_epochs", "4"]  # as many steps, over more sentences
+def objectives(more: Path) -> dict[str, list[str]]:
+    """The students' flags, by row of the table; `more` is a file of text without labels."""
+    text = ["--unlabeled_file", str(more), *MUCH]
     return {
-        ALONE: ["--distill_loss", "ce"],
-        "kd": ["--distill_loss", "kd"],
-        "kd+sinkhorn (l1)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "l1"],
-        "kd+sinkhorn (Lorentz)": ["--distill_loss", "kd+sinkhorn", "--sinkhorn_cost", "lorentz"],
-        "kd+matching": matching,
-        "kd, more text": ["--distill_loss", "kd", *more],
-        "kd+matching, more text": [*matching, *more],
+        ALONE: ["--distill_loss", "ce", *FEW],
+        "student, kd": ["--distill_loss", "kd", *FEW],
+        "student, kd, more text": ["--distill_loss", "kd", *text],
+        "student, kd+sinkhorn (Lorentz), more text": ["--distill_loss", "kd+sinkhorn", *text],
+        "student, kd+matching, more text": ["--distill_loss", "kd+sinkhorn_hidden", *text],
     }
-
-
-def _training(rows: int, epochs: int, rate: float) -> tuple[str, ...]:
-    sizes = "--per_device_train_batch_size", str(rows), "--num_train_epochs", str(epochs)
-    return (*sizes, "--learning_rate", str(rate))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Sizes for which the demo's task is neither trivial nor hopeless, found by experiment."""
-
-    vocabulary: int = 1000
-    teacher: tuple[int, int, int] = (2, 128, 4)  # layers, width, heads
-    student: tuple[int, int, int] = (1, 64, 2)
-    shared_flags: tuple[str, ...] = ("--per_device_eval_batch_size", "250", "--warmup_steps", "0.1")
-    teacher_flags: tuple[str, ...] = _training(rows=32, epochs=12, rate=7e-4)
-    student_flags: tuple[str, ...] = _training(rows=64, epochs=12, rate=1.5e-3)
-    distill_flags: tuple[str, ...] = ("--alpha", "0.9", "--beta", "0.8", "--temperature", "2.0")
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
-    parser = ArgumentParser(prog="sinkd demo", description=__doc__.split("\n\n")[1])
-    parser.add_argument("--output_dir", default="experiments/demo", help="folder for all results")
-    parser.add_argument("--seeds", default="0,1,2", help="students' seeds, separated by commas")
-    parser.add_argument("--train_rows", type=int, default=4000, help="sentences to train on")
-    parser.add_argument("--dev_rows", type=int, default=1000, help="sentences to evaluate on")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args(argv)
-    if given.train_rows < 100 or given.dev_rows < 50:
-        raise SinkdError("the demo needs at least 100 training rows and 50 dev rows to have something to show")
-    run(Path(given.output_dir), given.seeds, given.train_rows, given.dev_rows, given.overwrite)
+    given = parse("sinkd demo", __doc__, argv)
+    run(Path(given.output_dir), demo_tables(given), given.seeds, given.overwrite)
 
 
-def run(folder: Path, seeds: str, train_rows: int, dev_rows: int, overwrite: bool = False) -> None:
-    """Run the demo in `folder`, print its table, and write it as Markdown."""
-    recipe = Recipe()
-    more = UNLABELED * train_rows
-    data = write_corpus(folder / f"data-{train_rows}-{dev_rows}", train_rows, dev_rows, n_unlabeled=more)
-    common = ["--task_name", "cola", "--data_dir", str(data), *recipe.shared_flags]
-    args = resolve_settings(FinetuneArguments, [*common, "--seeds", seeds, "--output_dir", str(folder)], "sinkd demo")
-    common += ["--overwrite"] if overwrite else []
-    task = load_named_task(args)
-    sizes = f"{train_rows:,} sentences to train on, {more:,} more without labels, {dev_rows:,} to evaluate on"
-    print(f"corpus: {sizes}, in {data}", flush=True)
-    tokenizer = train_tokenizer(task.read("train")["text"], recipe.vocabulary)
-    starts = {}
-    for role, (layers, width, heads) in {"teacher": recipe.teacher, "student": recipe.student}.items():
-        starts[role] = str(write_encoder(folder / f"{role}-start", tokenizer, layers=layers, width=width, heads=heads))
-
-    def trial(name: str, command: str, *flags: str) -> Trial:
-        place = folder / _slug(name)
-        return Trial(name, command, (*common, *flags, "--output_dir", str(place)), place)
-
-    teacher = trial("teacher", "finetune", "--model_path", starts["teacher"], *recipe.teacher_flags)
-    learning = ["--student_path", starts["student"], "--seeds", seeds, *recipe.student_flags, *recipe.distill_flags]
-    taught = ["--teacher_path", str(teacher.folder)]
-    alone, *students = (
-        trial(name, "distill", *learning, *(taught if name != ALONE else []), *own)
-        for name, own in objectives(data / "unlabeled.txt").items()
-    )
-    run_trials([teacher, alone], folder)  # a student trained on labels only need not wait for the teacher
+def run(folder: Path, data: Path, seeds: str, overwrite: bool) -> None:
+    """Train the teacher and the students on the tables in `data`, print their comparison, and write it as Markdown."""
+    encoder = fetched(MINILM, Path("models"))
+    teacher, alone, *students = trials(folder, data, encoder, ["--overwrite"] * overwrite, seeds)
+    seed_list = alone.settings().seed_list  # an error before anything is trained
+    run_trials([teacher, alone], folder)  # a student of labels alone need not wait for the teacher
     run_trials(students, folder)
-    outcomes = {"teacher": Summary([_outcome(teacher.folder)])}
+    results = {teacher.name: [outcome_of(teacher.folder)]}
     for student in (alone, *students):
-        outcomes[f"student, {student.name}"] = Summary([_outcome(student.folder / f"seed-{n}") for n in args.seed_list])
-    table = tabulate(outcomes, task, args)
+        results[student.name] = [outcome_of(student.folder / f"seed-{seed}") for seed in seed_list]
+    args = resolve_settings(FinetuneArguments, [*table_flags(data), *SHARED], "sinkd demo")
+    table = tabulate(results, speeds([outcomes[0] for outcomes in results.values()], args))
+    table.note = describe(data)
     print(flush=True)
     show(table)
     write_text(folder / "README.md", f"{table.markdown()}\n{table.note}\n")
+
+
+def trials(folder: Path, data: Path, encoder: Path, common: Sequence[str], seeds: str) -> list[Trial]:
+    """The command lines of the demo: the teacher, the student of labels alone, the other students."""
+    common = [*table_flags(data), *SHARED, *common]
+
+    def trial(name: str, command: str, *flags: str) -> Trial:
+        place = folder / slug(name.removeprefix("student, "))
+        return Trial(name, command, (*common, *flags, "--output_dir", str(place)), place)
+
+    teacher = trial("teacher", "finetune", "--model_path", str(encoder), *TEACHER)
+    learning = ["--student_path", str(encoder), "--seeds", seeds, *STUDENT]
+    taught = ["--teacher_path", str(teacher.folder)]
+    students = [
+        trial(name, "distill", *learning, *own, *(taught if name != ALONE else []))
+        for name, own in objectives(data / MORE).items()
+    ]
+    return [teacher, *students]
+
+
+def tabulate(results: Mapping[str, Sequence[Outcome]], speeds: Mapping[int, float]) -> Table:
+    """The comparison: size, accuracy, and what each model gains over a student of labels alone with the same seed.
+
+    `speeds` are sentences per second by the number of parameters.
+    """
+    table = Table(
+        "What the student learned",
+        ["", "parameters", "MB", "accuracy", "gain over labels alone", "sentences/s"],
+    )
+    alone = accuracies(results[ALONE])
+    for name, outcomes in results.items():
+        scores, folder = accuracies(outcomes), Path(outcomes[0].folder)
+        gain = f"{fmean(scores) - fmean(alone):+.1f}"
+        if len(scores) > 1:
+            gain += f" (at least {min(own - other for own, other in zip(scores, alone, strict=True)):+.1f})"
+        size = parameters(folder)
+        table.add(
+            name,
+            f"{size:,}",
+            f"{megabytes(folder):.0f}",
+            f"{fmean(scores):.1f}" + (f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""),
+            "" if name == ALONE else gain,
+            f"{speeds[size]:,.0f}",
+        )
+    return table
+
+
+def speeds(outcomes: Sequence[Outcome], args: TaskArguments) -> dict[int, float]:
+    """Sentences per second of one model of each size, by its number of parameters; nothing else runs meanwhile."""
+    task = load_named_task(args)
+    models = {parameters(Path(outcome.folder)): outcome.folder for outcome in outcomes}
+    return {size: Model.load(path, task, args).scores()["samples_per_second"] for size, path in models.items()}
+
+
+def describe(data: Path) -> str:
+    """Say how many rows of which kind the tables in `data` have."""
+    train, dev = (len(_rows(data / name)) for name in (TRAIN, DEV))
+    more = (data / MORE).read_text(encoding="utf-8").count("\n")
+    return f"{train:,} sentences with labels, {more:,} more without; accuracy in percent of {dev:,} others"
+
+
+def accuracies(outcomes: Sequence[Outcome]) -> list[float]:
+    """The accuracy of each run in percent."""
+    return [100 * outcome.scores["accuracy"] for outcome in outcomes]
+
+
+# What the demos share
+
+
+def parse(prog: str, docstring: str, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a demo's flags. Results of fewer rows have a folder of their own."""
+    parser = ArgumentParser(prog=prog, description=docstring.split("\n\n")[1])
+    parser.add_argument("--output_dir", help="folder for all results (default: below experiments)")
+    parser.add_argument("--data", help="your own table (csv, tsv, jsonl) with columns text and label, for the snippets")
+    parser.add_argument("--rows", type=int, help="use at most this many rows of each kind, for a quick look")
+    parser.add_argument("--seeds", default="0", help="students' seeds, separated by commas")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    given = parser.parse_args(argv)
+    if given.rows is not None and given.rows < LEAST_ROWS:
+        raise SinkdError(f"--rows is {given.rows}; the demo needs at least {LEAST_ROWS}")
+    if given.output_dir is None:
+        given.output_dir = f"experiments/{prog.split()[-1]}{'' if given.rows is None else f'-{given.rows}'}"
+    return given
+
+
+def demo_tables(given: argparse.Namespace) -> Path:
+    """The folder with the tables that a demo's flags ask for, made if need be."""
+    if given.data is None:
+        data = fetched(SNIPPETS, Path("datas"))
+    else:
+        task = table_task(given.data, given.data, text_columns=["text"], label_column="label", kind="classification")
+        rows = task.read("train")
+        if len(rows) < 10 * LEAST_ROWS:
+            raise SinkdError(f"{given.data} has {len(rows):,} rows; the demo needs at least {10 * LEAST_ROWS:,}")
+        data = Path(given.output_dir, "data")
+        write_tables([(row["text"], task.labels[row["label"]]) for row in rows], data)
+    if given.rows is None:
+        return data
+    cut = Path(given.output_dir, f"data-{given.rows}")
+    for name in (TRAIN, DEV):
+        write_table(cut / name, _rows(data / name)[: given.rows])
+    with (data / MORE).open(encoding="utf-8") as lines:
+        write_text(cut / MORE, "".join(islice(lines, given.rows)))
+    return cut
+
+
+def fetched(package: Package, root: Path) -> Path:
+    """The folder of a package's files; fetches them if they are missing."""
+    if not package.is_complete(root):
+        print(f"fetching {package.plan(root)[0]}", flush=True)
+        package.fetch(root)
+    return root / package.folder
+
+
+def table_flags(data: Path) -> list[str]:
+    """The flags that name the tables to train on and to evaluate on."""
+    files = ["--train_file", str(data / TRAIN), "--dev_file", str(data / DEV)]
+    return [*files, "--text_columns", "text", "--label_column", "label"]
 
 
 def run_trials(trials: Sequence[Trial], folder: Path) -> None:
@@ -133,33 +210,19 @@ def run_trials(trials: Sequence[Trial], folder: Path) -> None:
         run_local(trials, resources, folder / "logs", ended, lambda trial, line: progress.line(trial.name, line))
 
 
-def tabulate(results: dict[str, Summary], task: Task, args: TaskArguments) -> Table:
-    """The comparison, one line per way of training: size, dev score with its spread over seeds, speed."""
-    columns = ["", "parameters", "MB on disk", f"dev {task.metric}", "spread", "sentences/s"]
-    table = Table("What the student learned", columns)
-    speeds: dict[str, list[float]] = {}
-    models = {name: Model.load(summary.outcomes[0].folder, task, args) for name, summary in results.items()}
-    for name, model in models.items():
-        speeds.setdefault(name.split(",")[0], []).append(rows_per_second(model))
-    for name, summary in results.items():
-        trained = models[name].trainer.model
-        table.add(
-            name,
-            f"{parameters(trained):,}",
-            f"{megabytes(Path(summary.outcomes[0].folder)):.2f}",
-            f"{summary.mean:.3f}",
-            f"{summary.spread:.3f}" if len(summary.outcomes) > 1 else "one run",
-            f"{statistics.median(speeds[name.split(',')[0]]):,.0f}",
-        )
-    return table
-
-
-def _outcome(folder: Path) -> Outcome:
+def outcome_of(folder: Path) -> Outcome:
+    """The result of a finished run."""
     outcome = read_outcome(folder)
     if outcome is None:
         raise SinkdError(f"{folder / 'metrics.json'} cannot be read; --overwrite starts the demo again")
     return outcome
 
 
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "-" for letter in name.lower()).strip("-").replace("--", "-")
+def slug(name: str) -> str:
+    """A folder's name for a row of a table: "kd+matching, more text" is kd-matching-more-text."""
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row["text"], row["label"]) for row in csv.DictReader(file)]

@@ -8,6 +8,8 @@ from typing import Protocol
 from sinkd.errors import SinkdError
 from sinkd.exchange.checkpoints import BERT, PUBLISHED
 from sinkd.exchange.corpora import GLUE, HOST, SUPERGLUE
+from sinkd.exchange.packages import MINILM, SMOLLM2
+from sinkd.exchange.snippets import SNIPPETS
 from sinkd.training.parser import ArgumentParser
 
 
@@ -27,6 +29,9 @@ PLACES: dict[str, tuple[str, Mapping[str, Part]]] = {
     "superglue": ("datas/superglue", SUPERGLUE),
     "bert": ("models", BERT),
     "checkpoints": ("models/published", PUBLISHED),
+    "snippets": ("datas", {"snippets": SNIPPETS}),
+    "minilm": ("models", {"minilm": MINILM}),
+    "smollm2": ("models", {"smollm2": SMOLLM2}),
 }
 
 
@@ -36,9 +41,14 @@ def main(argv: Sequence[str]) -> None:
         prog="sinkd download",
         description="Fetch data or models. Complete files are not fetched again; an interrupted transfer resumes.",
     )
-    parser.add_argument("what", choices=PLACES, help="GLUE, SuperGLUE, the BERT models, or the published checkpoints")
+    parser.add_argument(
+        "what",
+        choices=PLACES,
+        help="GLUE, SuperGLUE, the BERT models, the published checkpoints; or what the demos need: movie-review "
+        "snippets, an encoder of six layers, a language model",
+    )
     parser.add_argument("--tasks", help="parts to fetch, separated by commas: cola,rte (default: all)")
-    parser.add_argument("--to", help="target folder (default: datas/glue, datas/superglue, models or models/published)")
+    parser.add_argument("--to", help="target folder (default: below datas or models, as the other commands expect)")
     parser.add_argument(
         "--mirror",
         default=os.environ.get("SINKD_MIRROR", HOST),

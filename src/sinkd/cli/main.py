@@ -15,7 +15,7 @@ from sinkd.errors import SharedError, SinkdError, Terminated
 
 # command -> its help; the module of that name has `main(argv) -> None`
 COMMANDS = {
-    "demo": "train a teacher and distil students, on a small generated corpus",
+    "demo": "train a teacher and distil small students, on real text, in minutes",
     "finetune": "train a model on a task's labels: the teacher",
     "distill": "train a small model to match a teacher: the student",
     "cache-teacher": "run the teacher over a task's data once, in any number of processes, and cache its answers",
@@ -23,7 +23,7 @@ COMMANDS = {
     "predict": "write a trained model's answers for a task's test set",
     "prompts": "list a task's prompt templates, or fetch promptsource's",
     "convert": "convert a TensorFlow checkpoint of BERT to a folder for --model_path",
-    "download": "fetch GLUE, SuperGLUE, BERT, or the published teachers and students",
+    "download": "fetch GLUE, SuperGLUE, BERT, the published teachers and students, or what the demos need",
     "export": "export a trained model to ONNX, and check its answers",
     "sweep": "run every combination of tasks, objectives, settings and seeds",
     "estimate": "estimate the memory that a teacher and a student need on each device",

@@ -6,14 +6,13 @@ YAML files are stored, in the cache folder; an existing folder is complete.
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from sinkd.errors import SinkdError
 from sinkd.exchange.archive import unpack
+from sinkd.exchange.packages import pip_download
 from sinkd.exchange.transfer import scratch
 from sinkd.tasks.template_folders import PROMPTSOURCE, promptsource_dir
 
@@ -33,15 +32,11 @@ def fetch() -> Path:
     if folder.is_dir():
         return folder
     with tempfile.TemporaryDirectory() as download:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-        done = subprocess.run(
-            [*pip, "--ignore-requires-python", "--dest", download, PROMPTSOURCE], capture_output=True, text=True
-        )
-        archives = sorted(Path(download).glob("promptsource-*"))
-        if done.returncode != 0 or not archives:
-            reason = (done.stderr.strip().splitlines() or ["pip downloaded nothing"])[-1]
-            raise SinkdError(f"pip cannot download {PROMPTSOURCE} ({reason}); the package index must be in reach")
-        unpack_templates(archives[0], folder)
+        try:
+            archive = pip_download(PROMPTSOURCE, Path(download), "--ignore-requires-python")
+        except SinkdError as error:
+            raise SinkdError(f"{error}; the package index must be in reach") from error
+        unpack_templates(archive, folder)
     return folder
 
 

@@ -5,7 +5,6 @@ from sinkd.tasks.collate import Collator
 from sinkd.tasks.encode import encode
 from sinkd.tasks.glue import TASKS, load_task
 from sinkd.tasks.superglue import SUPERGLUE, load_superglue, names_superglue
-from sinkd.tasks.synthetic_corpus import write_corpus
 from sinkd.tasks.table import table_task
 from sinkd.tasks.task import Task, read_unlabeled
 from sinkd.tasks.template import Template
@@ -28,5 +27,4 @@ __all__ = [
     "read_unlabeled",
     "table_task",
     "templates",
-    "write_corpus",
 ]

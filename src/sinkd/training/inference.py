@@ -1,13 +1,12 @@
-"""Use a trained model: scores on dev sets, answers for test sets, size and speed."""
+"""Use a trained model: scores on dev sets, answers for test sets, and size."""
 
 import copy
-import statistics
+import math
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel, PrinterCallback
 
 from sinkd.models import Family, family_of
@@ -16,7 +15,7 @@ from sinkd.training.arguments import TaskArguments
 from sinkd.training.ensemble import Ensemble
 from sinkd.training.outcome import TIMING
 from sinkd.training.teacher import reported_scores
-from sinkd.training.trainer import TaskTrainer, length_order
+from sinkd.training.trainer import TaskTrainer
 
 
 @dataclass(frozen=True)
@@ -76,30 +75,15 @@ def teacher_scores(args: TaskArguments, task: Task, teachers: Ensemble | None) -
     return {name: value for name, value in scores.items() if name not in TIMING}, "measured by this run"
 
 
-def parameters(model: PreTrainedModel) -> int:
-    """The number of parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def parameters(folder: Path) -> int:
+    """The number of parameters of the model in a folder, from its safetensors files' headers."""
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
 
 
 def megabytes(folder: Path) -> float:
     """The size of a model's weights on disk, in 10^6 bytes."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
-
-
-@torch.inference_mode()
-def rows_per_second(model: Model, repeats: int = 5) -> float:
-    """Measure the model alone: median rows per second over the dev set, in prepared batches, after one warm-up."""
-    trainer, family = model.trainer, model.family
-    batches = [
-        trainer._prepare_inputs(batch)
-        for rows in family.dev.values()
-        for batch in trainer.get_test_dataloader(rows.select(length_order(rows)))
-    ]
-    network = trainer.model.to(trainer.args.device).eval()
-    timings: list[float] = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        for batch in batches:
-            family.answer(network, batch).cpu()
-        timings.append(time.perf_counter() - started)
-    return sum(len(batch["labels"]) for batch in batches) / statistics.median(timings[1:])

@@ -17,9 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from sinkd.errors import SinkdError
-
-# Short lists on purpose: an untrained model must see each word often enough in 4,000 sentences.
+# Short lists on purpose: an untrained model must see each word often enough.
 MEN = "king uncle monk waiter wizard".split()
 WOMEN = "queen aunt nun actress princess".split()
 PEOPLE = "doctor pilot farmer teacher clerk".split()
@@ -39,8 +37,6 @@ MANY = "these many".split()
 ADJECTIVES = "old tall quiet famous young".split()
 FORMS = [("is", "are"), ("was", "were"), ("has been", "have been")]  # singular, plural
 PLACES = "near behind beside with".split()
-
-MOST_DRAWS = 1000  # draws without a new sentence before the grammar counts as exhausted
 
 Words = list[str]
 Pair = tuple[Words, Words]  # acceptable, unacceptable
@@ -236,26 +232,19 @@ def sentences(seed: int = 0) -> Iterator[tuple[str, int, str]]:
     grammar = Grammar(random)
     seen: set[str] = set()
     for name, phenomenon in cycle(PHENOMENA.items()):
-        for _ in range(MOST_DRAWS):
+        sentence = ""
+        while not sentence or sentence in seen:
             pair = phenomenon(grammar)
             label = int(random.random() < 0.5)
             sentence = " ".join(pair[0] if label else pair[1])
-            if sentence not in seen:
-                break
-        else:
-            raise SinkdError(
-                f"the grammar has no more new sentences of {name!r} after {len(seen):,}, expected fewer rows"
-            )
         seen.add(sentence)
         yield name, label, f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def write_corpus(
-    folder: str | Path, n_train: int = 4000, n_dev: int = 1000, seed: int = 0, n_unlabeled: int = 0
-) -> Path:
+def write_corpus(folder: str | Path, n_train: int, n_dev: int, seed: int = 0) -> Path:
     """Write <folder>/CoLA/train.tsv, dev.tsv and test.tsv (n_dev rows without labels) in CoLA's layout.
 
-    `n_unlabeled` more sentences go to <folder>/unlabeled.txt, one per line. The same arguments write the same bytes.
+    The same arguments write the same bytes.
 
     Returns:
         `folder`, for `load_task("cola", folder)`.
@@ -268,8 +257,6 @@ def write_corpus(
         _write_lines(folder / "CoLA" / f"{split}.tsv", lines)
     lines = [f"{number}\t{text}" for number, (_, _, text) in enumerate(islice(rows, n_dev))]
     _write_lines(folder / "CoLA" / "test.tsv", ["index\tsentence", *lines])
-    if n_unlabeled:
-        _write_lines(folder / "unlabeled.txt", [text for _, _, text in islice(rows, n_unlabeled)])
     return folder
 
 
