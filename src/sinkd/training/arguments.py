@@ -43,6 +43,7 @@ class TaskArguments(TrainingArguments):
     config: str | None = flag(None, "A YAML file of settings; flags on the command line override it.")
     dry_run: bool = flag(False, "Print the settings that would run, and stop.")
     traceback: bool = flag(False, "Show the traceback of an error.")
+    quiet: bool = flag(False, "Leave out advice on how to get a better or faster student.")
 
     # The task
     task_name: str | None = flag(

@@ -228,7 +228,7 @@ class CpuTrainer(Trainer):
         return self.train_dataset
 
     def train(self, *args, **kwargs):
-        if self.args.device.type == "cpu" and self.args.should_log:
+        if self.args.device.type == "cpu" and self.args.should_log and not getattr(self.args, "quiet", False):
             advise_on_bfloat16(self.args.bf16)
         # Counted before the embedding is trimmed, since the Trainer does not count an embedding's parameters.
         self._operations_per_token = self.floating_point_ops({"input_ids": torch.zeros(1)})

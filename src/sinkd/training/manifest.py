@@ -17,7 +17,8 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "nu
 
 # Settings that change only where a run reads and writes and what it shows, not its results.
 INCIDENTAL = {
-    "output_dir", "overwrite", "traceback", "dry_run", "config", "seeds", "disable_tqdm", "report_to", "run_name",
+    "output_dir", "overwrite", "traceback", "quiet", "dry_run", "config", "seeds", "disable_tqdm", "report_to",
+    "run_name",
     "log_level", "log_level_replica", "log_on_each_node", "save_total_limit", "local_rank", "do_train",
     "do_eval", "do_predict", "do_test", "test_output_dir", "exp_name", "resume_from_checkpoint", "teacher_cache_dir",
     "teacher_cache", "data_dir", "train_file", "dev_file", "test_file", "unlabeled_file",
