@@ -7,6 +7,7 @@ import pytest
 
 from sinkd.cli.main import main
 from sinkd.tasks import load_task
+from small_language_models import write_language_model
 
 
 @pytest.fixture
@@ -27,6 +28,18 @@ def test_evaluate_gives_the_training_runs_best_and_writes_nothing(ask, taught, t
     assert names.split() == ["mcc", "accuracy", "rows/s", "seconds"]
     assert values.split()[:2] == [f"{best['best']:.4f}", f"{best['scores']['accuracy']:.4f}"]
     assert not os.listdir(tmp_path)
+
+
+def test_evaluate_scores_a_language_model_that_is_asked_in_words_raw_and_balanced(ask, tmp_path, capsys):
+    model = write_language_model(tmp_path / "lm", "gpt2")
+    words = ["--prompt", "{{sentence}} is", "--answers", "the man ||| because"]
+    assert ask("evaluate", model, *words, "--class_prior", "uniform") == 0
+    _title, names, raw, balanced = capsys.readouterr().out.splitlines()
+    assert names.split() == ["answers", "mcc", "accuracy", "rows/s", "seconds"]
+    assert raw.split()[0] == "raw" and balanced.split()[0] == "balanced"
+    assert ask("evaluate", model, *words) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[:2] == raw.split()[1:3]
+    assert raw.split()[1:3] != balanced.split()[1:3]
 
 
 def test_evaluate_refuses_a_model_without_a_classifier(ask, world, capsys):

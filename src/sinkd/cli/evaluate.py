@@ -1,5 +1,6 @@
 """`sinkd evaluate`: score a trained model on a task's dev set, as its training run did."""
 
+import time
 from collections.abc import Sequence
 
 from sinkd.cli.command import load_named_task, show_plan
@@ -14,17 +15,27 @@ def main(argv: Sequence[str]) -> None:
     """Run a command line."""
     args = resolve_settings(ModelArguments, argv, "sinkd evaluate", trained=READING)
     if not show_plan(args):
-        evaluate(args, args.model("model_path"))
+        evaluate(args, args.model("model_path"), args.class_prior)
 
 
-def evaluate(args: TaskArguments, path: str) -> None:
-    """Score the model at `path`, and show the scores."""
+def evaluate(args: TaskArguments, path: str, class_prior: str | None = None) -> None:
+    """Score the model at `path`, and show the scores; with a prior also those of its answers balanced to it."""
     task = load_named_task(args)
     if not task.dev_splits:
         raise SinkdError(f"{task.name} has no dev set; sinkd predict writes its answers")
-    scores = Model.load(path, task, args).scores()
-    seconds = scores.pop("runtime")
-    rows_per_second = scores.pop("samples_per_second")
-    table = Table(f"{path} on {task.name}", [*scores, "rows/s", "seconds"])
-    table.add(*(f"{value:.4f}" for value in scores.values()), f"{rows_per_second:.0f}", f"{seconds:.1f}")
+    if class_prior is not None and task.choices:
+        raise SinkdError(f"--class_prior balances labels, and {task.name} is answered in words; leave it out")
+    model = Model.load(path, task, args)
+    started = time.perf_counter()
+    answers = model.answers()
+    seconds = time.perf_counter() - started
+    rows_per_second = sum(map(len, answers.values())) / seconds
+    scores = model.scores(answers)
+    balanced = model.balanced(answers, class_prior)
+    names = ["answers"] if balanced else []
+    table = Table(f"{path} on {task.name}", [*names, *scores, "rows/s", "seconds"])
+    values = (f"{value:.4f}" for value in scores.values())
+    table.add(*["raw"] * bool(balanced), *values, f"{rows_per_second:.0f}", f"{seconds:.1f}")
+    if balanced:
+        table.add("balanced", *(f"{value:.4f}" for value in model.scores(balanced).values()), "", "")
     show(table)

@@ -183,6 +183,11 @@ class ModelArguments(FinetuneArguments):
     answers: str | None = flag(
         None, 'Its answers, one for each label in the task\'s order: "negative ||| positive"; numbers for regression.'
     )
+    class_prior: str | None = flag(
+        None,
+        "sinkd evaluate: also score the answers balanced over the dev texts to class frequencies: uniform, labels "
+        "(those of the labelled training rows) or numbers in the labels' order.",
+    )
 
 
 @dataclass

@@ -3,17 +3,21 @@
 import copy
 import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel, PrinterCallback
 
 from sinkd.models import Family, family_of
 from sinkd.tasks import Task
+from sinkd.tasks.metrics import Scores
 from sinkd.training.arguments import TaskArguments
+from sinkd.training.balance import Balance, prior_for
 from sinkd.training.ensemble import Ensemble
-from sinkd.training.outcome import TIMING
 from sinkd.training.teacher import reported_scores
 from sinkd.training.trainer import TaskTrainer
 
@@ -31,10 +35,25 @@ class Model:
         family = family_of(task, args, path, flag)
         return cls(make_evaluator(family.load(path, flag), family, args), family)
 
-    def scores(self) -> dict[str, float]:
-        """The dev set's scores, as the run that made the model reported them."""
-        metrics = self.trainer.evaluate(self.family.dev)
-        return {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    def answers(self) -> dict[str, np.ndarray]:
+        """The logits of each dev split."""
+        return {split: self.trainer.answers(rows) for split, rows in self.family.dev.items()}
+
+    def scores(self, answers: Mapping[str, np.ndarray] | None = None) -> Scores:
+        """The dev set's scores, as the run that made the model reported them; of these answers if they are given."""
+        family, answers = self.family, self.answers() if answers is None else answers
+        labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in family.dev.items()}
+        return family.task.combine({split: family.scores(answers[split], labels[split]) for split in labels})
+
+    def balanced(self, answers: Mapping[str, np.ndarray], prior: str | None) -> dict[str, np.ndarray]:
+        """The answers to the dev rows balanced over them to `--class_prior`; {} if it asks for none."""
+        task = self.family.task
+        rows = task.read("train")["label"] if prior is not None and task.labelled else []
+        shares = prior_for(prior, False, task.labels, torch.tensor(list(rows), dtype=torch.int64))
+        if shares is None:
+            return {}
+        balance = Balance.of(torch.from_numpy(np.concatenate(list(answers.values()))), task.labels, shares)
+        return {split: balance(torch.from_numpy(logits)).numpy() for split, logits in answers.items()}
 
     def write_submissions(self, folder: Path) -> list[Path]:
         """Write the answers for every test split."""
@@ -71,8 +90,8 @@ def teacher_scores(args: TaskArguments, task: Task, teachers: Ensemble | None) -
     if teachers is None or len(paths) > 1 or not teachers.first.loaded or args.world_size > 1:
         return {}, "not known, since no report on this dev set lies beside it; `sinkd evaluate` measures it"
     teacher = teachers.first
-    scores = Model(make_evaluator(teacher.model, teacher.family, copy.copy(args)), teacher.family).scores()
-    return {name: value for name, value in scores.items() if name not in TIMING}, "measured by this run"
+    model = Model(make_evaluator(teacher.model, teacher.family, copy.copy(args)), teacher.family)
+    return model.scores(), "measured by this run"
 
 
 def parameters(folder: Path) -> int:
