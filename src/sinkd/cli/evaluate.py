@@ -30,12 +30,12 @@ def evaluate(args: TaskArguments, path: str, class_prior: str | None = None) -> 
     answers = model.answers()
     seconds = time.perf_counter() - started
     rows_per_second = sum(map(len, answers.values())) / seconds
-    scores = model.scores(answers)
+    scores = model.scores_of(answers)
     balanced = model.balanced(answers, class_prior)
     names = ["answers"] if balanced else []
     table = Table(f"{path} on {task.name}", [*names, *scores, "rows/s", "seconds"])
     values = (f"{value:.4f}" for value in scores.values())
     table.add(*["raw"] * bool(balanced), *values, f"{rows_per_second:.0f}", f"{seconds:.1f}")
     if balanced:
-        table.add("balanced", *(f"{value:.4f}" for value in model.scores(balanced).values()), "", "")
+        table.add("balanced", *(f"{value:.4f}" for value in model.scores_of(balanced).values()), "", "")
     show(table)

@@ -39,9 +39,14 @@ class Model:
         """The logits of each dev split."""
         return {split: self.trainer.answers(rows) for split, rows in self.family.dev.items()}
 
-    def scores(self, answers: Mapping[str, np.ndarray] | None = None) -> Scores:
-        """The dev set's scores, as the run that made the model reported them; of these answers if they are given."""
-        family, answers = self.family, self.answers() if answers is None else answers
+    def scores(self) -> dict[str, float]:
+        """The dev set's scores, as the run that made the model reported them, with seconds and rows per second."""
+        metrics = self.trainer.evaluate(self.family.dev)
+        return {name.removeprefix("eval_"): value for name, value in metrics.items()}
+
+    def scores_of(self, answers: Mapping[str, np.ndarray]) -> Scores:
+        """The scores of these answers to the dev rows."""
+        family = self.family
         labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in family.dev.items()}
         return family.task.combine({split: family.scores(answers[split], labels[split]) for split in labels})
 
@@ -91,7 +96,7 @@ def teacher_scores(args: TaskArguments, task: Task, teachers: Ensemble | None) -
         return {}, "not known, since no report on this dev set lies beside it; `sinkd evaluate` measures it"
     teacher = teachers.first
     model = Model(make_evaluator(teacher.model, teacher.family, copy.copy(args)), teacher.family)
-    return model.scores(), "measured by this run"
+    return model.scores_of(model.answers()), "measured by this run"
 
 
 def parameters(folder: Path) -> int:
