@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from small_language_models import word_tokenizer, write_copa
+from small_language_models import word_tokenizer, write_copa, write_language_model
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,6 +120,16 @@ def test_generative(tmp_path):
     gradient = 4 * 8 * 4 * 32128 / 1e6  # megabytes, which every loss must hold
     assert all(row["megabytes"] >= gradient for row in found["rows"] + found["sums"])
     assert "| decoder |" in printed and "| encoder-decoder |" in printed
+
+
+@pytest.mark.slow
+def test_prompted(tmp_path):
+    write_language_model(tmp_path / "model", "gpt2")
+    lines = [f"the {noun} {verb}\t{verb}" for noun in ("man", "woman", "king") for verb in ("ran", "fell")]
+    (tmp_path / "texts.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    flags = ["--model", "model", "--file", "texts.tsv", "--rounds", 1, "--out", "prompted.json"]
+    assert "over plain" in run("prompted", *flags, cwd=tmp_path)
+    assert json.loads((tmp_path / "prompted.json").read_text())["difference"] < 1e-4
 
 
 @pytest.mark.slow
