@@ -68,6 +68,13 @@ def test_a_row_scores_the_same_alone_and_in_a_batch(model):
     torch.testing.assert_close(together[1:2, :1], alone, atol=2e-4, rtol=0)
 
 
+def test_many_choices_score_as_each_alone(model):
+    choices = [[40 + i, *range(50, 50 + i % 3)] for i in range(20)]
+    together = ask(model, PROMPTS[:1], [choices])[0]
+    alone = torch.cat([ask(model, PROMPTS[:1], [[choice]])[0] for choice in choices])
+    torch.testing.assert_close(together, alone, atol=2e-4, rtol=0)
+
+
 def test_the_prompt_is_read_once(model):
     """However many choices there are: tokens that the model reads of the prompt."""
     seen = []

@@ -195,6 +195,9 @@ def _training(args: TaskArguments, task: Task, seed: int, balances: list[dict[st
     shown: dict[str, Any] = {"data": f"{task.name} ({', '.join(files)})"}
     if isinstance(args, DistillationArguments):
         shown["teacher"] = ", ".join(args.teacher_path or ()) or None
+        for name in ("teacher_prompt", "teacher_answers"):
+            text = getattr(args, name)
+            shown[name] = None if text is None else f"`{text}`".replace("\n", "\\n")
         shown |= {"objective": f"`{args.objective_for(task)}`", **objective_settings(args)}
         shown |= {f"teacher {each['teacher']}, balanced": _balanced(each) for each in balances}
     shown |= {name: getattr(args, name) for name in SHOWN} | {"seed": seed}

@@ -6,6 +6,7 @@ its prompt: of the encoder, or of a decoder whose keys and values are kept.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,6 +18,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from sinkd.models.prompt_collator import UNLABELLED
+
+AT_ONCE = 8  # choices after the same prompts, as a multiple of the prompts: each holds a copy of its prompt's states
 
 
 def answer_keywords(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,14 +83,17 @@ def choice_log_likelihoods(
 def _after_encoder(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the log-probabilities (M, T) of the choices' tokens, given by an encoder-decoder."""
     encoded = model.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    rows = indices(model, batch["choice_rows"])
-    logits = model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state[rows]),
-        attention_mask=batch["attention_mask"][rows],
-        decoder_input_ids=batch["choice_inputs"],
-        use_cache=False,
-    ).logits
-    return _log_probabilities(logits, batch["choice_labels"])
+    rows, labels = indices(model, batch["choice_rows"]), batch["choice_labels"]
+    found = labels.new_zeros(labels.shape, dtype=torch.float32)
+    for some in torch.arange(len(rows), device=rows.device).split(AT_ONCE * len(batch["input_ids"])):
+        logits = model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state[rows[some]]),
+            attention_mask=batch["attention_mask"][rows[some]],
+            decoder_input_ids=batch["choice_inputs"][some],
+            use_cache=False,
+        ).logits
+        found[some] = _log_probabilities(logits, labels[some])
+    return found
 
 
 def _after_prefix(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -98,20 +104,27 @@ def _after_prefix(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     seen = model(**prompt, use_cache=inputs.shape[1] > 0, **last)
     logits = seen.logits[:, -1].float()
     # Not one row of the vocabulary's width for each choice: there may be many.
-    first = (logits[rows, labels[:, 0]] - logits.logsumexp(-1)[rows]).unsqueeze(1)
+    owner = batch["choice_rows"]
+    first = (logits[owner, labels[:, 0]] - logits.logsumexp(-1)[owner]).unsqueeze(1)
+    found = torch.cat([first, first.new_zeros(inputs.shape)], 1)
     if inputs.shape[1] == 0:
-        return first
-    cache = seen.past_key_values
-    cache.batch_select_indices(rows)
-    lengths = batch["attention_mask"].sum(1)[rows]
-    logits = model(
-        input_ids=inputs,
-        attention_mask=torch.cat([batch["attention_mask"][rows], torch.ones_like(inputs)], 1),
-        position_ids=lengths[:, None] + torch.arange(inputs.shape[1], device=inputs.device),
-        past_key_values=cache,
-        use_cache=True,
-    ).logits
-    return torch.cat([first, _log_probabilities(logits, labels[:, 1:])], 1)
+        return found
+    lengths = batch["attention_mask"].sum(1)
+    longer = indices(model, (labels[:, 1] != UNLABELLED).nonzero()[:, 0])
+    parts = longer.split(AT_ONCE * len(lengths))
+    for number, some in enumerate(parts, start=1):
+        cache = seen.past_key_values if number == len(parts) else copy.deepcopy(seen.past_key_values)
+        cache.batch_select_indices(rows[some])
+        ids = inputs[some]
+        logits = model(
+            input_ids=ids,
+            attention_mask=torch.cat([batch["attention_mask"][rows[some]], torch.ones_like(ids)], 1),
+            position_ids=lengths[rows[some], None] + torch.arange(ids.shape[1], device=ids.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        found[some, 1:] = _log_probabilities(logits, labels[some, 1:])
+    return found
 
 
 def _log_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
