@@ -10,7 +10,7 @@ from sinkd.cli.main import main
 from sinkd.tasks import load_task
 from sinkd.training.run import cache_teacher
 from sinkd.training.settings import resolve_settings
-from small_language_models import write_language_model
+from small_language_models import word_tokenizer, write_language_model
 
 ASK = ["--teacher_prompt", "{{sentence}} is", "--teacher_answers", "the man ||| because"]
 
@@ -50,6 +50,19 @@ def test_each_prompt_has_answers_of_its_own_and_the_label_matters_to_none(flags,
     assert first.shape == (160, 2) and first.std(0).min() > 0.01
 
 
+def test_the_teacher_is_cached_before_the_student_is_chosen(world, flags, tmp_path):
+    tokenizer = word_tokenizer()
+    tokenizer.pad_token = None  # as GPT-2's
+    teacher = write_language_model(tmp_path / "teacher", "gpt2", tokenizer)
+    homes = []
+    for student in (["--student_path", world.student], []):
+        folder = ["--teacher_cache_dir", tmp_path / "answers"]
+        argv = world.flags(tmp_path / "out", "--teacher_path", teacher, *student, *ASK, *folder)
+        (answers,) = cache_teacher(resolve_settings(DistillationArguments, argv, "test"), load_task("cola", world.data))
+        homes.append(answers.home)
+    assert homes[0] == homes[1]
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -64,6 +77,8 @@ def test_what_a_prompted_teacher_cannot_do_is_refused(flags, capsys, more, reaso
     assert reason in capsys.readouterr().err
 
 
-def test_a_classifier_is_asked_without_a_prompt(flags, taught, capsys):
+def test_a_classifier_is_asked_without_a_prompt(flags, teacher, taught, tmp_path, capsys):
+    assert main(["distill", *flags("both", *ASK, "--teacher_path", teacher, taught)]) == 0
+    assert "teacher 2" in json.loads((tmp_path / "both" / "manifest.json").read_text())["inputs"]
     assert main(["distill", *flags("out", *ASK, "--teacher_path", taught)]) == 2
     assert "is no language model, which a prompt and answers are for" in capsys.readouterr().err

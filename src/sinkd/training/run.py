@@ -129,6 +129,8 @@ def cache_teacher(args: DistillationArguments, task: Task, on_rows: OnRows | Non
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
     student, families = student_and_teachers(task, args, args.student_path or paths[0], paths)
+    if args.student_path is None:
+        student = families[0]
     student.refuse(args)
     teachers = _ensemble(args, families)
     teachers.check(objective, student)
