@@ -105,7 +105,7 @@ def test_a_resumed_run_with_dropout_ends_with_the_same_weights(world, taught, tm
 
 # Ten steps through gradients of gradients: what rounding grows to, and far below any wrong cut.
 LOOSER = 10 * BOUND
-FEATURES = "ce:0.3+kd:0.7+saliency:1+mgskd:0.1+sinkhorn_hidden:1"
+FEATURES = "ce:0.3+kd:0.7+saliency:1+mgskd:0.1+sinkhorn_hidden:1+infonce:1"
 
 
 @pytest.mark.parametrize(

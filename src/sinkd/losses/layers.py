@@ -8,11 +8,12 @@ from math import gcd
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import SinkdError
 from ..transport.precision import result_type
-from .feature import HIDDEN_STATES, Feature, Forward
+from .feature import HIDDEN_STATES, Feature, Forward, Stack
+from .option_flags import Options, option
 from .term import BatchTerm, Term, View
 
 Strategy = Literal["emb", "uniform", "emb+uniform", "last", "final", "emb+final", "triple"]
@@ -118,6 +119,41 @@ class SentenceTerm(LayerTerm, BatchTerm):
             if isinstance(feature, Sentences) and feature in view:
                 return view[feature]
         raise not_bound(self)
+
+
+@dataclass(frozen=True)
+class SentenceOptions(Options):
+    """Options of a `SentenceTerm`."""
+
+    pooling: Pooling = option("mean", "A sentence is the mean of its tokens, or its first token.")
+    layers: Strategy = option("uniform", "Which layers to compare, as for --matching_strategy.")
+
+
+class ProjectedSentences(SentenceTerm):
+    """A term that compares the sentences of pairs of layers in the teacher's space.
+
+    If widths differ, the student's vectors go through one trained linear map per pair of layers.
+    """
+
+    def __init__(self, name: str, options: SentenceOptions):
+        super().__init__(name, options)
+        self.pooling, self.layers = options.pooling, options.layers
+        self.projectors = nn.ModuleList()
+
+    def bind(self, student: Stack, teacher: Stack) -> None:
+        pairs = pair_layers(self.layers, teacher.layers, student.layers)
+        self.need_sentences(self.pooling, pairs)
+        maps = [nn.Linear(student.width, teacher.width, bias=False) for _ in pairs if student.width != teacher.width]
+        for linear in maps:
+            nn.init.orthogonal_(linear.weight)  # preserves angles as far as the widths allow
+        self.projectors = nn.ModuleList(maps)
+
+    def by_layer(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides' points, (n, layers, D) each, as (layers, n, D of the teacher)."""
+        student, teacher = student.transpose(0, 1), teacher.transpose(0, 1)
+        if self.projectors:
+            student = torch.stack([f(x.to(f.weight.dtype)) for f, x in zip(self.projectors, student, strict=True)])
+        return student, teacher
 
 
 def not_bound(term: Term) -> SinkdError:

@@ -15,6 +15,7 @@ from sinkd.losses.attribution import AttributionLoss, IntegratedAttributionLoss
 from sinkd.losses.divergence import Divergence
 from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.hidden import HiddenTransport
+from sinkd.losses.infonce import InfoNCE
 from sinkd.losses.labels import HardLabels
 from sinkd.losses.mgskd_relations import Relation
 from sinkd.losses.option_flags import Options, flags_of, read_options
@@ -31,6 +32,7 @@ TERMS: dict[str, type[Term]] = {
     "tvd": Divergence,
     "sinkhorn": SinkhornTerm,
     "sinkhorn_hidden": HiddenTransport,
+    "infonce": InfoNCE,
     "saliency": AttributionLoss,
     "integrated_saliency": IntegratedAttributionLoss,
     "mgskd": Relation,

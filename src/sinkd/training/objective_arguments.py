@@ -37,7 +37,7 @@ class ObjectiveArguments:
 
     distill_loss: str = flag("kd", "The objective: terms joined by +, all with a weight after a colon, or none.")
     alpha: float = flag(0.8, "Weight of the row term; hard labels get the rest.")
-    beta: float = flag(1.0, "Weight of each further term: sinkhorn, sinkhorn_hidden, saliency.")
+    beta: float = flag(1.0, "Weight of each further term: sinkhorn, sinkhorn_hidden, infonce, saliency.")
     mgskd_w: float = flag(
         1.0, "Weight of the relation loss. Its token states are too large to cache, so the teacher runs live."
     )
