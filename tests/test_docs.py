@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from completions_server import CompletionsServer
 from small_language_models import write_copa, write_language_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +89,14 @@ def checkout(prepared, tmp_path) -> Path:
     return shutil.copytree(prepared, tmp_path / "sinkd", symlinks=True)
 
 
+@pytest.fixture
+def served():
+    """The server of which the pages speak."""
+    with CompletionsServer("chat") as server:
+        server.model = {"id": "SmolLM2-135M"}
+        yield server
+
+
 def six_layers(start: Path, folder: Path) -> None:
     """An encoder of six layers, like the one that `make models/minilm` brings."""
     from sinkd.models import load_tokenizer, write_encoder
@@ -141,12 +150,13 @@ def test_ci_runs_the_commands_left_to_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", TESTED_PAGES, ids=lambda page: page.name)
-def test_every_command_runs_as_typed(page, checkout):
+def test_every_command_runs_as_typed(page, checkout, served):
     environment = {**os.environ, "PATH": f"{checkout / '.venv' / 'bin'}:{os.environ['PATH']}"}
     for command in commands_to_run(page):
         elsewhere = ELSEWHERE.match(command)
         typed = f"{elsewhere[1]} --dry_run --use_cpu" if elsewhere else command
         typed += " --dry_run" * bool(NETWORK.search(command))
+        typed = typed.replace("http://127.0.0.1:8080/v1", served.url)
         done = subprocess.run(
             ["bash", "-c", typed], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
         )

@@ -52,11 +52,12 @@ def test_a_terminal_gets_a_bar_with_the_score(screen, capsys):
 
 def test_the_teachers_answers_have_a_bar_until_they_are_complete(screen):
     progress = RunProgress("kd", "mcc")
+    progress.teacher_rows(4, 10)
     progress.teacher_rows(5, 10)
     shown = screen.getvalue()
     assert "teacher answers" in shown
     progress.teacher_rows(10, 10)
-    assert "10/10" in screen.getvalue()
+    assert "10/10" in screen.getvalue() and "rows a second" in screen.getvalue()
     play(progress)
     assert "kd, seed 3" in screen.getvalue().removeprefix(shown)
 

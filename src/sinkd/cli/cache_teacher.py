@@ -21,5 +21,5 @@ def main(argv: Sequence[str]) -> None:
             continue
         megabytes = sum(path.stat().st_size for path in answers.home.rglob("*.npy")) / 1e6
         names = ", ".join(feature.name for feature in answers.features)
-        teachers = " and ".join(args.teacher_paths)
+        teachers = " and ".join(args.teacher_names)
         print(f"{len(answers)} answers of {teachers} ({names}), {megabytes:.1f} MB, in {answers.home}")

@@ -26,6 +26,7 @@ from sinkd.training.hub import push_run
 from sinkd.training.inference import megabytes
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome, Summary
+from sinkd.training.served_arguments import ServedArguments
 
 TEMPLATE = Path(__file__).with_name("card.md")
 CARD = "README.md"
@@ -44,7 +45,11 @@ ELSEWHERE = {
     "teacher_cache_dtype",
     "distill_loss",
 }
-ELSEWHERE |= {"per_device_eval_batch_size", *SHOWN, *(f.name for f in fields(TaskArguments))}
+ELSEWHERE |= {
+    "per_device_eval_batch_size",
+    *SHOWN,
+    *(f.name for kind in (TaskArguments, ServedArguments) for f in fields(kind)),
+}
 
 
 def publish(args: TaskArguments, task: Task, summary: Summary) -> None:
@@ -77,7 +82,7 @@ def write_card(args: TaskArguments, task: Task, outcome: Outcome) -> None:
         task=task.name,
         distilled=isinstance(args, DistillationArguments),
         start=start,
-        teacher="`, `".join(getattr(args, "teacher_path", None) or ()),
+        teacher="`, `".join(getattr(args, "teacher_names", ())),
         copied=getattr(args, "student_init", "") == "copy",
         version=sinkd.__version__,
         answers="scores" if task.regression else ", ".join(task.labels),
@@ -194,7 +199,7 @@ def _training(args: TaskArguments, task: Task, seed: int, balances: list[dict[st
     files = [path.name for path in given if path.is_file()]
     shown: dict[str, Any] = {"data": f"{task.name} ({', '.join(files)})"}
     if isinstance(args, DistillationArguments):
-        shown["teacher"] = ", ".join(args.teacher_path or ()) or None
+        shown["teacher"] = ", ".join(args.teacher_names) or None
         for name in ("teacher_prompt", "teacher_answers"):
             text = getattr(args, name)
             shown[name] = None if text is None else f"`{text}`".replace("\n", "\\n")

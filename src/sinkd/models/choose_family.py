@@ -18,6 +18,7 @@ from sinkd.models.family import Family, Reading
 from sinkd.models.gguf import gguf_file
 from sinkd.models.language_model import LanguageModel
 from sinkd.models.prompted import PromptedClassifier
+from sinkd.models.served_classifier import ServedClassifier
 from sinkd.models.tokenizer import read_tokenizer, tokenizers_of
 from sinkd.tasks import Task
 from sinkd.tasks.label_prompt import LabelPrompt
@@ -79,6 +80,13 @@ def student_and_teachers(
         taught, family = taught.share_head(family)
         families.append(family.within(teacher, "--teacher_path"))
     return taught, families
+
+
+def served_classifier(task: Task, settings: Any) -> ServedClassifier:
+    """Return the family of a model on a server that is asked `settings.teacher_prompt`."""
+    reading = Reading.of(settings)
+    prompt = LabelPrompt.read(task, settings.teacher_prompt, settings.teacher_answers, reading.templates_dir)
+    return ServedClassifier(task=task, reading=reading, prompt=prompt)
 
 
 def answers_in_words(path: str, flag: str) -> bool:

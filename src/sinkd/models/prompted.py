@@ -61,8 +61,12 @@ class PromptedClassifier(Family):
         return self._read(first(rows, self.reading.max_dev_rows) if split in self.task.dev_splits else rows)
 
     def _read(self, rows: Dataset) -> Dataset:
-        regression = self.task.regression
-        return question_rows(rows, self.reader, *(("float32", torch.nan) if regression else ("int64", UNLABELLED)))
+        return question_rows(rows, self.reader, *self.label_type)
+
+    @property
+    def label_type(self) -> tuple[str, Any]:
+        """The type of labels, and the label of a row without one."""
+        return ("float32", torch.nan) if self.task.regression else ("int64", UNLABELLED)
 
     @cached_property
     def reader(self) -> QuestionReader:
@@ -112,8 +116,11 @@ class PromptedClassifier(Family):
         return View(self.answer(model, batch))
 
     def answer(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        return self.logits(choice_log_likelihoods(model, batch, self.reading.length_normalize))
+
+    def logits(self, log_likelihoods: Tensor) -> Tensor:
         """Return the log-probabilities (B, C) of the answers; for a number to predict (B, 1), their mean value."""
-        answers = torch.log_softmax(choice_log_likelihoods(model, batch, self.reading.length_normalize), -1)
+        answers = torch.log_softmax(log_likelihoods, -1)
         if not self.task.regression:
             return answers
         return answers.exp() @ answers.new_tensor(self.prompt.values).unsqueeze(1)

@@ -77,10 +77,13 @@ class RunProgress(TrainerCallback):
         self._close()
 
     def teacher_rows(self, done: int, rows: int) -> None:
-        """Show how many rows the teacher has answered."""
+        """Show how many rows the teacher has answered, and how many a second."""
         if self._bars is None:
             self._open("teacher answers", rows, 0)
         self._update(completed=done)
+        assert self._bars is not None
+        if speed := self._bars.tasks[0].speed:
+            self._update(note=f"{speed:,.1f} rows a second")
         if done == rows:
             self._close()
 

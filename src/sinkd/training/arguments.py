@@ -16,6 +16,7 @@ from transformers.utils import is_torch_xla_available
 from sinkd.errors import SinkdError
 from sinkd.training.objective_arguments import ObjectiveArguments
 from sinkd.training.parser import flag
+from sinkd.training.served_arguments import ServedArguments
 
 
 @dataclass
@@ -191,7 +192,7 @@ class ModelArguments(FinetuneArguments):
 
 
 @dataclass
-class DistillationArguments(ObjectiveArguments, TaskArguments):
+class DistillationArguments(ServedArguments, ObjectiveArguments, TaskArguments):
     """`sinkd distill`: train a student under an objective. The defaults are those of the published student script."""
 
     role = "student"
@@ -245,6 +246,12 @@ class DistillationArguments(ObjectiveArguments, TaskArguments):
         if not 0 <= self.on_policy <= 1:
             raise SinkdError(f"--on_policy is {self.on_policy}; it must be from 0 (never) to 1 (always)")
         self.check_cache()
+        self.check_served(self)
+
+    @property
+    def teacher_names(self) -> list[str]:
+        """What to call the teachers: their paths, or a model's name and its server."""
+        return [f"{self.teacher_model} at {self.teacher_url}"] if self.teacher_url else list(self.teacher_path or [])
 
     @property
     def teacher_paths(self) -> list[str]:

@@ -73,7 +73,7 @@ class Ensemble:
         for number, teacher in enumerate(self.teachers, start=1):
             name = "teacher" if number == 1 else f"teacher {number}"
             found[name] = teacher.fingerprint
-            if teacher.reads_own_rows(student):
+            if teacher.reads_own_rows(student) and teacher.family.tokenizer is not None:
                 found[f"{name}'s tokenizer"] = tokenizer_hash(teacher.family.tokenizer)
             found |= teacher.family.fingerprints
         return found

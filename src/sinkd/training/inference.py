@@ -85,11 +85,11 @@ def teacher_scores(args: TaskArguments, task: Task, teachers: Ensemble | None) -
     same file. Otherwise evaluates the teacher, but only if this run has loaded it, since it may not fit into memory
     together with the student.
     """
+    if teachers is not None and teachers.scores:
+        return teachers.scores, "measured by this run"
     paths = getattr(args, "teacher_path", None)
     if not paths or not task.dev_splits:
         return {}, ""
-    if teachers is not None and teachers.scores:
-        return teachers.scores, "measured by this run"
     if len(paths) == 1 and (reported := reported_scores(Path(paths[0]), task)):
         return reported, "as its own run reports"
     if teachers is None or len(paths) > 1 or not teachers.first.loaded or args.world_size > 1:

@@ -26,7 +26,7 @@ INCIDENTAL = {
     "metric_for_best_model", "greater_is_better", "save_steps", "save_strategy", "logging_steps",
     "per_device_eval_batch_size", "per_gpu_batch_size", "dataloader_pin_memory", "dataloader_num_workers",
     "model_path", "teacher_path", "student_path", "parallelize", "wandb_proj", "tokenizer_name", "config_name",
-    "templates_dir", "use_cpu",
+    "teacher_url", "teacher_concurrency", "teacher_timeout", "teacher_max_requests", "templates_dir", "use_cpu",
 }  # fmt: skip
 
 

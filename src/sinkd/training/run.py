@@ -17,13 +17,14 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from sinkd.errors import SinkdError, Terminated
-from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack, student_and_teachers
+from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack
 from sinkd.models.config import load_config
 from sinkd.models.tokenizer import different_tokens
 from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import last_checkpoint, write_text
+from sinkd.training.choose_teachers import ensemble_of, families_of
 from sinkd.training.distillation import DistillationTrainer
 from sinkd.training.ensemble import Ensemble
 from sinkd.training.fingerprint import fingerprint_model
@@ -33,7 +34,7 @@ from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import TIMING, Outcome, Summary, write_results
 from sinkd.training.resumable import BEST
 from sinkd.training.schedule import published_interval
-from sinkd.training.teacher import OnRows, Teacher
+from sinkd.training.teacher import OnRows
 from sinkd.training.teacher_cache import Answers
 from sinkd.training.trainer import TaskTrainer
 
@@ -75,9 +76,9 @@ def distill(
         raise SinkdError("--copy_layers says which layers of the teacher are copied; give --student_init copy with it")
     needed = bool(objective.teacher_needs) or copies
     teachers = None
-    if needed or args.teacher_path is not None:
-        student, families = student_and_teachers(task, args, path, args.teacher_paths)
-        teachers = _ensemble(args, families) if needed else None
+    if needed or args.teacher_path or args.teacher_url:
+        student, families = families_of(args, task)
+        teachers = ensemble_of(args, families) if needed else None
     else:
         student = family_of(task, args, path, "--student_path", to_train=True)
     if copies:
@@ -118,22 +119,19 @@ def cache_teacher(args: DistillationArguments, task: Task, on_rows: OnRows | Non
         SinkdError: if the objective needs nothing that can be cached.
     """
     objective = args.objective_for(task)
-    paths = args.teacher_paths
+    student, families = families_of(args, task)
+    student.refuse(args)
+    teachers = ensemble_of(args, families)
+    teachers.check(objective, student)
     if objective.compares_layers:
         # The student's depth decides which of the teacher's layers are needed.
         learner = stack(load_config(args.model("student_path"), "--student_path"))
         if args.keep_layers is not None:
             layers = choose_layers(args.keep_layers, learner.layers, "--keep_layers")
             learner = learner._replace(layers=len(layers))
-        objective.bind(learner, stack(load_config(paths[0], "--teacher_path")))
+        objective.bind(learner, teachers.first.stack)
     if not objective.kept:
         raise SinkdError(f"the objective {objective} needs nothing of a teacher that can be kept; distill asks it live")
-    student, families = student_and_teachers(task, args, args.student_path or paths[0], paths)
-    if args.student_path is None:
-        student = families[0]
-    student.refuse(args)
-    teachers = _ensemble(args, families)
-    teachers.check(objective, student)
     stores = []
     for seed in args.seed_list:
         reads = student.for_seed(seed)
@@ -142,11 +140,6 @@ def cache_teacher(args: DistillationArguments, task: Task, on_rows: OnRows | Non
         )
         stores += [answers for answers in taught.teachers if isinstance(answers, Answers)]
     return list({answers.home: answers for answers in stores}.values())
-
-
-def _ensemble(args: DistillationArguments, families: Sequence[Family]) -> Ensemble:
-    teachers = [Teacher(path, family) for path, family in zip(args.teacher_paths, families, strict=True)]
-    return Ensemble(teachers, args.teacher_weights)
 
 
 def _model_to_train(path: str, flag: str, family: Family, args: TaskArguments) -> PreTrainedModel:

@@ -47,7 +47,7 @@ class Teacher:
 
     Args:
         model: The model; or a folder or a name on the hub, loaded on first use: a run that finds all answers on disk
-            never loads it.
+            never loads it. None if it is elsewhere, see `ServedTeacher`.
         family: Reads, loads and runs the model. The loaded model must depend only on the folder's files and the
             family's `head_width`.
 
@@ -58,7 +58,7 @@ class Teacher:
         SinkdError: if the folder contains no model that answers the family's task.
     """
 
-    def __init__(self, model: nn.Module | str, family: Family | None = None):
+    def __init__(self, model: nn.Module | str | None, family: Family | None = None):
         self.family = family or Encoder()
         self._given = model
         self.balance: Balance | None = None
@@ -72,6 +72,7 @@ class Teacher:
         """The model in evaluation mode, without gradients."""
         given = self._given
         model = self.family.load(given, "--teacher_path") if isinstance(given, str) else given
+        assert model is not None
         return model.eval().requires_grad_(False)
 
     @property
