@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -18,9 +20,10 @@ from transformers import (
 )
 
 from sinkd import SinkdError
-from sinkd.models import load_encoder, load_tokenizer, tokenizers_of
+from sinkd.models import Encoder, load_encoder, load_tokenizer, tokenizers_of
 from sinkd.models.config import find_checkpoint
 from sinkd.tasks import load_task, table_task
+from sinkd.training.teacher import Teacher
 
 SIZES = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -109,17 +112,85 @@ def test_a_head_that_fits_is_kept_and_takes_the_tasks_names(labels, cola, model)
     assert loaded.dtype == torch.float32
 
 
-@pytest.mark.parametrize("names", [["no", "yes"], ["acceptable", "unacceptable"], ["LABEL_1", "LABEL_0"]])
-def test_other_labels_or_another_order_are_refused_with_both_lists(names, cola, model):
-    path = model(names)
-    fragments = [f"has the labels {', '.join(names)}", "glue/cola has unacceptable, acceptable", "in that order"]
-    refused(lambda: load_encoder(path, cola, "--student_path"), "--student_path", *fragments)
+# One of each place for a head: after the body, before it (XLM-R), two modules (ModernBERT), without bias (GPT-2).
+HEADS = {
+    "bert": SIZES,
+    "xlm-roberta": SIZES,
+    "modernbert": SIZES | dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id"), 1),
+    "gpt2": {"vocab_size": 60, "n_embd": 8, "n_layer": 1, "n_head": 2, "pad_token_id": 0},
+    "bart": {"vocab_size": 60, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    | {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("attention_heads", "ffn_dim")},
+}
 
 
-def test_a_head_of_another_width_is_refused(cola, model, regression):
-    path = model(["a", "b", "c"])
-    refused(lambda: load_encoder(path, cola, "--teacher_path"), "answers with 3 numbers", "glue/cola needs 2")
-    refused(lambda: load_encoder(path, regression, "--teacher_path"), "answers with 3 numbers", "needs 1")
+@pytest.fixture(params=HEADS)
+def headed(request, tmp_path):
+    """A folder with a classifier of each kind, whose labels are these; and the classifier."""
+
+    def headed(labels: list[str]):
+        config = AutoConfig.for_model(request.param, **HEADS[request.param])
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        model.save_pretrained(tmp_path / "headed")
+        return str(tmp_path / "headed"), model
+
+    return headed
+
+
+IDS = torch.tensor([[5, 6, 7, 2]])
+
+
+@torch.no_grad()
+def test_labels_are_matched_by_name_whatever_their_case_and_order(headed, cola, tmp_path):
+    path, model = headed(["Acceptable", "UNACCEPTABLE"])
+    loaded = load_encoder(path, cola, "--teacher_path", must_have_head=True).eval()
+    torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits.flip(1))
+    loaded.save_pretrained(tmp_path / "saved")
+    again = load_encoder(str(tmp_path / "saved"), cola, "--teacher_path", must_have_head=True).eval()
+    torch.testing.assert_close(again(IDS).logits, loaded(IDS).logits)
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], ["LABEL_1", "LABEL_0"], ["entailment", "neutral", "contradiction"]])
+def test_a_head_of_another_task_is_replaced_for_training_and_else_refused(headed, names, cola, tmp_path, caplog):
+    path, model = headed(names)
+    said = f"{path} has the labels {', '.join(names)}, and glue/cola has unacceptable, acceptable"
+    with caplog.at_level("INFO", "sinkd"):
+        loaded = load_encoder(path, cola, "--model_path")
+    assert caplog.messages == [f"--model_path {said}: it gets a new head"]
+    for name, tensor in model.base_model.state_dict().items():
+        assert torch.equal(loaded.base_model.state_dict()[name], tensor)
+    loaded.save_pretrained(tmp_path / "saved")
+    again = load_encoder(str(tmp_path / "saved"), cola, "--model_path", must_have_head=True).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(IDS).logits, loaded.eval()(IDS).logits)
+        assert not torch.allclose(again(IDS).logits, model(IDS).logits[:, :2])
+    refused(
+        lambda: load_encoder(path, cola, "--teacher_path", must_have_head=True),
+        f"--teacher_path {said}; fine-tune it on glue/cola first (sinkd finetune)",
+    )
+
+
+def test_a_head_of_another_width_is_of_another_task(cola, model, regression):
+    path = model(["LABEL_0", "LABEL_1", "LABEL_2"])
+    for task, wanted in ((cola, "glue/cola has unacceptable, acceptable"), (regression, "has one number")):
+        refused(lambda t=task: load_encoder(path, t, "T", must_have_head=True), "has 3 unnamed labels", wanted)
+        assert load_encoder(path, task, "M").classifier.out_features == task.num_labels
+
+
+def test_labels_that_differ_in_case_alone_are_told_apart(tmp_path, model):
+    table = tmp_path / "case.csv"
+    table.write_text("text,label\na,It\nb,it\n")
+    task = table_task(table, table, text_columns=["text"], label_column="label")
+    path = model(["it", "It"])
+    loaded, saved = load_encoder(path, task, "T"), load_encoder(path, None, "T")
+    assert torch.equal(loaded.classifier.weight, saved.classifier.weight.flip(0))
+
+
+def test_the_order_of_labels_is_part_of_a_teachers_fingerprint(cola, model):
+    path = model(["unacceptable", "acceptable"])
+    swapped = replace(cola, labels=cola.labels[::-1])
+    tasks = (cola, swapped)
+    assert len({Teacher(path, Encoder(task=task)).fingerprint for task in tasks}) == 2
 
 
 def test_a_student_without_a_head_gets_one_and_a_teacher_is_refused(cola, model):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from sinkd.models.forward import observe
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Collator, Task, encode
 from sinkd.tasks.arrow_cache import file_hash
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Encoder(Family):
             return self
         return replace(self, reading=replace(self.reading, max_seq_length=most))
 
+    @property
+    def answer_key(self) -> str:
+        return "" if self.task is None else "\n".join(self.task.labels)  # logits come in their order
+
     def check(self, path: str, flag: str) -> None:
         _fitting_config(path, self.task, flag, must_have_head=True)
 
@@ -80,43 +87,69 @@ def load_encoder(
 ) -> PreTrainedModel:
     """Load an encoder with a head for the task's labels, float32.
 
+    Labels are matched by name, whatever their case and order, and unnamed labels by number. The loaded head answers in
+    the task's order.
+
     Args:
-        path: A folder, or a name on the hub. The head of a checkpoint must fit the task (unnamed labels fit by number).
+        path: A folder, or a name on the hub.
         task: The task; None takes the head as it is.
         flag: The flag that gave the path, for messages.
         overrides: Values for the model's config.
-        must_have_head: Refuse a checkpoint without a head; otherwise it gets a new one.
+        must_have_head: Refuse a checkpoint whose head is missing, or of another task; otherwise it gets a new one.
 
     Raises:
         SinkdError: if the model cannot be loaded, lacks weights or does not fit the task.
     """
     folder = find_checkpoint(path, flag)
-    config = _fitting_config(path, task, flag, must_have_head)
-    if task is not None:
-        _name_labels(config, task)
+    config, order = _fitting_config(path, task, flag, must_have_head)
     for key in (overrides or {}).keys() & {"num_labels", "id2label", "label2id", "problem_type"}:
         raise SinkdError(f"--config_overrides sets {key}, which the task decides")
     override(config, overrides, path)
-    headed = _has_head(config)
+    replaced = _has_head(config) and not order
+    if task is not None and not replaced:
+        _name_labels(config, task)
     model, missing = load_weights(AutoModelForSequenceClassification, folder, f"{flag} {path}", config=config)
     # transformers initialises what a file lacks at random, silently: only a head and its pooler may be new.
     body = f"{model.base_model_prefix}."
-    lacking = [key for key in missing if headed or (key.startswith(body) and "pooler" not in key)]
+    lacking = [key for key in missing if order or (key.startswith(body) and "pooler" not in key)]
     if lacking:
         raise SinkdError(f"{flag} {path} lacks {len(lacking)} of the model's weights, {min(lacking)} among them")
+    if task is not None and replaced:
+        _name_labels(model.config, task)
+        _replace_head(model)
+    elif order != sorted(order):
+        _reorder_head(model, order)
     return model
 
 
-def _fitting_config(path: str, task: Task | None, flag: str, must_have_head: bool = False) -> PretrainedConfig:
-    """Load the config at `path`; SinkdError if its head does not fit the task, or is missing but needed."""
+def _fitting_config(
+    path: str, task: Task | None, flag: str, must_have_head: bool = False
+) -> tuple[PretrainedConfig, list[int]]:
+    """Load the config at `path`, and find the places of the task's labels in its head.
+
+    Returns:
+        The config, and for each of the task's labels its place; [] for a model that needs a new head.
+
+    Raises:
+        SinkdError: if there is no such head, but one is needed.
+    """
     config = load_config(path, flag)
-    if _has_head(config):
-        if task is not None:
-            _check_labels(config, task, f"{flag} {path}")
-    elif must_have_head or task is None:
-        on = "a task" if task is None else task.name
-        raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {on} first (sinkd finetune)")
-    return config
+    if not _has_head(config):
+        if must_have_head or task is None:
+            on = "a task" if task is None else task.name
+            raise SinkdError(f"{flag} {path} has no classifier on top; fine-tune it on {on} first (sinkd finetune)")
+        return config, []
+    names = [str(config.id2label[i]) for i in range(config.num_labels)]
+    order = list(range(len(names))) if task is None else _places(names, task)
+    if task is not None and not order:
+        unnamed = _unnamed(names)
+        there = f"{len(names)} unnamed labels" if unnamed else f"the labels {', '.join(names)}"
+        wanted = "one number" if task.regression else ", ".join(task.labels)
+        differ = f"{flag} {path} has {there}, and {task.name} has {wanted}"
+        if must_have_head:
+            raise SinkdError(f"{differ}; fine-tune it on {task.name} first (sinkd finetune)")
+        logger.info("%s: it gets a new head", differ)
+    return config, order
 
 
 def _has_head(config: PretrainedConfig) -> bool:
@@ -133,17 +166,38 @@ def _name_labels(config: PretrainedConfig, task: Task) -> None:
     config.problem_type = "single_label_classification"
 
 
-def _check_labels(config: PretrainedConfig, task: Task, model: str) -> None:
-    """Refuse a head whose labels are not the task's in number, names or order."""
-    if config.num_labels != task.num_labels:
-        raise SinkdError(
-            f"{model} answers with {config.num_labels} numbers, and {task.name} needs {task.num_labels}; "
-            "give a model that was fine-tuned on this task"
-        )
-    names = [str(config.id2label[i]) for i in range(config.num_labels)]
-    unnamed = all(name.upper() == f"LABEL_{i}" for i, name in enumerate(names))
-    if not (task.regression or unnamed or names == list(task.labels)):
-        raise SinkdError(
-            f"{model} has the labels {', '.join(names)}, and {task.name} has {', '.join(task.labels)}, "
-            "in that order; give a model that was fine-tuned on this task"
-        )
+def _unnamed(names: Sequence[str]) -> bool:
+    return all(name.upper() == f"LABEL_{i}" for i, name in enumerate(names))
+
+
+def _places(names: Sequence[str], task: Task) -> list[int]:
+    """Return the place of each of the task's labels among a head's; [] if they are not the task's."""
+    if len(names) != task.num_labels:
+        return []
+    if task.regression or _unnamed(names):
+        return list(range(len(names)))
+    for spelling in (str, str.casefold):
+        place = {spelling(name): i for i, name in enumerate(names)}
+        if place.keys() == {spelling(label) for label in task.labels} and len(place) == len(names):
+            return [place[spelling(label)] for label in task.labels]
+    return []
+
+
+def _head(model: PreTrainedModel) -> dict[str, nn.Module]:
+    return {name: part for name, part in model.named_children() if name != model.base_model_prefix}
+
+
+def _replace_head(model: PreTrainedModel) -> None:
+    """Give the model a new head for the labels in its config, in place."""
+    new = AutoModelForSequenceClassification.from_config(model.config)
+    for name, part in _head(new).items():
+        setattr(model, name, part)
+    model.num_labels = model.config.num_labels
+
+
+@torch.no_grad()
+def _reorder_head(model: PreTrainedModel, order: list[int]) -> None:
+    """Let the head's last layer answer in this order, in place."""
+    layers = [module for part in _head(model).values() for module in part.modules() if isinstance(module, nn.Linear)]
+    for parameter in layers[-1].parameters():
+        parameter.copy_(parameter[order])
