@@ -8,9 +8,10 @@ PIP := $(RUN) pip --disable-pip-version-check install --quiet -c constraints.txt
 INSTALLED := $(VENV)/installed
 TESTABLE := $(VENV)/testable
 GENERATIVE := $(VENV)/generative
+READS_GGUF := $(VENV)/reads-gguf
 ENCODER := models/minilm
 
-.PHONY: help install generative demo test test-slow lint format bench
+.PHONY: help install generative demo demo-llm test test-slow lint format bench
 
 help: ## list the targets
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ generative: $(GENERATIVE) ## what T0, T5 and GPT models need too, and the prompt
 
 demo: $(INSTALLED) ## small students with and without a teacher, on real text (ARGS="--seeds 0,1,2")
 	$(RUN) sinkd demo $(ARGS)
+
+demo-llm: $(READS_GGUF) ## a small classifier from a language model's answers, without labels (ARGS="--rows 200")
+	$(RUN) sinkd demo-llm $(ARGS)
 
 test: $(TESTABLE) ## the fast tests (ARGS="-k sinkhorn")
 	$(RUN) pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
@@ -58,6 +62,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(GENERATIVE): $(INSTALLED)
 	$(PIP) -e '.[generative]'
+	@touch $@
+
+$(READS_GGUF): $(INSTALLED)
+	$(PIP) -e '.[gguf]'
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)

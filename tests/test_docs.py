@@ -16,7 +16,7 @@ from small_language_models import write_copa, write_language_model
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # .ci/run runs these itself; in the scratch checkout they would change the environment that these tests run in.
-IN_CI = {"make install", "make generative", "make demo", "make test", "make test-slow", "make lint"}
+IN_CI = {"make install", "make generative", "make demo", "make demo-llm", "make test", "make test-slow", "make lint"}
 IN_CI |= {"sh ins.sh", "sh T0/ins.sh", "sh GPT-Neo/ins.sh"}
 # A launcher that waits for other machines or accelerators; the command that it starts is parsed instead.
 ELSEWHERE = re.compile(r"^torchrun (?:--nnodes 4|--standalone --nproc_per_node 8).*? -m (sinkd .*)")

@@ -1,10 +1,11 @@
 """`sinkd demo`: its tables, its command lines and its comparison. CI runs the whole demo."""
 
+import argparse
 import csv
 
 import pytest
 
-from sinkd.cli.demo import ALONE, demo_tables, objectives, parse, tabulate, trials
+from sinkd.cli.demo import ALONE, demo_tables, objectives, tabulate, trials
 from sinkd.cli.main import main
 from sinkd.exchange.snippets import DEV, MORE, TRAIN
 from sinkd.training.inference import parameters
@@ -21,8 +22,8 @@ def table(tmp_path):
 
 
 def test_a_table_of_ones_own_is_split_and_cut(table, tmp_path):
-    flags = ["--data", str(table), "--output_dir", str(tmp_path / "out"), "--rows", "110"]
-    data = demo_tables(parse("sinkd demo", "\n\n", flags))
+    given = argparse.Namespace(data=str(table), output_dir=str(tmp_path / "out"), rows=110)
+    data = demo_tables(given)
     labelled = {name: list(csv.DictReader((data / name).open())) for name in (TRAIN, DEV)}
     assert [len(rows) for rows in labelled.values()] == [110, 110]
     assert {row["label"] for row in labelled[TRAIN]} == {"bad", "fine"}
@@ -59,7 +60,6 @@ def test_gains_are_those_over_labels_alone_with_the_same_seed(world):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--rows", "9"], "--rows is 9; the demo needs at least 100"),
         (["--seeds", "0,x"], '--seeds is "0,x"'),
         (["--data", "few.tsv"], "few.tsv has 2 rows; the demo needs at least 1,000"),
     ],

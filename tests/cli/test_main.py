@@ -114,7 +114,7 @@ def test_tracebacks_are_shown_on_request(raising, capsys, error):
         (["convert", "nowhere", "O"], ["no TensorFlow checkpoint nowhere"]),
         (["convert", "nowhere"], ["output"]),
         (["download", "gleu"], ["gleu", "glue"]),
-        (["demo", "--train_rows", "5"], ["100 training rows"]),
+        (["demo", "--rows", "5"], ["--rows is 5", "at least 100"]),
         (["sweep"], ["--config is missing"]),
         (["sweep", "--config", "S.yaml"], ["S.yaml", "does not exist"]),
         (["estimate"], ["--student is missing"]),

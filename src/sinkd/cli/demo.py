@@ -56,7 +56,9 @@ def objectives(more: Path) -> dict[str, list[str]]:
 
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
-    given = parse("sinkd demo", __doc__, argv)
+    parser = demo_parser("sinkd demo", __doc__)
+    parser.add_argument("--data", help="your own table (csv, tsv, jsonl) with columns text and label, for the snippets")
+    given = parse(parser, argv)
     run(Path(given.output_dir), demo_tables(given), given.seeds, given.overwrite)
 
 
@@ -116,7 +118,7 @@ def tabulate(results: Mapping[str, Sequence[Outcome]], speeds: Mapping[int, floa
             name,
             f"{size:,}",
             f"{megabytes(folder):.0f}",
-            f"{fmean(scores):.1f}" + (f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""),
+            with_spread(scores),
             "" if name == ALONE else gain,
             f"{speeds[size]:,.0f}",
         )
@@ -142,28 +144,37 @@ def accuracies(outcomes: Sequence[Outcome]) -> list[float]:
     return [100 * outcome.scores["accuracy"] for outcome in outcomes]
 
 
+def with_spread(scores: Sequence[float]) -> str:
+    """The mean, and the sample standard deviation of several scores."""
+    return f"{fmean(scores):.1f}" + (f" ± {stdev(scores):.1f}" if len(scores) > 1 else "")
+
+
 # What the demos share
 
 
-def parse(prog: str, docstring: str, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a demo's flags. Results of fewer rows have a folder of their own."""
+def demo_parser(prog: str, docstring: str) -> ArgumentParser:
+    """The flags that all demos have."""
     parser = ArgumentParser(prog=prog, description=docstring.split("\n\n")[1])
     parser.add_argument("--output_dir", help="folder for all results (default: below experiments)")
-    parser.add_argument("--data", help="your own table (csv, tsv, jsonl) with columns text and label, for the snippets")
     parser.add_argument("--rows", type=int, help="use at most this many rows of each kind, for a quick look")
     parser.add_argument("--seeds", default="0", help="students' seeds, separated by commas")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier demo")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def parse(parser: ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a demo's flags. Results of fewer rows have a folder of their own."""
     given = parser.parse_args(argv)
     if given.rows is not None and given.rows < LEAST_ROWS:
         raise SinkdError(f"--rows is {given.rows}; the demo needs at least {LEAST_ROWS}")
     if given.output_dir is None:
-        given.output_dir = f"experiments/{prog.split()[-1]}{'' if given.rows is None else f'-{given.rows}'}"
+        given.output_dir = f"experiments/{parser.prog.split()[-1]}{'' if given.rows is None else f'-{given.rows}'}"
     return given
 
 
 def demo_tables(given: argparse.Namespace) -> Path:
-    """The folder with the tables that a demo's flags ask for, made if need be."""
+    """The folder with the tables that the demo's flags ask for, made if need be."""
     if given.data is None:
         data = fetched(SNIPPETS, Path("datas"))
     else:
@@ -173,13 +184,16 @@ def demo_tables(given: argparse.Namespace) -> Path:
             raise SinkdError(f"{given.data} has {len(rows):,} rows; the demo needs at least {10 * LEAST_ROWS:,}")
         data = Path(given.output_dir, "data")
         write_tables([(row["text"], task.labels[row["label"]]) for row in rows], data)
-    if given.rows is None:
-        return data
-    cut = Path(given.output_dir, f"data-{given.rows}")
+    return data if given.rows is None else cut_tables(data, Path(given.output_dir), given.rows, given.rows)
+
+
+def cut_tables(data: Path, folder: Path, texts: int, rows: int) -> Path:
+    """Copy the first texts without labels, and the first rows of the other tables, to a folder below `folder`."""
+    cut = folder / f"data-{texts}-{rows}"
     for name in (TRAIN, DEV):
-        write_table(cut / name, _rows(data / name)[: given.rows])
+        write_table(cut / name, _rows(data / name)[:rows])
     with (data / MORE).open(encoding="utf-8") as lines:
-        write_text(cut / MORE, "".join(islice(lines, given.rows)))
+        write_text(cut / MORE, "".join(islice(lines, texts)))
     return cut
 
 
@@ -197,9 +211,10 @@ def table_flags(data: Path) -> list[str]:
     return [*files, "--text_columns", "text", "--label_column", "label"]
 
 
-def run_trials(trials: Sequence[Trial], folder: Path) -> None:
-    """Run trials side by side, at most MOST at a time; if one fails, the others stop too."""
-    resources = {"num_cpus": math.ceil(cores() / MOST), "num_gpus": 1 / MOST if torch.cuda.is_available() else 0}
+def run_trials(trials: Sequence[Trial], folder: Path, at_once: int = MOST) -> None:
+    """Run trials side by side, so many at a time, and share the cores; if one fails, the others stop too."""
+    share = 1 / at_once if torch.cuda.is_available() else 0
+    resources = {"num_cpus": math.ceil(cores() / at_once), "num_gpus": share}
     with show_trials(len(trials)) as progress:
 
         def ended(trial: Trial, reason: str) -> None:

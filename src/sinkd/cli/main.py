@@ -16,6 +16,7 @@ from sinkd.errors import SharedError, SinkdError, Terminated
 # command -> its help; the module of that name has `main(argv) -> None`
 COMMANDS = {
     "demo": "train a teacher and distil small students, on real text, in minutes",
+    "demo-llm": "distil a language model's answers into a small classifier, without a single label",
     "finetune": "train a model on a task's labels: the teacher",
     "distill": "train a small model to match a teacher: the student",
     "cache-teacher": "run the teacher over a task's data once, in any number of processes, and cache its answers",
