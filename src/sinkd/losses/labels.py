@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import SinkdError
 from ..transport.precision import full_precision, result_type
 from .chunked import is_wide, rowwise
 from .term import Progress, RowTerm, View
@@ -38,7 +39,18 @@ def hard_label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: (..., C); C = 1 means scores.
         labels: (...), class ids, -100 where unlabelled; or scores, NaN where unlabelled.
+
+    Raises:
+        SinkdError: if shapes differ, or labels of classes are no integers.
     """
+    if labels.shape != logits.shape[:-1]:
+        raise SinkdError(
+            f"labels have the shape {tuple(labels.shape)} and logits {tuple(logits.shape)}; give one label a row"
+        )
+    if logits.shape[-1] > 1 and labels.is_floating_point():
+        raise SinkdError(
+            f"labels are {labels.dtype} and logits of {logits.shape[-1]} classes; give whole numbers, the classes' ids"
+        )
     known, dtype = labelled(labels), result_type(logits)
     if logits.shape[-1] == 1:
         error = (logits[..., 0].to(dtype) - labels.masked_fill(~known, 0.0).to(dtype)).square()

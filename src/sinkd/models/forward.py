@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature, Forward
 from sinkd.losses.input_embedding import watched
 from sinkd.losses.random_state import RandomState
@@ -17,12 +18,34 @@ from sinkd.losses.term import View
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "decoder_input_ids")
 
 
+def logits_in(outputs: Any) -> Tensor:
+    """Return a model's logits: its output, the first of a tuple, or what it names so.
+
+    Raises:
+        SinkdError: if there are none.
+    """
+    found = outputs
+    if isinstance(outputs, Mapping):
+        found = outputs.get("logits")
+    elif hasattr(outputs, "logits"):
+        found = outputs.logits
+    elif isinstance(outputs, Sequence) and outputs:
+        found = outputs[0]
+    if isinstance(found, Tensor):
+        return found
+    names = f" with {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
+    raise SinkdError(
+        f"a model's forward returned {type(outputs).__name__}{names}; it must return logits, alone, first in a tuple, "
+        'or as "logits"'
+    )
+
+
 def observe(
     model: nn.Module,
     batch: Mapping[str, Any],
     features: Iterable[Feature],
     keywords: Mapping[str, Any] | None = None,
-    logits_of: Callable[[Any], Tensor] = lambda outputs: outputs.logits,
+    logits_of: Callable[[Any], Tensor] = logits_in,
     counts: Tensor | None = None,
 ) -> View:
     """Read features of a batch from one forward pass.
@@ -30,7 +53,7 @@ def observe(
     Under `torch.no_grad` no feature has a graph, although attributions differentiate.
 
     Args:
-        model: Any model that returns logits for the batch's MODEL_INPUTS.
+        model: Any model that returns logits for the batch's MODEL_INPUTS, see `logits_in`.
         batch: The collated rows.
         features: The features.
         keywords: Further keywords for the model.

@@ -11,12 +11,15 @@ from transformers import PreTrainedTokenizerBase
 
 from sinkd.errors import SinkdError
 
+LABELS = ("labels", "label", "label_ids")  # the names that the collators of transformers know
+
 
 class Collator:
     """Pads rows of `encode` to tensors.
 
     Called on a list of B rows, it returns input_ids, attention_mask and, if rows have them, token_type_ids, each (B, L)
-    int64 with L the length of the longest row; and labels (B,) int64 or float32. Other columns are dropped.
+    int64 with L the length of the longest row; and labels (B,) int64 or float32, from the first of LABELS that rows
+    have. Other columns are dropped.
 
     Args:
         tokenizer: Rows are padded on its side, with its tokens.
@@ -37,9 +40,11 @@ class Collator:
         for name, padding in self.padding.items():
             if name in rows[0]:
                 batch[name] = padded([row[name] for row in rows], padding, self.left)
-        if "labels" in rows[0]:
-            labels = [row["labels"] for row in rows]
-            batch["labels"] = torch.tensor(labels, dtype=torch.float32 if isinstance(labels[0], float) else torch.int64)
+        for name in LABELS:
+            if name in rows[0]:
+                labels = torch.as_tensor(np.array([row[name] for row in rows]))
+                batch["labels"] = labels.float() if labels.is_floating_point() else labels.long()
+                break
         return batch
 
 

@@ -36,9 +36,9 @@ class DistillationTrainer(TaskTrainer):
 
     Args:
         objective: An `Objective`; or its text, with weights, temperature and options from `args`.
-        teacher: An `Ensemble`, a `Teacher`, or any model that gives logits for the student's inputs; it is frozen.
-            Answers of a transformers model to rows that `encode` made are cached if the objective and
-            `args.teacher_cache` allow it; any other model answers live.
+        teacher: An `Ensemble`, a `Teacher`, or any model that gives logits for the student's inputs, as `model`
+            does. It is frozen, and shares no parameters with it. Answers of a transformers model to rows that `encode`
+            made are cached if the objective and `args.teacher_cache` allow it; any other model answers live.
         args: The settings of the run.
         family: Runs both models, see `TaskTrainer`.
         on_teacher_rows: Called with (rows done, rows in total) while the teacher answers.
@@ -48,31 +48,37 @@ class DistillationTrainer(TaskTrainer):
         SinkdError: if the objective needs a teacher and there is none, or cannot be trained with these settings.
     """
 
+    arguments = DistillationArguments
+
     def __init__(
         self,
+        model: Any,
+        args: DistillationArguments,
         *,
         objective: Objective | str,
         teacher: nn.Module | Teacher | Ensemble | None = None,
-        args: DistillationArguments,
         family: Family | None = None,
         on_teacher_rows: OnRows | None = None,
         **kwargs: Any,
     ):
+        self._refuse_unserved(args, family, kwargs)
         family = family or Encoder()
         objective = args.parse_objective(objective) if isinstance(objective, str) else objective
         teacher = Teacher(teacher, family) if isinstance(teacher, nn.Module) else teacher
         self.teachers = Ensemble([teacher]) if isinstance(teacher, Teacher) else teacher
         self.on_teacher_rows = on_teacher_rows
+        if self.teachers is not None:
+            self.teachers.refuse_shared(model)
         if objective.compares_layers:
             # Draw projectors before the Trainer seeds, so that they depend only on the seed and agree across processes.
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(args.seed)
                 taught = stack_of(None, "teacher") if self.teachers is None else self.teachers.first.stack
-                objective.bind(stack_of(kwargs.get("model"), "student"), taught)
+                objective.bind(stack_of(model, "student"), taught)
         _refuse_impossible(objective, self.teachers, family, args)
         if _uses_own_gradient(objective):
-            _make_twice_differentiable(kwargs["model"], args)
-        super().__init__(args=args, objective=objective, family=family, **kwargs)
+            _make_twice_differentiable(model, args)
+        super().__init__(model, args, objective=objective, family=family, **kwargs)
         cut = args.transport_scope != "window" and args.gradient_accumulation_steps * args.world_size > 1
         if cut and objective.batch_terms:
             logger.warning(
@@ -83,14 +89,10 @@ class DistillationTrainer(TaskTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         if self.objective.teacher_needs and not isinstance(self.train_dataset, TaughtRows):
             assert self.teachers is not None
-            rows, collator = self.train_dataset, self.data_collator
+            rows, collator = self._columns_in_use(self.train_dataset)
             ask = self.teachers.ask
             self.train_dataset = ask(self.objective, self.family, rows, collator, self.args, self.on_teacher_rows)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    @property
-    def train_collator(self):
-        return self.train_dataset.collate if isinstance(self.train_dataset, TaughtRows) else self.data_collator
 
     def teacher_view(self, inputs: Mapping[str, Any]) -> View:
         features, k = self.objective.teacher_needs, self.args.teacher_cache_top_k

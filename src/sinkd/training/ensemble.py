@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
@@ -60,6 +60,16 @@ class Ensemble:
         self.first.check_tokens(objective, student)
         if len(self.teachers) > 1 and student.answers_tokens:
             raise SinkdError("several teachers are averaged over a task's labels, and this task is answered in words")
+
+    def refuse_shared(self, student: nn.Module) -> None:
+        """Raise SinkdError if a teacher, which is frozen, has parameters of the student."""
+        own = set(map(id, student.parameters()))
+        for teacher in self.teachers:
+            if teacher.folder is None and not own.isdisjoint(map(id, teacher.model.parameters())):
+                raise SinkdError(
+                    "teacher and student share parameters, and a teacher is frozen; give the student a copy, as "
+                    "copy.deepcopy makes one"
+                )
 
     @property
     def balances(self) -> list[dict[str, object]]:

@@ -6,59 +6,76 @@ not change the random state. Everything else (DDP, mixed precision, compilation,
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
+from transformers.trainer_utils import has_length
 
 from sinkd.errors import SinkdError
-from sinkd.losses.labels import hard_label_loss
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import Encoder, Family
 from sinkd.training.answered_rows import TaughtRows, row_lengths
 from sinkd.training.arguments import TaskArguments
+from sinkd.training.evaluation import EvaluatingTrainer
 from sinkd.training.gradient_cache import GradientCache
-from sinkd.training.resumable import ResumableTrainer
 from sinkd.training.sampler import UpdateBatches
 from sinkd.training.training_log import Meter
 
 OBJECTIVE_FILE = "objective.safetensors"
 
 
-class TaskTrainer(ResumableTrainer):
+# Keywords of the Trainer that would do nothing, and why.
+REFUSED = {
+    "model_init": "give model",
+    "compute_loss_func": "the objective is the loss",
+}
+
+
+class TaskTrainer(EvaluatingTrainer):
     """Trains under an objective without a teacher, and scores answers.
 
     Args:
+        model: The model to train; its forward returns logits, alone, first in a tuple, or under this name.
         args: The settings of the run.
         objective: The objective; hard labels by default.
         family: Runs the model; by default an encoder. If it has a task, that also gives the collator, the tokenizer,
             the reported scores and the score that selects the best model. Otherwise evaluation reports the hard-label
-            loss and the results of the Trainer's `compute_metrics`.
+            loss and the results of `compute_metrics`.
         kwargs: Those of `ResumableTrainer`. `eval_dataset` is tokenised rows, or {split: rows}.
 
     Raises:
-        SinkdError: if `--fsdp` is set without an accelerator.
+        SinkdError: if an argument cannot be served, or `--fsdp` is set without an accelerator.
     """
+
+    arguments: ClassVar[type[TaskArguments]] = TaskArguments
 
     # of the Trainer
     control: Any
     train_dataset: Any
 
     def __init__(
-        self, *, args: TaskArguments, objective: Objective | None = None, family: Family | None = None, **kwargs: Any
+        self,
+        model: Any,
+        args: TaskArguments,
+        *,
+        objective: Objective | None = None,
+        family: Family | None = None,
+        **kwargs: Any,
     ):
+        self._refuse_unserved(args, family, kwargs)
         self.family = family or Encoder()
         if self.family.task is not None:
             args.metric_for_best_model, args.greater_is_better = self.family.task.metric, True
+            args.remove_unused_columns = False  # the family's collator selects them
             kwargs = {"data_collator": self.family.collator, "processing_class": self.family.tokenizer, **kwargs}
-        super().__init__(args=args, **kwargs)
+        super().__init__(model=model, args=args, **kwargs)
         if args.fsdp and not self.is_fsdp_enabled:
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
@@ -67,6 +84,25 @@ class TaskTrainer(ResumableTrainer):
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False
         self.meter = Meter()
         self._update_batches: Any = None  # the `UpdateBatches` of training, once it begins
+
+    def _refuse_unserved(self, args: Any, family: Family | None, keywords: Mapping[str, Any]) -> None:
+        """Raise SinkdError for arguments of the Trainer that would do nothing or fail later."""
+        if not isinstance(args, self.arguments):
+            raise SinkdError(
+                f"args is of the type {type(args).__name__}; give {self.arguments.__name__}, which has every field of "
+                "TrainingArguments"
+            )
+        for name, why in REFUSED.items():
+            if keywords.get(name) is not None:
+                raise SinkdError(f"{name} is not used here; leave it out: {why}")
+        if keywords.get("compute_metrics") is not None and family is not None and family.task is not None:
+            raise SinkdError(f"{family.task.name} has its own scores; leave out compute_metrics")
+        rows = keywords.get("train_dataset")
+        if rows is not None and (isinstance(rows, IterableDataset) or not has_length(rows)):
+            raise SinkdError(
+                f"train_dataset is of the type {type(rows).__name__}, whose rows have no numbers, and seed and epoch "
+                "choose rows by number; give one with __len__ and __getitem__, as list(train_dataset)"
+            )
 
     # Training
 
@@ -81,11 +117,13 @@ class TaskTrainer(ResumableTrainer):
     def get_train_dataloader(self):
         """Batches of the training rows for this process, determined only by seed and epoch."""
         args, rows = self.args, self.train_dataset
+        lengths = row_lengths(rows) if args.group_by_length else None
+        rows, collate = self._columns_in_use(rows)
         self._update_batches = UpdateBatches(
             len(rows),
             args.train_batch_size,
             args.seed if args.data_seed is None else args.data_seed,
-            row_lengths(rows) if args.group_by_length else None,
+            lengths,
             args.gradient_accumulation_steps,
             args.world_size,
             args.process_index,
@@ -94,18 +132,30 @@ class TaskTrainer(ResumableTrainer):
         return DataLoader(
             rows,
             batch_sampler=self._update_batches,
-            collate_fn=self.train_collator,
+            collate_fn=collate,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
             generator=torch.Generator(),  # a loader draws a seed when it starts; the global state is the model's
         )
 
-    @property
-    def train_collator(self) -> Any:
-        """The collator of training rows."""
-        return self.data_collator
+    def _columns_in_use(self, rows: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """Rows to train on and their collator, which leaves out what `--remove_unused_columns` removes."""
+        if isinstance(rows, TaughtRows):
+            return rows, rows.collate
+        if isinstance(rows, Dataset):
+            return self._remove_unused_columns(rows, "training"), self.data_collator
+        return rows, self._get_collator_with_removed_columns(self.data_collator, "training")
+
+    def _prepare_inputs(self, inputs):
+        inputs = super()._prepare_inputs(inputs)
+        labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+        if labels is None:
+            return inputs
+        # PyTorch's losses take no other integers, and -100 is not defined for some.
+        return {**inputs, "labels": labels.float() if labels.is_floating_point() else labels.long()}
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of an update, and its gradient cache.
@@ -210,54 +260,25 @@ class TaskTrainer(ResumableTrainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """The dev set's reported scores, prefixed by `metric_key_prefix`, with seconds and rows per second."""
+        """The Trainer's evaluation; for a task, the dev set's reported scores, with seconds and rows per second."""
         started = time.perf_counter()
         splits = self.eval_dataset if eval_dataset is None else eval_dataset
         if not splits:
             raise SinkdError("there is no dev set to evaluate on")
-        splits = splits if isinstance(splits, Mapping) else {"dev": splits}
         with self.meter.paused():
-            labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in splits.items()}
-            scores = {split: self._scores(self.answers(rows), labels[split]) for split, rows in splits.items()}
-        metrics = dict(next(iter(scores.values()))) if self.family.task is None else self.family.task.combine(scores)
+            if self.family.task is None:
+                return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            splits = splits if isinstance(splits, Mapping) else {"dev": splits}
+            found = {split: self._answered(rows) for split, rows in splits.items()}
+            scores = {split: self.family.scores(each.predictions, each.label_ids) for split, each in found.items()}
+        metrics = self.family.task.combine(scores)
         seconds = time.perf_counter() - started
-        metrics |= {"runtime": seconds, "samples_per_second": sum(map(len, splits.values())) / seconds}
+        rows = sum(each.num_samples for each in found.values())
+        metrics |= {"runtime": seconds, "samples_per_second": rows / seconds}
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
         self.log(dict(metrics))  # which adds the epoch
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def answers(self, rows: Dataset) -> np.ndarray:
-        """The model's logits for tokenised rows, (n, C) float32, in the order of the rows."""
-        order = length_order(rows)
-        unlabelled = rows.remove_columns("labels") if "labels" in rows.column_names else rows
-        # The loader draws a seed from the global random state, which only training may change.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            loader = self.get_test_dataloader(unlabelled.select(order))
-            output = self.evaluation_loop(loader, description="Evaluation", prediction_loss_only=False)
-        answers = np.empty(output.predictions.shape, dtype=np.float32)
-        answers[order] = output.predictions
-        return answers
-
-    def get_test_dataloader(self, test_dataset):
-        # `--dataloader_drop_last` applies only to training: every row is answered.
-        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_test_dataloader(test_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            logits = self.family.answer(model, inputs)
-        return None, logits.float(), None
-
-    def _scores(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        if self.family.task is not None:
-            return self.family.scores(answers, labels)
-        loss = hard_label_loss(torch.from_numpy(answers), torch.from_numpy(labels))
-        return {"loss": float(loss), **(self.compute_metrics((answers, labels)) if self.compute_metrics else {})}
 
     # Checkpoints
 
@@ -275,9 +296,3 @@ class TaskTrainer(ResumableTrainer):
         path = Path(resume_from_checkpoint, OBJECTIVE_FILE)
         if path.is_file():
             self.objective.load_state_dict(load_file(path))
-
-
-def length_order(rows: Any) -> np.ndarray:
-    """The places of rows, shortest first, (n,): batches in this order have little padding."""
-    lengths = row_lengths(rows)
-    return np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
