@@ -109,20 +109,38 @@ def test_numbers_are_labels_except_in_mnli_where_their_order_is_ambiguous(tmp_pa
     assert load_task("rte", tmp_path).read("dev")["label"] == [1]
     write_task("mnli", tmp_path / "MNLI")
     (tmp_path / "MNLI" / "train.tsv").write_text("sentence1\tsentence2\tgold_label\nA.\tB.\t1\n")
-    with pytest.raises(SinkdError, match="found label '1', expected one of contradiction, entailment, neutral"):
+    with pytest.raises(
+        SinkdError, match="found label '1' in column 'gold_label', expected one of contradiction, entailment, neutral"
+    ):
         load_task("mnli", tmp_path).read("train")
 
 
 BAD = [
     ("cola", "gj04\t1\t\n", "found 3 columns in 'gj04\\t1\\t', expected 4 (source, label, mark, sentence)"),
-    ("cola", "gj04\t2\t\tA sentence.\n", "found label '2', expected one of unacceptable, acceptable, 0, 1"),
+    (
+        "cola",
+        "gj04\t2\t\tA sentence.\n",
+        "found label '2' in column 'label', expected one of unacceptable, acceptable, 0, 1",
+    ),
     ("cola", "gj04\t1\t\t  \n", "found an empty sentence in column 'sentence', expected text"),
-    ("cola", b"gj04\t1\t\tcaf\xe9\n", "found byte 0xe9 at byte 12 of the line, expected UTF-8 text"),
+    ("cola", b"gj04\t1\t\tcaf\xe9\n", "found byte 0xe9 at character 12 of the line, expected UTF-8 text"),
     ("cola", "\n", "found 1 column in '', expected 4"),
     ("rte", "7\tA.\t\tentailment\n", "found an empty sentence in column 'sentence2', expected text"),
-    ("rte", "7\tA.\tB.\tmaybe\n", "found label 'maybe', expected one of entailment, not_entailment, 0, 1"),
-    ("sts-b", "0\tg\tf\ty\to\ts\ts\tA.\tB.\t5.5\n", "found score '5.5', expected a number from 0 to 5"),
-    ("sts-b", "0\tg\tf\ty\to\ts\ts\tA.\tB.\tnan\n", "found score 'nan', expected a number from 0 to 5"),
+    (
+        "rte",
+        "7\tA.\tB.\tmaybe\n",
+        "found label 'maybe' in column 'label', expected one of entailment, not_entailment, 0, 1",
+    ),
+    (
+        "sts-b",
+        "0\tg\tf\ty\to\ts\ts\tA.\tB.\t5.5\n",
+        "found score '5.5' in column 'score', expected a number from 0 to 5",
+    ),
+    (
+        "sts-b",
+        "0\tg\tf\ty\to\ts\ts\tA.\tB.\tnan\n",
+        "found score 'nan' in column 'score', expected a number from 0 to 5",
+    ),
     (
         "qqp",
         "7\t1\t2\n",

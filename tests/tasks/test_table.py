@@ -1,13 +1,23 @@
-"""A user's own table: three formats, classes or scores, one or two texts."""
+"""A user's own table: four formats, classes or scores, one or two texts."""
 
 import json
+import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sinkd.errors import SinkdError
 from sinkd.tasks import read_unlabeled, table_task
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["-", "N/A", "1.5", "x", 2]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=3,
+)
 ROWS = [("Good, really", 'I said "yes"', "10"), ("Bad", "No\ttab", "9"), ("So so", "Perhaps", "10")]
 
 
@@ -17,6 +27,8 @@ def write(path, rows, columns=("title", "body", "stars")):
 
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows]), path)
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows))
     else:
@@ -24,7 +36,7 @@ def write(path, rows, columns=("title", "body", "stars")):
     return path
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_each_format_gives_the_same_rows(tmp_path, suffix):
     rows = [(title, body.replace("\t", " "), stars) for title, body, stars in ROWS]
     train, dev = write(tmp_path / f"train{suffix}", rows), write(tmp_path / f"dev{suffix}", rows[:1])
@@ -53,6 +65,9 @@ def test_each_format_gives_the_same_rows(tmp_path, suffix):
         (["1.5", "2", "3"], "auto", ()),
         (["1.5", "2", "3"], "classification", ("1.5", "2", "3")),
         (["1.5", "many"], "auto", ("1.5", "many")),
+        (["a", "b", "7", "2.5", "a"], "auto", ("2.5", "7", "a", "b")),
+        (["+", "-", "-"], "auto", ("+", "-")),
+        (["10.0", "9.0"], "auto", ("9.0", "10.0")),
         (["1.0", "2.0"], "auto", ("1.0", "2.0")),
         (["1", "2"], "regression", ()),
     ],
@@ -73,7 +88,9 @@ def test_classes_are_scored_by_accuracy_and_macro_f1_and_scores_by_correlation(t
     assert task.scores(np.eye(3), np.arange(3)) == {"accuracy": 1.0, "f1": 1.0}
     task = table_task(path, path, text_columns=["text"], label_column="label", kind="regression")
     assert task.scores(np.arange(3.0)[:, None], np.arange(3.0)) == pytest.approx({"pearson": 1.0, "spearman": 1.0})
-    with pytest.raises(SinkdError, match=r"r\.csv, line 2: found score 'x', expected a finite number"):
+    with pytest.raises(
+        SinkdError, match=r"r\.csv, line 2: found score 'x' in column 'label', expected a finite number"
+    ):
         task.read("train")
 
 
@@ -81,13 +98,108 @@ def test_a_label_that_training_never_saw_is_named_with_its_line(tmp_path):
     train = write(tmp_path / "train.csv", [("a", "x"), ("b", "y")], ("text", "label"))
     dev = write(tmp_path / "dev.csv", [("a", "x"), ("b", "w")], ("text", "label"))
     task = table_task(train, dev, text_columns=["text"], label_column="label")
-    with pytest.raises(SinkdError, match=r"dev\.csv, line 3: found label 'w', expected one of x, y"):
+    with pytest.raises(SinkdError, match=r"dev\.csv, line 3: found label 'w' in column 'label', expected one of x, y"):
         task.read("dev")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("labels", "odd", "expected"),
+    [
+        *((["1.5", "2", "3.25", "4"], odd, ()) for odd in ("N/A", "-", "nan", "inf", "?", "#N/A", "four", "1,5")),
+        *((["1", "2", "1", "2"], odd, ("1", "2")) for odd in ("NaN", "?", "-inf", "two")),
+        *(
+            (["yes", "no", "no", "yes"], odd, ("no", "yes"))
+            for odd in ("", "NA", "None", "null", "<NA>", "-", "?", "[0 1]", "{}")
+        ),
+    ],
+)
+def test_one_odd_cell_is_a_bad_row_and_does_not_decide_for_the_file(tmp_path, suffix, labels, odd, expected):
+    rows = [("Text", label) for label in [*labels[:3], odd, labels[3]]]
+    path = write(tmp_path / f"rows{suffix}", rows, ("text", "y"))
+    place = {".jsonl": "line 4", ".parquet": "row 4"}.get(suffix, "line 5")
+    with pytest.raises(SinkdError, match=rf"rows{suffix}, {place}: found .*{re.escape(repr(odd))}.* in column 'y'"):
+        table_task(path, text_columns=["text"], label_column="y").read("train")
+    task = table_task(path, text_columns=["text"], label_column="y", bad_rows="skip")
+    assert (task.labels, len(task.read("train")), task.skipped["train"]) == (expected, 4, 1)
+    if expected and odd:
+        task = table_task(path, text_columns=["text"], label_column="y", labels=[*expected, odd])
+        assert task.read("train")["label"][3] == 2
+
+
+@pytest.mark.parametrize("label", [["a", "b"], [], [0, 1], {"name": "a"}, [["a"]]])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_list_or_an_object_is_no_label(tmp_path, label, suffix):
+    path = tmp_path / f"rows{suffix}"
+    kinds = [label, label] if suffix == ".parquet" else ["a", label, "b"]  # a column of Parquet has one type
+    write(path, [("Text", kind) for kind in kinds], ("text", "y"))
+    place = r"parquet, row 1" if suffix == ".parquet" else r"jsonl, line 2"
+    with pytest.raises(
+        SinkdError, match=rf"rows\.{place}: found [\[{{].* in column 'y', expected one label, a word or"
+    ):
+        table_task(path, text_columns=["text"], label_column="y")
+    if suffix == ".jsonl":
+        task = table_task(path, text_columns=["text"], label_column="y", bad_rows="skip")
+        assert (task.labels, len(task.read("train"))) == (("a", "b"), 2)
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_missing_numbers_are_bad_rows_in_json_and_parquet(tmp_path, value):
+    for suffix, label in ((".jsonl", 1), (".parquet", 1.0)):
+        path = write(tmp_path / f"rows{suffix}", [("a", label), ("b", value), ("c", label * 2)], ("text", "y"))
+        with pytest.raises(SinkdError, match=r"(line|row) 2: found .*'y'"):
+            table_task(path, text_columns=["text"], label_column="y")
+        task = table_task(path, text_columns=["text"], label_column="y", bad_rows="skip")
+        assert task.labels == (str(label), str(label * 2))
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(labels=st.lists(JSON, max_size=8), kind=st.sampled_from(["auto", "classification", "regression"]))
+@pytest.mark.parametrize("bad_rows", ["error", "skip"])
+def test_any_labels_at_all_make_a_task_or_one_error_that_names_the_file(tmp_path, labels, kind, bad_rows):
+    path = tmp_path / f"any-{bad_rows}.jsonl"
+    path.write_text("".join(json.dumps({"text": "a", "y": label}) + "\n" for label in labels))
+    try:
+        task = table_task(path, path, path, text_columns=["text"], label_column="y", kind=kind, bad_rows=bad_rows)
+        rows = task.read("train")
+        answers = np.zeros((len(labels), task.num_labels))
+        lines = task.write_submission("test", answers, tmp_path).read_text().split("\n")
+    except SinkdError as error:
+        assert str(path) in str(error)
+    else:
+        assert 0 < len(rows) <= len(labels) and len(lines) == len(labels) + 2
+        assert all(map(np.isfinite, rows["label"]))
+
+
+def test_files_without_header_are_read_by_column_names(tmp_path):
+    train, dev = tmp_path / "train.csv", tmp_path / "dev.csv"
+    train.write_text("x,7,one\ny,8,two\n")
+    dev.write_text("label,text\nx,one\n")
+    names = {"text_columns": ["text"], "label_column": "label", "column_names": ["label", "id", "text"]}
+    task = table_task(train, dev, **names)
+    assert (task.read("train")["text"][:], task.read("dev")["text"][:]) == (["one", "two"], ["one"])
+    assert read_unlabeled(train, task)["text"] == ["one", "two"]
+    for wrong in (["label", "id"], ["label", "text", "text"]):
+        with pytest.raises(
+            SinkdError, match=r"found column names label, .*, expected different ones, 'label' and 'text'"
+        ):
+            table_task(train, **{**names, "column_names": wrong})
+
+
+def test_scores_are_written_with_the_digits_they_need(tmp_path):
+    path = write(tmp_path / "r.csv", [("a", "1e-7"), ("b", "2e-7"), ("c", "-3.5")], ("text", "label"))
+    task = table_task(path, path, path, text_columns=["text"], label_column="label")
+    written = task.write_submission("test", np.float32([[1e-7], [2e-7], [-3.5]]), tmp_path).read_text()
+    assert written == "index\tprediction\n0\t1e-07\n1\t2e-07\n2\t-3.5\n"
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"text": "a \ud83d", "label": "x"}, "found half a character in column 'text', 'a \\ud83d', expected whole"),
+        ({"text": "a", "label": "x\ud83d"}, "found label 'x\\ud83d' in column 'label', expected it on one line"),
+        ({"text": "a", "label": "x\ty"}, "found label 'x\\ty' in column 'label', expected it on one line"),
+        ({"text": "a", "label": "x", "index": "1\n2"}, "found '1\\n2' in column 'index', expected text on one line"),
         ({"text": 3, "label": "x"}, "found other than text in column 'text', expected text"),
         ({"text": " ", "label": "x"}, "found an empty sentence in column 'text', expected text"),
         ({"label": "x"}, "found no column 'text', expected text"),
@@ -106,7 +218,7 @@ def test_a_bad_object_is_reported_with_its_line_or_skipped(tmp_path, row, messag
     assert (len(task.read("train")), task.skipped["train"]) == (2, 1)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_labels_may_be_in_the_dev_file_alone(tmp_path, suffix):
     train = write(tmp_path / f"train{suffix}", [("a", "1"), ("b", "2")], ("text", "place"))
     dev = write(tmp_path / f"dev{suffix}", [("a", "x"), ("b", "y")], ("text", "label"))
@@ -124,7 +236,7 @@ def test_named_labels_have_their_order_and_another_label_is_a_bad_row(tmp_path):
     task = table_task(path, text_columns=["text"], label_column="label", labels=["y", "x", "z"])
     assert (task.labels, task.labelled, task.dev_splits) == (("y", "x", "z"), True, ())
     assert task.read("train")["label"] == [1, 0]
-    with pytest.raises(SinkdError, match=r"r\.csv, line 2: found label 'x', expected one of y, z"):
+    with pytest.raises(SinkdError, match=r"r\.csv, line 2: found label 'x' in column 'label', expected one of y, z"):
         table_task(path, text_columns=["text"], label_column="label", labels=["y", "z"]).read("train")
     text = table_task(path, text_columns=["text"], labels=["x", "y"])
     assert not text.labelled and text.read("train").column_names == ["text", "index"]
@@ -160,6 +272,11 @@ def test_wrong_arguments_are_refused(tmp_path):
         table_task(path, path, text_columns=["text"], label_column="stars")
     with pytest.raises(SinkdError, match="found 1 different label in column 'label'"):
         table_task(path, path, text_columns=["text"], label_column="label")
+    for empty in ("", "text,label\n"):
+        path.write_text(empty)
+        with pytest.raises(SinkdError, match=r"found no row with a label in .*r\.csv"):
+            table_task(path, text_columns=["text"], label_column="label")
+    path = write(tmp_path / "r.csv", [("a", "x"), ("b", "x")], ("text", "label"))
     task = table_task(path, tmp_path / "none.csv", text_columns=["text"], label_column="label", kind="regression")
     with pytest.raises(SinkdError, match="no dev file for table/r: looked for"):
         task.read("dev")

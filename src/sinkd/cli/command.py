@@ -42,6 +42,9 @@ def load_named_task(args: TaskArguments) -> Task:
         labels=_names(args.labels or ""),
         kind=args.table_kind,
         bad_rows=args.bad_rows,
+        quoting=args.quoting,
+        encoding=args.encoding,
+        column_names=_names(args.column_names or ""),
     )
 
 

@@ -129,14 +129,14 @@ def _mrpc(fetched: list[Path], folder: Path) -> None:
     train, test, numbers = fetched
     chosen = {line for _, line in lines(numbers)}
     header, *rows = (line for _, line in lines(train))
-    split: dict[bool, list[bytes]] = {True: [], False: []}
+    split: dict[bool, list[str]] = {True: [], False: []}
     for row in rows:
-        split[b"\t".join(row.split(b"\t")[1:3]) in chosen].append(row)
-    asked = [row.split(b"\t", 1)[1] for _, row in lines(test)]
-    numbered = [b"index\t" + asked[0], *(b"%d\t%b" % (i, row) for i, row in enumerate(asked[1:]))]
+        split["\t".join(row.split("\t")[1:3]) in chosen].append(row)
+    asked = [row.split("\t", 1)[1] for _, row in lines(test)]
+    numbered = [f"index\t{asked[0]}", *(f"{i}\t{row}" for i, row in enumerate(asked[1:]))]
     files = {"train.tsv": [header, *split[False]], "dev.tsv": [header, *split[True]], "test.tsv": numbered}
     for name, content in files.items():
-        (folder / name).write_bytes(b"\n".join(content) + b"\n")
+        (folder / name).write_bytes(("\n".join(content) + "\n").encode("utf-8", "surrogateescape"))
 
 
 def _ax(fetched: list[Path], folder: Path) -> None:

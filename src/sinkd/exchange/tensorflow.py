@@ -29,7 +29,8 @@ from transformers import (
 
 from sinkd.errors import SinkdError, first_sentence
 from sinkd.exchange.transfer import scratch, writing
-from sinkd.tasks.file_formats import decode, lines
+from sinkd.tasks.file_formats import lines
+from sinkd.tasks.text_file import decode
 
 # An optimiser's variables: its own, and those of each weight.
 OPTIMISER = re.compile(

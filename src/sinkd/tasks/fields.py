@@ -47,7 +47,7 @@ class Fields:
     def one_of(self, name: str, words: Mapping[str, int]) -> int:
         """Return the id of a word in any case; JSON's true counts as "true", its 1 as "1"."""
         value = self._get(name)
-        word = label_word(value).lower() if isinstance(value, str | int) else ""
+        word = label_word(value, name).lower() if isinstance(value, str | int) else ""
         if word not in words:
             raise self._wrong(name, value, f"one of {', '.join(words)}")
         return words[word]

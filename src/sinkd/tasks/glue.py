@@ -8,13 +8,13 @@ would be a guess.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sinkd.errors import SinkdError
 from sinkd.tasks import metrics, submission
 from sinkd.tasks.folders import find_folder, plain
-from sinkd.tasks.layout import Layout
+from sinkd.tasks.layout import GLUE_FORMAT, Layout
 from sinkd.tasks.metrics import Scorer
 from sinkd.tasks.source import TableSource
 from sinkd.tasks.task import Task
@@ -52,7 +52,8 @@ class Glue:
 
 
 _SENTENCE = Layout(("sentence",), "label")
-_COLA = Layout(("sentence",), "label", headerless=("source", "label", "mark", "sentence"))
+_COLA_FORMAT = replace(GLUE_FORMAT, headerless=("source", "label", "mark", "sentence"))
+_COLA = Layout(("sentence",), "label", format=_COLA_FORMAT)
 _MRPC = Layout(("#1 String", "#2 String"), "Quality")
 _STS = Layout(("sentence1", "sentence2"), "score")
 _QQP = Layout(("question1", "question2"), "is_duplicate", index="id")

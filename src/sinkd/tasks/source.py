@@ -15,7 +15,8 @@ from datasets import Dataset, Features, Value, load_dataset
 from sinkd.errors import SinkdError
 from sinkd.tasks.arrow_cache import BATCH, file_hash, key_of
 from sinkd.tasks.fields import Fields
-from sinkd.tasks.file_formats import Record, attempt, excerpt, records
+from sinkd.tasks.file_formats import FileFormat, Record, attempt, excerpt, records
+from sinkd.tasks.label_column import finite
 from sinkd.tasks.layout import Layout
 from sinkd.tasks.superglue_rows import LineParser
 
@@ -95,8 +96,7 @@ class TableSource(Source):
         return super().labelled(split) and split not in {"unlabeled", *self.unlabelled}
 
     def key(self, split: str) -> object:
-        # The suffix matters: it determines the format of a user's table.
-        settings = (self.layout, dict(self.words), self.score_range, self._file(split).suffix)
+        settings = (self.layout, dict(self.words), self.score_range, self.layout.format.of(self._file(split)))
         return self.fingerprint(split), settings, split == "unlabeled", self.labelled(split)
 
     def features(self, split: str) -> Features:
@@ -111,24 +111,22 @@ class TableSource(Source):
         path = self._file(split)
         label = (self._label if self.words else self._score) if self.labelled(split) else None
         read = self.layout.texts(path) if split == "unlabeled" else self.layout.examples(path, label)
-        for number, row in read:
-            yield SinkdError(f"{path}, line {number}: {row}") if isinstance(row, SinkdError) else row
+        for line, row in read:
+            wrong = isinstance(row, SinkdError)
+            yield SinkdError(f"{self.layout.format.place(path, line)}: {row}") if wrong else row
 
     def _label(self, word: str) -> int:
         if word not in self.words:
             shown = ", ".join(list(self.words)[:20]) + ", ..." * (len(self.words) > 20)
-            raise SinkdError(f"found label {excerpt(word)}, expected one of {shown}")
+            raise SinkdError(f"found label {excerpt(word)} in column {self.layout.label!r}, expected one of {shown}")
         return self.words[word]
 
     def _score(self, word: str) -> float:
         low, high = self.score_range or (-math.inf, math.inf)
-        try:
-            score = float(word)
-        except ValueError:
-            score = math.nan
-        if not (math.isfinite(score) and low <= score <= high):
+        score = finite(word)
+        if not low <= score <= high:  # nor is NaN
             expected = f"a number from {low:g} to {high:g}" if self.score_range else "a finite number"
-            raise SinkdError(f"found score {excerpt(word)}, expected {expected}")
+            raise SinkdError(f"found score {excerpt(word)} in column {self.layout.label!r}, expected {expected}")
         return score
 
 
@@ -155,7 +153,7 @@ class FileSource(Source):
 
     def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
         path = self._file(split)
-        for number, found in records(path, "jsonl", ()):
+        for number, found in records(path, FileFormat("jsonl"), ()):
             # All rows of a line or none: in exact match, half a paragraph would count as a complete one.
             rows = attempt(self._parse, found, split)
             if isinstance(rows, SinkdError):

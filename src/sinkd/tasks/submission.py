@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 Answered = Iterable[tuple[str, Any]]  # (index of a row; its label id, number or text)
 Submission = Callable[[Answered], Iterator[str]]
 
@@ -20,6 +22,11 @@ def table(words: Sequence[str]) -> Submission:
 def score_table(low: float = -math.inf, high: float = math.inf) -> Submission:
     """STS-B: index<TAB>score with three decimals, within the range."""
     return lambda answers: _table((index, f"{min(max(score, low), high) + 0.0:.3f}") for index, score in answers)
+
+
+def scores(answers: Answered) -> Iterator[str]:
+    """A user's regression: index<TAB>score with the digits that tell it from its neighbours in float32."""
+    return _table((index, str(np.float32(score))) for index, score in answers)
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -1,16 +1,20 @@
-"""Tasks from a user's own tables: csv, tsv or jsonl files with one or two text columns and a label."""
+"""Tasks from a user's own tables: csv, tsv, jsonl or parquet, with one or two text columns and a label."""
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sinkd.errors import SinkdError
 from sinkd.tasks import metrics, submission
-from sinkd.tasks.layout import Layout
+from sinkd.tasks.file_formats import FileFormat, excerpt
+from sinkd.tasks.label_column import classes, finite, in_order, numbers, present
+from sinkd.tasks.layout import UNWRITABLE, Layout
+from sinkd.tasks.quoting import QUOTINGS
 from sinkd.tasks.source import TableSource
-from sinkd.tasks.task import Task
+from sinkd.tasks.task import SKIPPING, Task
+from sinkd.tasks.text_file import known
 
 KINDS = ("auto", "classification", "regression")
 MOST_LABELS = 10_000  # more distinct values than this are numbers or keys, not classes
@@ -26,11 +30,14 @@ def table_task(
     labels: Sequence[str] = (),
     kind: str = "auto",
     bad_rows: str = "error",
+    quoting: str = "auto",
+    encoding: str = "utf-8",
+    column_names: Sequence[str] = (),
 ) -> Task:
     """Make a task from a user's own files.
 
-    The suffix determines the format: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object per line); any
-    other file has a header and tab-separated columns, without quoting.
+    The suffix determines the format: .csv (header, quoted as in RFC 4180), .jsonl or .json (an object per line),
+    .parquet; any other file has a header and tab-separated columns. Text may be compressed by gzip.
 
     Scores are accuracy and macro F1, best by accuracy; for regression Pearson's and Spearman's correlation, best by
     Spearman's.
@@ -43,10 +50,14 @@ def table_task(
         label_column: A class, as word or number, or a score. The test file may lack it, and the training file if the
             dev file has it; None if no file has labels.
         labels: The classes in id order. By default those of the training file (of the dev file, if the training file
-            has none), sorted: as numbers if all are integers, else as words.
-        kind: "classification", "regression", or "auto": regression if every label of that file is a number and at
-            least one has a fraction (3.5), else classification.
-        bad_rows: "error" stops at a bad row with file and line; "skip" leaves it out and counts it.
+            has none), sorted: as numbers if all are numbers, else as words. What stands for a missing label (N/A, None)
+            is a class only if it is named here.
+        kind: "classification", "regression", or "auto". If most labels of that file are numbers, another label is a bad
+            row; with a fraction among them (3.5) it is regression. Everything else is classification.
+        bad_rows: "error" stops at the first bad row with file and line; "skip" leaves bad rows out and counts them.
+        quoting: Whether quotes enclose fields: "none", "minimal", or "auto" (CSV: yes; TSV: if the file looks so).
+        encoding: Encoding of files that do not begin with a byte order mark.
+        column_names: All columns of csv and tsv files without header line. Files with one are read by it.
 
     Raises:
         SinkdError: if a file or column is missing, the kind is unknown, the labels are not known, or there is one class
@@ -58,7 +69,14 @@ def table_task(
         raise SinkdError(f"found {len(text_columns)} text columns ({', '.join(text_columns)}), expected one or two")
     if dev_file is not None and not label_column:
         raise SinkdError(f"nothing can be evaluated on {dev_file} without labels; name their column by --label_column")
-    layout = Layout(tuple(text_columns), label_column or "", format="")
+    if quoting not in QUOTINGS:
+        raise SinkdError(f"found quoting {quoting!r}, expected one of {', '.join(QUOTINGS)}")
+    needed = {*text_columns, *filter(None, [label_column])}
+    if column_names and (len(set(column_names)) < len(column_names) or not needed <= set(column_names)):
+        wanted = " and ".join(map(repr, sorted(needed)))
+        raise SinkdError(f"found column names {', '.join(column_names)}, expected different ones, {wanted} among them")
+    format = FileFormat(quoting=quoting, encoding=known(encoding), headerless=tuple(column_names))
+    layout = Layout(tuple(text_columns), label_column or "", format=format)
     given = {"train": train_file, "dev": dev_file, "test": test_file}
     files = {split: Path(file) for split, file in given.items() if file is not None}
     if train_file is not None and not files["train"].is_file():
@@ -66,23 +84,22 @@ def table_task(
     unlabelled = frozenset(["train"] if _lacks_labels(files, layout) else [])
     told = next((files[split] for split in ("train", "dev") if split in files and split not in unlabelled), None)
     if labels:
-        classes = _checked(labels, kind)
+        names = _checked(labels, kind)
     elif kind == "regression":
-        classes = ()
+        names = ()
     elif told is not None:
-        found = _label_words(told, layout)
-        classes = () if kind == "auto" and _has_fractions(found) else _sorted(found, told, layout.label)
+        names = _classes(told, layout, kind, bad_rows)
     else:
         raise SinkdError("no file has labels; name them, as in --labels negative,positive, or --table_kind regression")
-    words = {label: number for number, label in enumerate(classes)}
+    words = {label: number for number, label in enumerate(names)}
     name = f"table/{_short_name(files)}"
     return Task(
         name=name,
-        labels=classes,
-        metric="accuracy" if classes else "spearman",
+        labels=names,
+        metric="accuracy" if names else "spearman",
         source=TableSource(name, files, layout, words, unlabelled=unlabelled),
-        scorer=metrics.macro_f1 if classes else metrics.correlation,
-        submission=submission.table(classes) if classes else submission.score_table(),
+        scorer=metrics.macro_f1 if names else metrics.correlation,
+        submission=submission.table(names) if names else submission.scores,
         submissions={"test": "predictions.tsv"},
         bad_rows=bad_rows,
     )
@@ -107,30 +124,42 @@ def _checked(labels: Sequence[str], kind: str) -> tuple[str, ...]:
     """Return the labels that a user names."""
     if kind == "regression":
         raise SinkdError(f"found the labels {', '.join(labels)} and kind regression; give one of them")
-    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
+    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels) or UNWRITABLE.search("".join(labels)):
         raise SinkdError(f"found the labels {', '.join(map(repr, labels))}, expected two or more different ones")
     return tuple(labels)
 
 
-def _label_words(path: Path, layout: Layout) -> set[str]:
-    """Return the distinct labels of the good rows; `Task.read` reports bad rows."""
-    rows = (row for _, row in layout.examples(path, lambda word: word))
-    return {row["label"] for row in rows if isinstance(row, dict) and row["label"]}
+def _classes(path: Path, layout: Layout, kind: str, bad_rows: str) -> tuple[str, ...]:
+    """Return the classes that the good rows of a file have; () for scores.
 
-
-def _has_fractions(words: set[str]) -> bool:
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        return False
-    return all(map(math.isfinite, numbers)) and any(not number.is_integer() for number in numbers)
-
-
-def _sorted(words: set[str], path: Path, column: str) -> tuple[str, ...]:
-    if len(words) < 2 or len(words) > MOST_LABELS:
-        found = f"found {len(words):,} different label{'s' * (len(words) != 1)} in column {column!r} of {path}"
-        raise SinkdError(f"{found}, expected 2 to {MOST_LABELS:,} classes, or scores and --table_kind regression")
-    try:
-        return tuple(sorted(words, key=lambda word: (int(word), word)))
-    except ValueError:
-        return tuple(sorted(words))
+    Raises:
+        SinkdError: for the first bad row, unless bad rows are to be skipped; or for one class, or too many.
+    """
+    column = f"in column {layout.label!r}"
+    counts: Counter[str] = Counter()
+    first: dict[str, int] = {}  # label -> its first line
+    bad: list[tuple[int, str]] = []  # the first bad row; and of labels that are none, the first of each
+    for line, row in layout.examples(path, lambda word: present(word, layout.label)):
+        if isinstance(row, SinkdError):
+            bad = bad or [(line, str(row))]
+        elif row is not None:
+            counts[row["label"]] += 1
+            first.setdefault(row["label"], line)
+    numeric = numbers(counts) if kind == "auto" else set()
+    words = numeric or classes(counts)
+    expected = "a number as in most rows, or --table_kind classification" if numeric else "one; --labels names classes"
+    bad += [
+        (first[word], f"found label {excerpt(word)} {column}, expected {expected}") for word in counts.keys() - words
+    ]
+    stop = [f"{layout.format.place(path, line)}: {reason}" for line, reason in sorted(bad)[:1]]
+    if stop and bad_rows == "error":
+        raise SinkdError(f"{stop[0]} {SKIPPING}")
+    if any(not finite(word).is_integer() for word in numeric):
+        return ()
+    if not words:
+        raise SinkdError("; the first bad row is ".join([f"found no row with a label in {path}", *stop]))
+    if not 2 <= len(words) <= MOST_LABELS:
+        found = f"found {len(words):,} different label{'s' * (len(words) != 1)} {column} of {path}"
+        wanted = f"expected 2 to {MOST_LABELS:,} classes, or scores and --table_kind regression"
+        raise SinkdError("; the first bad row is ".join([f"{found}, {wanted}", *stop]))
+    return in_order(words)

@@ -20,8 +20,9 @@ from sinkd.tasks.submission import Submission
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = 2  # raise it if the same file would be read into other rows
+READER_VERSION = 3  # raise it if the same file would be read into other rows
 BAD_ROWS = ("error", "skip")
+SKIPPING = "(--bad_rows skip leaves such rows out)"
 UNLABELED = "unlabeled"
 
 
@@ -115,28 +116,29 @@ class Task:
                 row (with file, line, found and expected); or there is no good row.
         """
         place, features = self.source.place(split), self.source.features(split)
-        notes = {"bad": 0, "open": 0}
+        notes: dict[str, Any] = {"bad": 0, "open": 0, "first": ""}
 
         def good_rows() -> Iterator[Record]:
             empty = True
             for row in self.source.rows(split):
                 if isinstance(row, SinkdError):
                     if self.bad_rows == "error":
-                        raise SinkdError(f"{row} (--bad_rows skip leaves such rows out)")
+                        raise SinkdError(f"{row} {SKIPPING}")
                     notes["bad"] += 1
+                    notes["first"] = notes["first"] or f"; the first: {str(row).removeprefix(f'{place}, ')}"
                 elif row is None:
                     notes["open"] += 1
                 else:
                     empty = False
                     yield row
             if empty:
-                raise SinkdError(f"found no row to learn from in {place}, expected at least one")
+                raise SinkdError(f"found no row to learn from in {place}, expected at least one{notes['first']}")
 
         key = key_of("rows", READER_VERSION, self.source.key(split), self.bad_rows)
         dataset = cached(key, features, lambda: batched(good_rows(), features), notes, f"reading {place}")
-        self.skipped[split] = sum(notes.values())
+        self.skipped[split] = notes["bad"] + notes["open"]
         if notes["bad"]:
-            logger.warning("%s: left out %d bad rows", place, notes["bad"])
+            logger.warning("%s: left out %d bad rows%s", place, notes["bad"], notes["first"])
         if notes["open"]:
             logger.info("%s: left out %d rows on whose label the annotators did not agree", place, notes["open"])
         return dataset
@@ -233,9 +235,9 @@ class Task:
 def read_unlabeled(path: str | Path, task: Task) -> Dataset:
     """Read text without labels for a task, memory-mapped: columns text, and text_pair for pairs.
 
-    The file has the task's text columns (TSV with a header; tables also CSV and JSON lines), or one sentence per line,
-    or for pairs two columns without a header. `task.bad_rows` decides whether a bad row is an error or is counted in
-    `task.skipped["unlabeled"]`.
+    The file has the task's text columns (TSV with a header; tables also CSV, JSON lines and Parquet), or one sentence
+    per line, or for pairs two columns without a header. `task.bad_rows` decides whether a bad row is an error or is
+    counted in `task.skipped["unlabeled"]`.
     """
     source: Any = task.source
     return replace(task, source=replace(source, files={UNLABELED: Path(path)})).read(UNLABELED)

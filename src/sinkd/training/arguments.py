@@ -55,17 +55,26 @@ class TaskArguments(TrainingArguments):
     data_dir: str = flag(
         "datas/glue", "The folder that holds the tasks' folders (SuperGLUE: datas/superglue, or the hub)."
     )
-    train_file: str | None = flag(None, "Your own table to train on (csv, tsv or jsonl), instead of a task.")
+    train_file: str | None = flag(None, "Your own table to train on (csv, tsv, jsonl or parquet), instead of a task.")
     dev_file: str | None = flag(None, "Your own table to evaluate on; without one, the last epoch's model is kept.")
     test_file: str | None = flag(None, "Your own table to predict.")
     text_columns: str | None = flag(None, "The column that holds your text, or two columns separated by a comma.")
     label_column: str | None = flag(None, "The column that holds your labels; for distill, --train_file may lack it.")
     labels: str | None = flag(
-        None, "Your classes in the order of their ids, as in negative,positive (default: those of your files, sorted)."
+        None,
+        "Your classes in the order of their ids, as in negative,positive (default: those of your files, sorted; N/A, "
+        "None and the like are missing labels).",
     )
     table_kind: Literal["auto", "classification", "regression"] = flag(
-        "auto", "Type of your labels; auto: scores if all are numbers and one has a fraction, else classes."
+        "auto", "Type of your labels; auto: scores if most are numbers and one has a fraction, else classes."
     )
+    column_names: str | None = flag(None, "All columns of csv and tsv files without a header, separated by commas.")
+    quoting: Literal["auto", "none", "minimal"] = flag(
+        "auto",
+        "Quotes in your csv and tsv files: none: text like any other; minimal: they enclose fields, as pandas writes; "
+        "auto: they do in csv, and in tsv if the file uses them so.",
+    )
+    encoding: str = flag("utf-8", "Encoding of your files without a byte order mark, such as latin-1.")
     bad_rows: Literal["error", "skip"] = flag(
         "error", "error: stop at a malformed row; skip: drop such rows and count them."
     )
@@ -139,7 +148,8 @@ class TaskArguments(TrainingArguments):
     @property
     def own_table(self) -> bool:
         """True if the data is the user's own table and not a task."""
-        return any((self.train_file, self.dev_file, self.test_file, self.text_columns, self.label_column, self.labels))
+        names = (self.text_columns, self.label_column, self.labels, self.column_names)
+        return any((self.train_file, self.dev_file, self.test_file, *names))
 
     @property
     def seed_list(self) -> list[int]:

@@ -27,7 +27,7 @@ READING = (
 # Settings that name the data; either all of them come from the run, or none.
 DATA = (
     "task_name", "dataset_name", "dataset_config_name", "data_dir", "train_file", "dev_file", "test_file",
-    "text_columns", "label_column", "labels", "table_kind", "bad_rows",
+    "text_columns", "label_column", "labels", "table_kind", "bad_rows", "column_names", "quoting", "encoding",
 )  # fmt: skip
 NAMES_DATA = ("task_name", "dataset_name", "train_file", "dev_file")
 SIDES = ("per_device_train_batch_size", "per_device_eval_batch_size")

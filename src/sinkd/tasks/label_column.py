@@ -1,0 +1,63 @@
+"""What a user's column of labels holds: classes, or scores. Most rows decide, not one odd cell."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from sinkd.errors import SinkdError
+from sinkd.tasks.file_formats import excerpt
+from sinkd.tasks.layout import UNWRITABLE
+
+# No label, in lower case: what pandas, R, spreadsheets and databases write, or read, for a missing value.
+MISSING = frozenset(
+    ("", "na", "n/a", "<na>", "#na", "#n/a", "#n/a n/a", "nan", "-nan", "none", "null", "nil", "nat", "\\n",
+     "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan")
+)  # fmt: skip
+# Signs that stand for a missing label beside words and numbers; beside other signs ("+" and "-") they are classes.
+SIGNS = frozenset(("-", "--", "?", "."))
+LARGEST = 3.4028234663852886e38  # the type of a score is float32
+
+
+def finite(word: str) -> float:
+    """Return a number that float32 holds, or NaN for any other word."""
+    try:
+        value = float(word)
+    except ValueError:
+        return math.nan
+    return value if abs(value) <= LARGEST else math.nan
+
+
+def present(word: str, column: str) -> str:
+    """Return a label. Raises SinkdError for one that is missing, a list, or not on one line, as predictions are."""
+    if UNWRITABLE.search(word):
+        raise SinkdError(f"found label {excerpt(word)} in column {column!r}, expected it on one line, without tabs")
+    written = word[:1] + word[-1:] in ("[]", "{}")  # a list or an object as Python and JSON write it
+    if written or word.lower() in MISSING:
+        found = f"found {excerpt(word)}, {'a list or object' if written else 'a missing label'}, in column {column!r}"
+        raise SinkdError(f"{found}, expected one label, a word or a number (or this class named by --labels)")
+    return word
+
+
+def classes(counts: Mapping[str, int]) -> set[str]:
+    """Return the labels that are classes: all but signs for a missing one."""
+    words = set(counts)
+    others = words - SIGNS
+    return others if others and all(any(map(str.isalnum, word)) for word in others) else words
+
+
+def numbers(counts: Mapping[str, int]) -> set[str]:
+    """Return the labels that are numbers if most rows have one, else none."""
+    found = {word for word in counts if not math.isnan(finite(word))}
+    rows: Counter[bool] = Counter()
+    for word in classes(counts):
+        rows[word in found] += counts[word]
+    return found if rows[True] > rows[False] else set()
+
+
+def in_order(words: set[str]) -> tuple[str, ...]:
+    """Sort classes: as numbers if all are numbers, else as words."""
+    if any(math.isnan(finite(word)) for word in words):
+        return tuple(sorted(words))
+    return tuple(sorted(words, key=lambda word: (finite(word), word)))
