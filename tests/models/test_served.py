@@ -215,6 +215,12 @@ def test_requests_are_counted_with_their_repetitions():
         assert len(server.prompts) == 1
 
 
+def test_the_client_is_an_extra(monkeypatch):
+    monkeypatch.setattr("sinkd.models.served.find_spec", lambda name: None)
+    with pytest.raises(SinkdError, match="install it with"):
+        served("http://127.0.0.1:8080/v1")
+
+
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
