@@ -143,6 +143,16 @@ def test_a_list_or_an_object_is_no_label(tmp_path, label, suffix):
         assert (task.labels, len(task.read("train"))) == (("a", "b"), 2)
 
 
+def test_whole_numbers_are_the_same_labels_with_and_without_point(tmp_path):
+    """pandas writes 1.0 for 1 in a column in which a number is missing."""
+    train = write(tmp_path / "train.csv", [("a", "1.0"), ("b", "2.0"), ("c", "10.0")], ("text", "y"))
+    dev = write(tmp_path / "dev.csv", [("a", "2"), ("b", "1.0"), ("c", "2.0"), ("d", "10")], ("text", "y"))
+    for told, other, labels in ((train, dev, ("1.0", "2.0", "10.0")), (dev, train, ("1.0", "2", "10"))):
+        task = table_task(told, other, text_columns=["text"], label_column="y")
+        assert (task.labels, task.read("train")["label"][:2]) == (labels, [0, 1] if told == train else [1, 0])
+        assert task.read("dev")["label"][:2] == ([1, 0] if told == train else [0, 1])
+
+
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_missing_numbers_are_bad_rows_in_json_and_parquet(tmp_path, value):
     for suffix, label in ((".jsonl", 1), (".parquet", 1.0)):
@@ -203,6 +213,7 @@ def test_scores_are_written_with_the_digits_they_need(tmp_path):
         ({"text": 3, "label": "x"}, "found other than text in column 'text', expected text"),
         ({"text": " ", "label": "x"}, "found an empty sentence in column 'text', expected text"),
         ({"label": "x"}, "found no column 'text', expected text"),
+        ({"text": None, "label": "x"}, "found null in column 'text', expected text"),
         ({"text": "c"}, "found no 'label' in"),
         ({"text": "c", "label": None}, "found no 'label' in"),
     ],

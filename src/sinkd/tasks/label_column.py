@@ -29,6 +29,12 @@ def finite(word: str) -> float:
     return value if abs(value) <= LARGEST else math.nan
 
 
+def spellings(word: str) -> tuple[str, ...]:
+    """Return the ways to write a label: a whole number also with .0, which pandas adds beside missing values."""
+    value = finite(word)
+    return (word, f"{int(value)}", f"{int(value)}.0") if value.is_integer() else (word,)
+
+
 def present(word: str, column: str) -> str:
     """Return a label. Raises SinkdError for one that is missing, a list, or not on one line, as predictions are."""
     if UNWRITABLE.search(word):
@@ -48,12 +54,13 @@ def classes(counts: Mapping[str, int]) -> set[str]:
 
 
 def numbers(counts: Mapping[str, int]) -> set[str]:
-    """Return the labels that are numbers if most rows have one, else none."""
+    """Return the labels that are numbers if most rows have one, else none; of 1 and 1.0, only 1."""
     found = {word for word in counts if not math.isnan(finite(word))}
     rows: Counter[bool] = Counter()
     for word in classes(counts):
         rows[word in found] += counts[word]
-    return found if rows[True] > rows[False] else set()
+    twice = {word for word in found if word.endswith(".0") and word.removesuffix(".0") in found}
+    return found - twice if rows[True] > rows[False] else set()
 
 
 def in_order(words: set[str]) -> tuple[str, ...]:

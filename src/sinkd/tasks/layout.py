@@ -86,11 +86,11 @@ class Layout:
         for name, column in zip(self.names, self.text, strict=True):
             text = found.get(column)
             if not isinstance(text, str):
-                found_it = "no" if text is None else "other than text in"
+                found_it = "no" if column not in found else "null in" if text is None else "other than text in"
                 raise SinkdError(f"found {found_it} column {column!r}, expected text")
             if not text.strip():
                 raise SinkdError(f"found an empty sentence in column {column!r}, expected text")
-            if HALF.search(text):
+            if not text.isascii() and HALF.search(text):
                 raise SinkdError(f"found half a character in column {column!r}, {excerpt(text)}, expected whole ones")
             row[name] = text
         return row
@@ -106,7 +106,7 @@ class Layout:
             row["label"] = label(word)
         index = found.get(self.index)
         row["index"] = str(position if index is None else index)
-        if UNWRITABLE.search(row["index"]):
+        if index is not None and UNWRITABLE.search(row["index"]):
             raise SinkdError(f"found {excerpt(index)} in column {self.index!r}, expected text on one line")
         return row
 

@@ -16,7 +16,7 @@ from sinkd.errors import SinkdError
 from sinkd.tasks.arrow_cache import BATCH, file_hash, key_of
 from sinkd.tasks.fields import Fields
 from sinkd.tasks.file_formats import FileFormat, Record, attempt, excerpt, records
-from sinkd.tasks.label_column import finite
+from sinkd.tasks.label_column import finite, spellings
 from sinkd.tasks.layout import Layout
 from sinkd.tasks.superglue_rows import LineParser
 
@@ -116,10 +116,11 @@ class TableSource(Source):
             yield SinkdError(f"{self.layout.format.place(path, line)}: {row}") if wrong else row
 
     def _label(self, word: str) -> int:
-        if word not in self.words:
+        spelled = next((spelled for spelled in spellings(word) if spelled in self.words), None)
+        if spelled is None:
             shown = ", ".join(list(self.words)[:20]) + ", ..." * (len(self.words) > 20)
             raise SinkdError(f"found label {excerpt(word)} in column {self.layout.label!r}, expected one of {shown}")
-        return self.words[word]
+        return self.words[spelled]
 
     def _score(self, word: str) -> float:
         low, high = self.score_range or (-math.inf, math.inf)

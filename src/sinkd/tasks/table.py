@@ -9,7 +9,7 @@ from pathlib import Path
 from sinkd.errors import SinkdError
 from sinkd.tasks import metrics, submission
 from sinkd.tasks.file_formats import FileFormat, excerpt
-from sinkd.tasks.label_column import classes, finite, in_order, numbers, present
+from sinkd.tasks.label_column import classes, finite, in_order, numbers, present, spellings
 from sinkd.tasks.layout import UNWRITABLE, Layout
 from sinkd.tasks.quoting import QUOTINGS
 from sinkd.tasks.source import TableSource
@@ -139,7 +139,7 @@ def _classes(path: Path, layout: Layout, kind: str, bad_rows: str) -> tuple[str,
     counts: Counter[str] = Counter()
     first: dict[str, int] = {}  # label -> its first line
     bad: list[tuple[int, str]] = []  # the first bad row; and of labels that are none, the first of each
-    for line, row in layout.examples(path, lambda word: present(word, layout.label)):
+    for line, row in layout.examples(path, lambda word: word if word in first else present(word, layout.label)):
         if isinstance(row, SinkdError):
             bad = bad or [(line, str(row))]
         elif row is not None:
@@ -148,9 +148,8 @@ def _classes(path: Path, layout: Layout, kind: str, bad_rows: str) -> tuple[str,
     numeric = numbers(counts) if kind == "auto" else set()
     words = numeric or classes(counts)
     expected = "a number as in most rows, or --table_kind classification" if numeric else "one; --labels names classes"
-    bad += [
-        (first[word], f"found label {excerpt(word)} {column}, expected {expected}") for word in counts.keys() - words
-    ]
+    odd = [word for word in counts if words.isdisjoint(spellings(word))]
+    bad += [(first[word], f"found label {excerpt(word)} {column}, expected {expected}") for word in odd]
     stop = [f"{layout.format.place(path, line)}: {reason}" for line, reason in sorted(bad)[:1]]
     if stop and bad_rows == "error":
         raise SinkdError(f"{stop[0]} {SKIPPING}")
