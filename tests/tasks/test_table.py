@@ -210,7 +210,7 @@ def test_scores_are_written_with_the_digits_they_need(tmp_path):
         ({"text": "a", "label": "x\ud83d"}, "found label 'x\\ud83d' in column 'label', expected it on one line"),
         ({"text": "a", "label": "x\ty"}, "found label 'x\\ty' in column 'label', expected it on one line"),
         ({"text": "a", "label": "x", "index": "1\n2"}, "found '1\\n2' in column 'index', expected text on one line"),
-        ({"text": 3, "label": "x"}, "found other than text in column 'text', expected text"),
+        ({"text": 3, "label": "x"}, "found 3 in column 'text', expected text"),
         ({"text": " ", "label": "x"}, "found an empty sentence in column 'text', expected text"),
         ({"label": "x"}, "found no column 'text', expected text"),
         ({"text": None, "label": "x"}, "found null in column 'text', expected text"),

@@ -86,8 +86,8 @@ class Layout:
         for name, column in zip(self.names, self.text, strict=True):
             text = found.get(column)
             if not isinstance(text, str):
-                found_it = "no" if column not in found else "null in" if text is None else "other than text in"
-                raise SinkdError(f"found {found_it} column {column!r}, expected text")
+                value = "no" if column not in found else f"{'null' if text is None else excerpt(text)} in"
+                raise SinkdError(f"found {value} column {column!r}, expected text")
             if not text.strip():
                 raise SinkdError(f"found an empty sentence in column {column!r}, expected text")
             if not text.isascii() and HALF.search(text):
