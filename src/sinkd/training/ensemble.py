@@ -65,7 +65,7 @@ class Ensemble:
         """Raise SinkdError if a teacher, which is frozen, has parameters of the student."""
         own = set(map(id, student.parameters()))
         for teacher in self.teachers:
-            if teacher.folder is None and not own.isdisjoint(map(id, teacher.model.parameters())):
+            if teacher.loaded and not own.isdisjoint(map(id, teacher.model.parameters())):
                 raise SinkdError(
                     "teacher and student share parameters, and a teacher is frozen; give the student a copy, as "
                     "copy.deepcopy makes one"
