@@ -115,6 +115,10 @@ def test_tracebacks_are_shown_on_request(raising, capsys, error):
         (["convert", "nowhere"], ["output"]),
         (["download", "gleu"], ["gleu", "glue"]),
         (["demo", "--rows", "5"], ["--rows is 5", "at least 100"]),
+        (
+            ["finetune", "--task_name", "cola", "--encoding", "latin-1"],
+            ["--task_name cola and flags of your own table"],
+        ),
         (["sweep"], ["--config is missing"]),
         (["sweep", "--config", "S.yaml"], ["S.yaml", "does not exist"]),
         (["estimate"], ["--student is missing"]),

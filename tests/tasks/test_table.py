@@ -2,6 +2,7 @@
 
 import json
 import re
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -151,6 +152,14 @@ def test_whole_numbers_are_the_same_labels_with_and_without_point(tmp_path):
         task = table_task(told, other, text_columns=["text"], label_column="y")
         assert (task.labels, task.read("train")["label"][:2]) == (labels, [0, 1] if told == train else [1, 0])
         assert task.read("dev")["label"][:2] == ([1, 0] if told == train else [0, 1])
+
+
+def test_categories_and_decimals_of_parquet_are_labels(tmp_path):
+    kinds = {"c": pa.array(["x", "y", "x"]).dictionary_encode(), "d": pa.array([Decimal("1.5"), Decimal(2), None])}
+    pq.write_table(pa.table({"text": ["a", "b", "c"], **kinds}), tmp_path / "r.parquet")
+    read = {"text_columns": ["text"], "bad_rows": "skip"}
+    assert table_task(tmp_path / "r.parquet", label_column="c", **read).labels == ("x", "y")
+    assert table_task(tmp_path / "r.parquet", label_column="d", **read).read("train")["label"][:] == [1.5, 2.0]
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -117,8 +118,8 @@ def label_word(value: object, column: str) -> str:
     Raises:
         SinkdError: if the value is no word and no number.
     """
-    if isinstance(value, str):
-        return value.strip()
+    if isinstance(value, str | Decimal):  # Parquet has decimal numbers
+        return str(value).strip()
     if not isinstance(value, int | float):
         raise SinkdError(f"found {excerpt(value)} in column {column!r}, expected one label, a word or a number")
     return json.dumps(value)

@@ -149,7 +149,8 @@ class TaskArguments(TrainingArguments):
     def own_table(self) -> bool:
         """True if the data is the user's own table and not a task."""
         names = (self.text_columns, self.label_column, self.labels, self.column_names)
-        return any((self.train_file, self.dev_file, self.test_file, *names))
+        files = (self.train_file, self.dev_file, self.test_file)
+        return any((*files, *names, self.quoting != "auto", self.encoding != "utf-8"))
 
     @property
     def seed_list(self) -> list[int]:
