@@ -13,7 +13,7 @@ from transformers import (
 
 from sinkd import SinkdError
 from sinkd.models import Encoder, LanguageModel, load_tokenizer
-from sinkd.models.family import Reading, positions
+from sinkd.models.family import Reading, positions, positions_of
 from sinkd.tasks import load_superglue, load_task
 from small_language_models import TEMPLATE, small_model, word_tokenizer, write_copa
 
@@ -31,7 +31,8 @@ SIZES |= {"vocab_size": 50, "max_position_embeddings": 40}
     ],
 )
 def test_positions_begin_behind_the_padding_of_their_embedding(model, config, padding, expected):
-    assert positions(model(config(**SIZES, pad_token_id=padding))) == expected
+    config = config(**SIZES, pad_token_id=padding)
+    assert positions(model(config)) == positions_of(config) == expected
 
 
 def test_language_models_read_as_far_as_their_config_says():
@@ -43,9 +44,14 @@ def test_rows_that_do_not_fit_a_model_are_refused(world):
     task, tokenizer = load_task("cola", world.data), load_tokenizer(str(world.teacher), "test")
     sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": 6}
     model = RobertaForSequenceClassification(RobertaConfig(**sizes, pad_token_id=0))
+
+    def rows(length):
+        family = Encoder(tokenizer, task, Reading(max_seq_length=length))
+        return family.train, family.dev["dev"]
+
     with pytest.raises(SinkdError, match=r"tokens do not fit the model, which reads 5; give --max_seq_length 5"):
-        Encoder(tokenizer, task).refuse_long_rows(model)
-    Encoder(tokenizer, task, Reading(max_seq_length=5)).refuse_long_rows(model)
+        Encoder().refuse_long_rows(positions(model), *rows(128))
+    Encoder().refuse_long_rows(positions(model), *rows(5))
 
 
 DRAWN = TEMPLATE.replace("{{premise}}", '{{ ["so", "because", "why", "what"] | choice }} {{premise}}')

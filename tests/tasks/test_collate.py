@@ -14,7 +14,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_rows_are_padded_to_the_longest_on_the_tokenizers_side(side):
+def test_rows_are_padded_to_the_longest_on_the_right(side):
     tokenizer = small_tokenizer(padding_side=side)
     batch = Collator(tokenizer)(ROWS)
     pad = tokenizer.pad_token_id
@@ -24,12 +24,17 @@ def test_rows_are_padded_to_the_longest_on_the_tokenizers_side(side):
         "attention_mask": [1, 1, 0, 0],
         "token_type_ids": [0, 1, 0, 0],
     }
-    for name, right in first.items():
-        expected = right if side == "right" else right[2:] + right[:2]
+    for name, expected in first.items():
         assert batch[name].dtype == torch.int64
         assert batch[name][0].tolist() == expected
     assert batch["input_ids"][1].tolist() == [5, 6, 7, 8]
     assert batch["labels"].tolist() == [1, -100]
+
+
+def test_rows_that_end_with_the_classification_token_keep_it_last():
+    tokenizer = small_tokenizer()
+    batch = Collator(tokenizer)([{"input_ids": [5, tokenizer.cls_token_id]}, {"input_ids": [5, 6, 2]}])
+    assert batch["input_ids"].tolist() == [[0, 5, 2], [5, 6, 2]]
 
 
 def test_it_pads_as_the_tokenizer_pads():

@@ -132,12 +132,13 @@ def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
         # T5 1.1 and T0: the class ties the head to the embedding, but their checkpoints have a separate head.
         matrices.append((config.vocab_size, config.hidden_size))
     layers = [[tuple(parameter.shape) for parameter in layer.parameters()] for layer in layers_of(model)]
+    of_decoder = len(list(layers_of(model.get_decoder()))) if kind == "encoder-decoder" else 0
     sizes = [sum(map(math.prod, layer)) for layer in layers]
     return Shape(
         kind=kind,
         config=config,
-        layers=config.num_hidden_layers,
-        decoder_layers=config.num_decoder_layers if kind == "encoder-decoder" else 0,
+        layers=len(layers) - of_decoder if of_decoder else config.num_hidden_layers,
+        decoder_layers=of_decoder,
         width=config.hidden_size,
         widest=max(max(shape) for layer in layers for shape in layer),
         outputs=config.num_labels if kind == "encoder" else config.vocab_size,

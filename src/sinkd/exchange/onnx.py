@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 from sinkd.errors import SinkdError
 from sinkd.exchange.transfer import writing
 from sinkd.models import Encoder, find_checkpoint, load_encoder, load_tokenizer
-from sinkd.models.family import Reading
+from sinkd.models.family import Reading, positions
+from sinkd.models.forward import model_inputs
 from sinkd.report import Table
 from sinkd.tasks import Collator, Task
 from sinkd.training.arguments import TaskArguments
@@ -75,7 +76,7 @@ def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8
     folder = Path(find_checkpoint(path, "--model_path"))
     tokenizer = load_tokenizer(path, "--model_path", args.do_lower_case)
     model = load_encoder(path, task, "--model_path", must_have_head=True).eval()
-    splits = _batches(task, tokenizer, args)
+    splits = _batches(task, tokenizer, positions(model), args)
     first = next(iter(splits.values()))[0]
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in first]
     _empty(output)
@@ -85,7 +86,7 @@ def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8
 
     def by_torch(batch: Batch) -> np.ndarray:
         with torch.inference_mode():
-            return model(**{name: batch[name] for name in names}).logits.numpy()
+            return model(**model_inputs(model, batch)).logits.numpy()
 
     size = megabytes(folder) or sum(parameter.nbytes for parameter in model.parameters()) / 1e6
     answers = [_ask("PyTorch", size, by_torch, splits), _ask_onnx("ONNX", file, splits)]
@@ -120,7 +121,7 @@ class _Logits(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+        return self.model(**model_inputs(self.model, dict(zip(self.names, inputs, strict=True)))).logits
 
 
 def export_onnx(model: PreTrainedModel, inputs: Batch, file: Path) -> Path:
@@ -133,7 +134,7 @@ def export_onnx(model: PreTrainedModel, inputs: Batch, file: Path) -> Path:
     names = tuple(inputs)
     # Two rows to trace: an axis of length 1 would become a constant.
     example = tuple(value[:1].repeat(2, 1) for value in inputs.values())
-    most = getattr(model.config, "max_position_embeddings", None) or LONGEST
+    most = positions(model) or LONGEST
     axes = {0: torch.export.Dim("batch", min=1, max=LONGEST), 1: torch.export.Dim("length", min=1, max=most)}
     with _quiet():
         torch.onnx.export(
@@ -202,14 +203,17 @@ def _empty(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _batches(task: Task | None, tokenizer, args: TaskArguments) -> Splits:
+def _batches(task: Task | None, tokenizer, most: int | None, args: TaskArguments) -> Splits:
     """Batches of each dev split; without a task, the built-in sentences together and one at a time."""
     collate = Collator(tokenizer)
     if task is None:
-        rows = [{**tokenizer(text, truncation=True, max_length=args.max_seq_length)} for text in SENTENCES]
+        length = min(args.max_seq_length, most or LONGEST)
+        rows = [{**tokenizer(text, truncation=True, max_length=length)} for text in SENTENCES]
         return {"": [collate(rows), *(collate([row]) for row in rows)]}
     size = args.per_device_eval_batch_size
-    dev = Encoder(tokenizer, task, Reading.of(args)).dev
+    family = Encoder(tokenizer, task, Reading.of(args))
+    dev = family.dev
+    family.refuse_long_rows(most, *dev.values())
     return {split: list(DataLoader(rows, size, collate_fn=collate)) for split, rows in dev.items()}
 
 

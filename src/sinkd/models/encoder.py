@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
-from sinkd.models.family import Family, positions
-from sinkd.models.forward import observe
+from sinkd.models.family import Family, positions_of
+from sinkd.models.forward import observe, parameters
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Collator, Task, encode
 from sinkd.tasks.arrow_cache import file_hash
@@ -57,8 +57,7 @@ class Encoder(Family):
         return {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
 
     def within(self, path: str, flag: str) -> Encoder:
-        with torch.device("meta"):
-            most = positions(AutoModel.from_config(load_config(path, flag)))
+        most = positions_of(load_config(path, flag))
         if most is None or most >= self.reading.max_seq_length:
             return self
         return replace(self, reading=replace(self.reading, max_seq_length=most))
@@ -73,7 +72,9 @@ class Encoder(Family):
     def load(
         self, path: str, flag: str, *, to_train: bool = False, overrides: dict[str, object] | None = None
     ) -> PreTrainedModel:
-        return load_encoder(path, self.task, flag, overrides=overrides, must_have_head=not to_train)
+        model = load_encoder(path, self.task, flag, overrides=overrides, must_have_head=not to_train)
+        _name_padding(model, self.tokenizer)
+        return model
 
     def observe(self, model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
         return observe(model, batch, features)
@@ -120,6 +121,14 @@ def load_encoder(
     elif order != sorted(order):
         _reorder_head(model, order)
     return model
+
+
+def _name_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Tell a decoder the tokenizer's padding: its head reads a row's last token that is not `config.pad_token_id`."""
+    config, padding = model.config.get_text_config(), getattr(tokenizer, "pad_token_id", None)
+    is_decoder = "past_key_values" in parameters(model)
+    if padding is not None and (is_decoder or config.pad_token_id is None):
+        config.pad_token_id = padding
 
 
 def _fitting_config(

@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
@@ -203,15 +205,20 @@ class Family(ABC):
             if getattr(settings, name, default) != default:
                 raise SinkdError(f"--{name} is {self.refusal}; leave it out")
 
-    def refuse_long_rows(self, model: PreTrainedModel) -> None:
-        """Raise SinkdError if the model cannot read the longest training or dev row."""
-        most = positions(model)
-        if most is None:
-            return
-        for rows in (self.train, *self.dev.values()):
+    def refuse_long_rows(self, most: int | None, *tables: Any, reader: str = "the model") -> None:
+        """Raise SinkdError if a row has more tokens than the `most` that a model reads (`positions`).
+
+        Args:
+            most: None for no limit.
+            tables: Tokenised rows; those without a `length` column are not checked.
+            reader: Names the model, for the message.
+        """
+        for rows in tables:
+            if most is None or "length" not in getattr(rows, "column_names", ()):
+                continue
             longest = max(rows.select_columns(["length"]).with_format("numpy")[:]["length"], default=0)
             if longest > most:
-                read = f"rows of up to {longest} tokens do not fit the model, which reads {most}"
+                read = f"rows of up to {longest} tokens do not fit {reader}, which reads {most}"
                 raise SinkdError(f"{read}; give {self.shorter.format(most)}")
 
 
@@ -220,14 +227,29 @@ def first(rows: Dataset, most: int | None) -> Dataset:
     return rows if most is None else rows.select(range(min(len(rows), most)))
 
 
-def positions(model: PreTrainedModel) -> int | None:
+def positions(model: Any) -> int | None:
     """Return how many tokens of a row a model can read; None if its config sets no limit.
 
-    A position embedding with a padding index (RoBERTa's) begins to count after that index.
+    Absolute positions are the rows of a table, and those of a table with a padding index (RoBERTa's) begin after it.
+    For rotary and relative positions the config's number is what the model was made to read: a limit too, which
+    `--config_overrides max_position_embeddings=N` raises.
     """
-    most = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(model, PreTrainedModel):
+        return None
+    config = model.config.get_text_config()
+    stated = [getattr(config, "max_position_embeddings", None)]
+    stated += [value for name, value in vars(config).items() if fnmatch(name, "max_*_position_embeddings")]  # LED
+    most = max((number for number in stated if isinstance(number, int) and number > 0), default=None)  # XLNet has -1
     tokens = model.get_input_embeddings()
     for module in model.modules():
-        if isinstance(module, nn.Embedding) and module is not tokens and module.num_embeddings == most:
-            return most if module.padding_idx is None else most - module.padding_idx - 1
+        # `RobertaEmbeddings` has the index without the table.
+        padding, table = getattr(module, "padding_idx", None), getattr(module, "weight", None)
+        if padding is not None and table is not None and len(table) == most and table is not tokens.weight:
+            return most - padding - 1
     return most
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Return `positions` of the model with this config, without its weights."""
+    with torch.device("meta"):
+        return positions(AutoModel.from_config(config))

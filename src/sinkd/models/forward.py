@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature, Forward
@@ -40,6 +43,34 @@ def logits_in(outputs: Any) -> Tensor:
     )
 
 
+def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Select what a model reads of a batch.
+
+    Models without segments get none. Segments that a model's table lacks become 0: RoBERTa has one, and may have
+    BERT's tokenizer.
+    """
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    network = getattr(model, "module", model)
+    if "token_type_ids" not in inputs or not isinstance(network, PreTrainedModel):
+        return inputs
+    segments = inputs["token_type_ids"]
+    if "token_type_ids" not in parameters(network):
+        del inputs["token_type_ids"]
+    elif (kinds := getattr(network.config, "type_vocab_size", None)) is not None:
+        inputs["token_type_ids"] = segments.where(segments < kinds, 0)
+    return inputs
+
+
+def parameters(model: Any) -> frozenset[str]:
+    """Return the names of the inputs that a model's forward declares."""
+    return _declared(type(getattr(model, "module", model)).forward)
+
+
+@cache
+def _declared(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)
+
+
 def observe(
     model: nn.Module,
     batch: Mapping[str, Any],
@@ -62,7 +93,7 @@ def observe(
     """
     features = list(features)
     captures = frozenset().union(*(feature.captures for feature in features))
-    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    inputs = model_inputs(model, batch)
     # Models keep their own default where hidden states are not needed: some refuse an explicit False.
     hidden = "hidden_states" in captures
     options = {**(keywords or {}), **({"output_hidden_states": True} if hidden else {})}

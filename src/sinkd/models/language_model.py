@@ -19,10 +19,16 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
-from sinkd.models.family import Family, first, positions
+from sinkd.models.family import Family, first
 from sinkd.models.forward import observe
 from sinkd.models.head import cut_head, decoder_start, shared_vocabulary, vocabulary
-from sinkd.models.likelihood import answer_keywords, answer_logits, choice_log_likelihoods
+from sinkd.models.likelihood import (
+    answer_keywords,
+    answer_logits,
+    choice_log_likelihoods,
+    padding_last,
+    takes_left_padding,
+)
 from sinkd.models.prompt import PromptReader, answer_rows, choice_rows
 from sinkd.models.prompt_collator import PromptCollator
 from sinkd.models.sampling import sampled_batch
@@ -159,6 +165,8 @@ class LanguageModel(Family):
         return model if self.width is None else cut_head(model, self.width)
 
     def observe(self, model: nn.Module, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
+        if "position_ids" in batch and not takes_left_padding(model):
+            batch = padding_last(batch)
         keywords = answer_keywords(model, batch)
         kept = "logits_to_keep" in keywords
 
@@ -174,12 +182,11 @@ class LanguageModel(Family):
         ends = self.tokenizer.eos_token_id, vocabulary(self.tokenizer)
         return sampled_batch(model, batch, self.collator, *ends, seed)
 
-    def refuse_long_rows(self, model: PreTrainedModel) -> None:
-        most = positions(model)
+    def refuse_long_rows(self, most: int | None, *tables: Any, reader: str = "the model") -> None:
         if most is not None and self._pad_to > most:
-            padded = f"rows that --pad_to_max_length pads to {self._pad_to} tokens do not fit the model"
+            padded = f"rows that --pad_to_max_length pads to {self._pad_to} tokens do not fit {reader}"
             raise SinkdError(f"{padded}, which reads {most}; give {self.shorter}")
-        super().refuse_long_rows(model)
+        super().refuse_long_rows(most, *tables, reader=reader)
 
 
 def load_language_model(
@@ -209,7 +216,19 @@ def load_language_model(
     model, lacking = load_weights(auto, find_checkpoint(path, flag), f"{flag} {path}", config=config, device_map=spread)
     if lacking:
         raise SinkdError(f"{flag} {path} lacks {len(lacking)} of a language model's weights, {lacking[0]} among them")
+    if not config.is_encoder_decoder and _looks_ahead(model):
+        kind = type(model).__name__
+        raise SinkdError(
+            f"{flag} {path} is a {kind} that reads in both directions; give a model that predicts next words"
+        )
     return model
+
+
+@torch.no_grad()
+def _looks_ahead(model: PreTrainedModel) -> bool:
+    """Return whether a token changes the logits before it, as in BERT with a language model's head, and in XLNet."""
+    one, other = model(input_ids=torch.tensor([[1, 1], [1, 2]], device=model.device)).logits[:, 0].float()
+    return not torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 @cache

@@ -1,22 +1,23 @@
 """The logits with which a language model predicts answers, and the likelihood of a row's choices.
 
 A choice's score is the sum of its tokens' log-probabilities, or their mean. All choices of a row share one pass over
-its prompt: of the encoder, or of a decoder whose keys and values are kept.
+its prompt: of the encoder, or of a decoder whose keys and values are kept. A decoder whose layers keep a state instead
+(Mamba, Qwen3-Next), or that takes no positions (BLOOM), reads the prompt with each choice.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutput
 
+from sinkd.models.forward import parameters
 from sinkd.models.prompt_collator import UNLABELLED
 
 AT_ONCE = 8  # choices after the same prompts, as a multiple of the prompts: each holds a copy of its prompt's states
@@ -47,12 +48,31 @@ def answer_logits(logits: Tensor, batch: Mapping[str, Tensor], kept: bool) -> Te
 
 def takes_positions(model: Any) -> bool:
     """Return whether the model's forward takes `logits_to_keep`, the positions of the logits to compute."""
-    return "logits_to_keep" in _parameters(type(getattr(model, "module", model)).forward)
+    return "logits_to_keep" in parameters(model)
 
 
-@cache
-def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(forward).parameters)
+def takes_left_padding(model: Any) -> bool:
+    """Return whether a decoder reads the same whatever stands on its left, and goes on from what it keeps of a prompt.
+
+    It must take positions, and keep keys and values: a state (Mamba's, Qwen3-Next's) holds the padding too, and cannot
+    be copied for each choice.
+    """
+    network = getattr(model, "module", model)
+    if network._is_stateful or not {"position_ids", "past_key_values"} <= parameters(network):
+        return False
+    layers = DynamicCache(config=network.config).layers
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def padding_last(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Move the padding of a decoder's rows to the right, where it changes nothing for any decoder."""
+    mask = batch["attention_mask"]
+    rows, places = batch["positions"].unbind(1)
+    places = places - (mask.cumsum(1) == 0).sum(1)[rows]
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    moved = {name: batch[name].gather(1, order) for name in ("input_ids", "attention_mask")}
+    moved |= {"positions": torch.stack([rows, places], 1), "columns": places.unique()}
+    return {name: value for name, value in batch.items() if name != "position_ids"} | moved
 
 
 def indices(model: Any, numbers: Tensor) -> Tensor:
@@ -71,7 +91,10 @@ def choice_log_likelihoods(
         length_normalize: Take the mean over a choice's tokens, end of sequence included, instead of the sum.
     """
     labels = batch["choice_labels"]
-    tokens = _after_encoder(model, batch) if model.config.is_encoder_decoder else _after_prefix(model, batch)
+    if model.config.is_encoder_decoder:
+        tokens = _after_encoder(model, batch)
+    else:
+        tokens = (_after_prefix if takes_left_padding(model) else _with_prompt)(model, batch)
     known = labels != UNLABELLED
     scores = tokens.masked_fill(~known, 0.0).sum(1)
     if length_normalize:
@@ -124,6 +147,28 @@ def _after_prefix(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
             use_cache=True,
         ).logits
         found[some, 1:] = _log_probabilities(logits, labels[some, 1:])
+    return found
+
+
+def _with_prompt(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the log-probabilities (M, T) of the choices' tokens, given by a decoder that reads each prompt anew."""
+    prompts, masks, inputs = (batch[name] for name in ("input_ids", "attention_mask", "choice_inputs"))
+    owner, labels = batch["choice_rows"], batch["choice_labels"]
+    found = labels.new_zeros(labels.shape, dtype=torch.float32)
+    places = prompts.shape[1] - 1 + torch.arange(labels.shape[1], device=labels.device)
+    for some in torch.arange(len(owner), device=owner.device).split(len(prompts)):
+        rows, numbers = owner[some], torch.arange(len(some), device=some.device)
+        asked = padding_last(
+            {
+                "input_ids": torch.cat([prompts[rows], inputs[some]], 1),
+                "attention_mask": torch.cat([masks[rows], torch.ones_like(inputs[some])], 1),
+                "positions": torch.cartesian_prod(numbers, places),
+            }
+        )
+        keywords = answer_keywords(model, asked)
+        logits = model(input_ids=asked["input_ids"], attention_mask=asked["attention_mask"], **keywords).logits
+        picked = answer_logits(logits, asked, "logits_to_keep" in keywords)
+        found[some] = _log_probabilities(picked.unflatten(0, (len(some), len(places))), labels[some])
     return found
 
 

@@ -19,7 +19,8 @@ Ids = Sequence[int]
 class PromptCollator:
     """Pads rows of `answer_rows` or of `choice_rows` to tensors.
 
-    It pads on the tokenizer's side, with its padding token or else its end of sequence; padding changes no loss.
+    It pads with the tokenizer's padding token or else its end of sequence, on its side, which changes no loss. Prompts
+    of an encoder-decoder are padded on the right: encoders may count padding as positions.
 
     Rows with answers give:
 
@@ -46,7 +47,7 @@ class PromptCollator:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, decoder_start: int | None, pad_to: int = 0):
         self.pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.left = tokenizer.padding_side == "left"
+        self.left = tokenizer.padding_side == "left" and decoder_start is None
         self.decoder_start = decoder_start
         self.pad_to = pad_to
 
@@ -64,7 +65,7 @@ class PromptCollator:
         place = torch.cat([torch.arange(len(answer)) for answer in answers])
         labels = torch.tensor([token for answer in answers for token in answer])
         if self.decoder_start is not None:
-            batch = self._padded(prompts, self.left)
+            batch = self._padded(prompts, left=False)
             batch["decoder_input_ids"] = padded([[self.decoder_start, *answer[:-1]] for answer in answers], self.pad)
         else:
             batch = self._padded([[*p, *a[:-1]] for p, a in zip(prompts, answers, strict=True)], self.left)
@@ -84,7 +85,7 @@ class PromptCollator:
 
     def ask(self, prompts: Sequence[Ids]) -> dict[str, Tensor]:
         """Pad prompts without answers, for a model to answer; on the left for a model of one sequence."""
-        return self._padded(prompts, self.left if self.decoder_start is not None else True)
+        return self._padded(prompts, left=self.decoder_start is None)
 
     def _choices(self, prompts: Sequence[Ids], choices: Sequence[Sequence[Ids]]) -> dict[str, Tensor]:
         flat = [ids for row in choices for ids in row]
@@ -101,7 +102,7 @@ class PromptCollator:
     def _padded(self, sequences: Sequence[Ids], left: bool) -> dict[str, Tensor]:
         attention = mask([len(sequence) for sequence in sequences], left, self.pad_to)
         batch = {"input_ids": padded(sequences, self.pad, left, self.pad_to), "attention_mask": attention}
-        if left and self.decoder_start is None:
+        if left:
             # Without these, a model would count padding as positions.
             batch["position_ids"] = (attention.cumsum(1) - 1).clamp(min=0)
         return batch

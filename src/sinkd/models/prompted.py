@@ -17,7 +17,7 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import load_config
-from sinkd.models.family import Family, first
+from sinkd.models.family import Family, first, positions_of
 from sinkd.models.head import decoder_start
 from sinkd.models.language_model import load_language_model
 from sinkd.models.likelihood import choice_log_likelihoods
@@ -75,8 +75,7 @@ class PromptedClassifier(Family):
         reader = PromptReader(
             self.tokenizer, not config.is_encoder_decoder, UNLIMITED, UNLIMITED, input_eos=reading.input_eos
         )
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None) or UNLIMITED
-        return QuestionReader(self.prompt, reader, min(reading.max_length, positions))
+        return QuestionReader(self.prompt, reader, min(reading.max_length, positions_of(config) or UNLIMITED))
 
     @property
     def collator(self) -> PromptCollator:

@@ -22,7 +22,8 @@ class Collator:
     have. Other columns are dropped.
 
     Args:
-        tokenizer: Rows are padded on its side, with its tokens.
+        tokenizer: Rows are padded with its tokens, on the right, so that no model counts padding as positions; on the
+            left if they end with its classification token, where XLNet looks for the answer.
 
     Raises:
         SinkdError: if the tokenizer has no padding token.
@@ -33,13 +34,14 @@ class Collator:
             name = type(tokenizer).__name__
             raise SinkdError(f"{name} has no padding token, expected one (tokenizer.pad_token = ...)")
         self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
-        self.left = tokenizer.padding_side == "left"
+        self.answer = tokenizer.cls_token_id
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = {"attention_mask": mask([len(row["input_ids"]) for row in rows], self.left)}
+        left = self.answer is not None and all(list(row["input_ids"][-1:]) == [self.answer] for row in rows)
+        batch = {"attention_mask": mask([len(row["input_ids"]) for row in rows], left)}
         for name, padding in self.padding.items():
             if name in rows[0]:
-                batch[name] = padded([row[name] for row in rows], padding, self.left)
+                batch[name] = padded([row[name] for row in rows], padding, left)
         for name in LABELS:
             if name in rows[0]:
                 labels = torch.as_tensor(np.array([row[name] for row in rows]))

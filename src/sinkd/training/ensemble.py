@@ -114,6 +114,7 @@ class Ensemble:
         dev: dict[Teacher, dict[str, Tensor]] = {}
         for teacher in self._asked(objective.teacher_needs):
             own = teacher.own_rows(student, args.seed)
+            teacher.refuse_long_rows(rows if own is None else own.rows)
             kept = self._kept(teacher, objective, args)
             prior = self._prior(teacher, student.task, rows, args) if LOGITS in objective.teacher_needs else None
             if args.teacher_cache == "off" or not kept or not teacher.cacheable or row_lengths(rows) is None:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from sinkd.losses.labels import hard_label_loss
 from sinkd.models import Family
+from sinkd.models.family import positions
 from sinkd.training.answered_rows import row_lengths
 from sinkd.training.resumable import ResumableTrainer
 
@@ -52,6 +53,7 @@ class EvaluatingTrainer(ResumableTrainer):
     args: Any
     compute_metrics: Any
     family: Family
+    model: Any
 
     def answers(self, rows: Any) -> np.ndarray:
         """The model's logits for tokenised rows, (n, C) float32, in the order of the rows."""
@@ -77,6 +79,7 @@ class EvaluatingTrainer(ResumableTrainer):
             self._signature_columns.append("length")  # --remove_unused_columns: batches are made by it
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
+        self.family.refuse_long_rows(positions(self.model), dataloader.dataset)
         sampler, compute = _sampler(dataloader), self.compute_metrics
         # The loader draws a seed from the global random state, which only training may change.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

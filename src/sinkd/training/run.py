@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_
 from sinkd.errors import SinkdError, Terminated
 from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack
 from sinkd.models.config import load_config
+from sinkd.models.family import positions
 from sinkd.models.tokenizer import different_tokens
 from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
@@ -194,7 +195,7 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
     with locked(folder, args.should_save):
         trainer = make_trainer(args, family)
         trainer.remove_callback(PrinterCallback)
-        family.refuse_long_rows(trainer.model)
+        family.refuse_long_rows(positions(trainer.model), family.train, *family.dev.values())
         with args.main_process_first():
             finished = claim(folder, args, _inputs(trainer, family))
         if finished is not None:

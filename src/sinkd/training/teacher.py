@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature, Stack
@@ -21,6 +21,7 @@ from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.models import Encoder, Family, find_checkpoint, stack
 from sinkd.models.config import load_config
+from sinkd.models.family import positions, positions_of
 from sinkd.models.tokenizer import different_tokens, tokenizer_difference
 from sinkd.tasks import Task
 from sinkd.tasks.arrow_cache import cache_dir, file_hash
@@ -119,6 +120,16 @@ class Teacher:
         family = self.family.for_seed(seed)
         return OwnRows(family.train, family.collator)
 
+    def refuse_long_rows(self, rows: Any) -> None:
+        """Raise SinkdError if a row has more tokens than the teacher reads."""
+        given = self._given
+        most = positions_of(self._config) if isinstance(given, str) else positions(given)
+        self.family.refuse_long_rows(most, rows, reader="the teacher")
+
+    @property
+    def _config(self) -> PretrainedConfig:
+        return load_config(str(self.folder), "--teacher_path")
+
     def check_tokens(self, objective: Objective, student: Family) -> None:
         """Raise SinkdError for features that the teacher does not show, or of tokens that the student lacks."""
         self.family.refuse_features(objective.teacher_needs)
@@ -136,7 +147,7 @@ class Teacher:
     def stack(self) -> Stack:
         """Depth and width. Raises SinkdError for a module that is not a model of transformers."""
         if self.folder is not None:
-            return stack(load_config(str(self.folder), "--teacher_path"))
+            return stack(self._config)
         return stack_of(self._given, "teacher")
 
     def move(self, device: torch.device) -> None:
