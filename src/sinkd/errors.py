@@ -1,5 +1,8 @@
 """The errors that sinkd raises."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SinkdError(ValueError):
     """Wrong input, described in one sentence: what is wrong, where, and what would be right.
@@ -21,3 +24,14 @@ def first_sentence(error: BaseException) -> str:
     """The first line of another library's error, or the name of its class if it has no text."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+@contextmanager
+def one_sentence(setting: str) -> Iterator[None]:
+    """Raise SinkdError for another library's error about a setting, such as a missing package."""
+    try:
+        yield
+    except SinkdError:
+        raise
+    except (ImportError, TypeError, ValueError) as error:
+        raise SinkdError(f"{setting}: {first_sentence(error)}") from error

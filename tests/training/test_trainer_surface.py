@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     BertConfig,
@@ -127,6 +128,36 @@ def test_a_teacher_and_a_student_return_logits_in_any_form(form, trainer):
     batch = made._prepare_inputs(DataCollatorWithPadding(TOKENIZER)(ENCODED[:2]))
     assert torch.equal(made.teacher_view(batch).logits, teacher.embedding(batch["input_ids"]))
     assert made.predict(NAMED).predictions.shape == (6, 2)
+
+
+EACH_EPOCH = {"max_steps": -1, "num_train_epochs": 3, "eval_strategy": "epoch", "save_strategy": "epoch"}
+
+
+@pytest.mark.parametrize("greater", [True, False])
+def test_the_best_model_by_a_programs_own_score_is_loaded_at_the_end(greater, trainer, tmp_path):
+    scores = iter((1.0, 3.0, 2.0) if greater else (3.0, 1.0, 2.0))
+    flags = {"load_best_model_at_end": True, "metric_for_best_model": "size", "greater_is_better": greater}
+    made = trainer(flags=EACH_EPOCH | flags, eval_dataset=NAMED, compute_metrics=lambda p: {"size": next(scores)})
+    made.train()
+    best = load_file(tmp_path / "out" / "checkpoint-2" / "model.safetensors")
+    last = load_file(tmp_path / "out" / "checkpoint-3" / "model.safetensors")
+    weight = "classifier.weight"
+    assert torch.equal(made.model.state_dict()[weight].cpu(), best[weight])
+    assert not torch.equal(last[weight], best[weight])
+
+
+def test_a_score_that_an_evaluation_lacks_is_refused_with_those_it_has(trainer):
+    made = trainer(flags=EACH_EPOCH | {"metric_for_best_model": "f1"}, eval_dataset=NAMED, compute_metrics=share)
+    with pytest.raises(SinkdError, match=r"metric_for_best_model is f1, and an evaluation gives loss, share; choose"):
+        made.train()
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("share", "max"), ("eval_loss", "min"), (None, "min")])
+def test_a_schedule_that_follows_a_score_knows_its_direction(metric, mode, trainer):
+    flags = {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": metric}
+    made = trainer(flags=EACH_EPOCH | flags, eval_dataset=NAMED, compute_metrics=share)
+    made.train()
+    assert made.lr_scheduler.mode == mode
 
 
 class Sharing(nn.Module):

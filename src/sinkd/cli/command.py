@@ -18,9 +18,13 @@ NO_TASK = "--task_name is missing; name a task, or your own table by --train_fil
 
 
 def load_named_task(args: TaskArguments) -> Task:
-    """Load the task, or the user's table, that the settings name."""
+    """Load the task, or the user's table, that the settings name, with the score that selects the best model."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    return _task(args).selected_by(args.metric_for_best_model)
+
+
+def _task(args: TaskArguments) -> Task:
     name = named_task(vars(args))
     if not args.own_table:
         if name is None:

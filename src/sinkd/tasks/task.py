@@ -179,6 +179,22 @@ class Task:
             combined[name] = sum(found[name] for found in scores.values()) / len(scores)
         return combined
 
+    def selected_by(self, metric: str | None) -> Task:
+        """Return the task with another of its scores to select the best model; None leaves it as it is.
+
+        Raises:
+            SinkdError: if the task has no such score.
+        """
+        if metric is None:
+            return self
+        texts = not self.labels and not self.regression
+        said, truth = (["a", "b"], [["a"], ["b"]]) if texts else (np.arange(2), np.arange(2))
+        known = self.combine(dict.fromkeys(self.dev_splits or ("dev",), self.scorer(said, truth, ("0-0-0", "0-1-0"))))
+        chosen = metric.removeprefix("eval_")
+        if chosen not in known:
+            raise SinkdError(f"{self.name} has no score {metric}; choose one of {', '.join(known)}")
+        return replace(self, metric=chosen)
+
     def write_submission(
         self, split: str, answers: Any, folder: str | Path, index: Sequence[str] | None = None
     ) -> Path:

@@ -17,6 +17,7 @@ from sinkd.errors import SinkdError
 from sinkd.training.objective_arguments import ObjectiveArguments
 from sinkd.training.parser import flag
 from sinkd.training.served_arguments import ServedArguments
+from sinkd.training.unserved_flags import refuse_unserved
 
 
 @dataclass
@@ -36,9 +37,12 @@ class TaskArguments(TrainingArguments):
     save_strategy: str = flag("epoch", "When to write a checkpoint: epoch, steps or no.")
     save_steps: float = flag(0, "Also write a checkpoint every this many steps (0: no).")
     save_total_limit: int | None = flag(2, "How many checkpoints to keep.")
-    remove_unused_columns: bool = flag(False, "The collator selects a model's inputs.")
+    remove_unused_columns: bool = flag(False, "In a program: keep only the columns that the model's forward names.")
     weight_decay: float = flag(0.0, "Weight decay of AdamW.")
     adam_epsilon: float = flag(1e-8, "Epsilon of AdamW.")
+    metric_for_best_model: str | None = flag(
+        None, "The score that selects the best model (default: the one that the task is known for)."
+    )
     do_eval: bool = flag(False, "Published entry points: evaluate; without --do_train, an earlier run.")
 
     config: str | None = flag(None, "A YAML file of settings; flags on the command line override it.")
@@ -134,9 +138,10 @@ class TaskArguments(TrainingArguments):
             self.use_cpu = True  # otherwise transformers refuses bfloat16 without a GPU
         if self.wandb_proj is not None:
             self._log_to_wandb(self.wandb_proj)
-        do_eval = self.do_eval
+        given = {name: getattr(self, name) for name in ("do_eval", "metric_for_best_model", "greater_is_better")}
         super().__post_init__()
-        self.do_eval = do_eval  # TrainingArguments turns it on for every run that evaluates
+        for name, value in given.items():  # TrainingArguments evaluates in every run, and takes the loss for a metric
+            setattr(self, name, value)
 
     def _log_to_wandb(self, project: str) -> None:
         if find_spec("wandb") is None:
@@ -271,10 +276,6 @@ class DistillationArguments(ServedArguments, ObjectiveArguments, TaskArguments):
         return list(self.teacher_path or [])
 
 
-REFUSED = {
-    "label_smoothing_factor": "hard labels are taken as they are; a kd term softens them",
-    "resume_from_checkpoint": "the same command resumes from the last checkpoint in the output folder by itself",
-}
 AT_LEAST_ONE = (
     "gradient_accumulation_steps", "max_dev_rows", "max_seq_length", "max_train_rows", "num_shots",
     "per_device_eval_batch_size", "per_device_train_batch_size", "per_gpu_batch_size",
@@ -290,9 +291,7 @@ def _refuse_impossible(args: TaskArguments) -> None:
     for name in ("learning_rate", "num_train_epochs"):
         if not 0 < getattr(args, name) < math.inf:
             raise SinkdError(f"--{name} is {getattr(args, name)}; it must be above 0")
-    for name, why in REFUSED.items():
-        if getattr(args, name) not in (None, 0.0):
-            raise SinkdError(f"--{name} is {getattr(args, name)}; {why}")
+    refuse_unserved(args)
     for seed in args.seed_list:
         if not 0 <= seed < 2**32:
             raise SinkdError(f"{seed} is no seed; a seed is a whole number from 0 to {2**32 - 1}")

@@ -19,6 +19,7 @@ from sinkd.training.arguments import DistillationArguments
 from sinkd.training.ensemble import Ensemble, kept_features
 from sinkd.training.teacher import OnRows, Teacher, stack_of
 from sinkd.training.trainer import TaskTrainer
+from sinkd.training.trainer_arguments import check_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class DistillationTrainer(TaskTrainer):
         on_teacher_rows: OnRows | None = None,
         **kwargs: Any,
     ):
-        self._refuse_unserved(args, family, kwargs)
         family = family or Encoder()
+        check_arguments(self.arguments, args, family.task, kwargs)
         objective = args.parse_objective(objective) if isinstance(objective, str) else objective
         teacher = Teacher(teacher, family) if isinstance(teacher, nn.Module) else teacher
         self.teachers = Ensemble([teacher]) if isinstance(teacher, Teacher) else teacher

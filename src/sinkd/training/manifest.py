@@ -23,7 +23,7 @@ INCIDENTAL = {
     "do_eval", "do_predict", "do_test", "test_output_dir", "exp_name", "resume_from_checkpoint", "teacher_cache_dir",
     "teacher_cache", "data_dir", "train_file", "dev_file", "test_file", "unlabeled_file",
     "push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision",
-    "metric_for_best_model", "greater_is_better", "save_steps", "save_strategy", "logging_steps",
+    "greater_is_better", "save_steps", "save_strategy", "logging_steps",
     "per_device_eval_batch_size", "per_gpu_batch_size", "dataloader_pin_memory", "dataloader_num_workers",
     "model_path", "teacher_path", "student_path", "parallelize", "wandb_proj", "tokenizer_name", "config_name",
     "teacher_url", "teacher_concurrency", "teacher_timeout", "teacher_max_requests", "templates_dir", "use_cpu",

@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from sinkd.errors import SinkdError, first_sentence
+from sinkd.training.unserved_flags import UNSERVED, served
 
 
 def flag(default: Any, text: str, *aliases: str) -> Any:
@@ -38,26 +39,32 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 class FlagParser(HfArgumentParser):
-    """A command's flags, generated from the dataclass of its arguments."""
+    """A command's flags, generated from the dataclass of its arguments; see also `unserved_flags`."""
 
     error = ArgumentParser.error
 
     def __init__(self, kind: type[TrainingArguments], prog: str | None = None):
         # No abbreviations: a new flag would change the meaning of older commands.
         super().__init__(kind, prog=prog, allow_abbrev=False)
+        # A switch comes before its --no_... form, whose default is another.
+        self._defaults_of = {action.dest: action.default for action in reversed(self._actions)}
+        for action in self._actions:
+            if action.dest in UNSERVED:
+                action.help = argparse.SUPPRESS
 
     def typed(self, argv: Sequence[str]) -> dict[str, Any]:
         """The values on a command line, by field name, without defaults.
 
         Raises:
-            SinkdError: for an unknown flag (names the nearest), or an invalid value.
+            SinkdError: for an unknown flag (names the nearest), one that is not served, or an invalid value.
         """
         untyped = object()
         namespace = argparse.Namespace(**dict.fromkeys((action.dest for action in self._actions), untyped))
         namespace, unknown = self.parse_known_args(argv, namespace)
         if unknown:
             raise SinkdError(f'"{unknown[0]}" is no flag of {self.prog}{self._nearest(unknown[0].lstrip("-"))}')
-        return {name: value for name, value in vars(namespace).items() if value is not untyped}
+        given = {name: value for name, value in vars(namespace).items() if value is not untyped}
+        return served(given, self._defaults_of)
 
     def read(self, path: Path) -> dict[str, Any]:
         """The values in a YAML file, by field name.
@@ -75,7 +82,7 @@ class FlagParser(HfArgumentParser):
         """Settings from `place` by field name, with the types that the command line would give them.
 
         Raises:
-            SinkdError: for an unknown key (names the nearest), or an invalid value.
+            SinkdError: for an unknown key (names the nearest), one that is not served, or an invalid value.
         """
         values = {}
         for key, value in settings.items():
@@ -83,7 +90,7 @@ class FlagParser(HfArgumentParser):
             if action is None or action.nargs == 0:  # --help, and the --no_... form of a switch
                 raise SinkdError(f'{place} sets "{key}", which is no flag{self._nearest(str(key))}')
             values[action.dest] = _converted(action, value, key, place)
-        return values
+        return served(values, self._defaults_of, place)
 
     def _nearest(self, name: str) -> str:
         known = [option.lstrip("-") for option, action in self._option_string_actions.items() if action.nargs != 0]

@@ -15,6 +15,7 @@ from sinkd.training.hub import open_repository, push_checkpoint
 from sinkd.training.schedule import Schedule
 
 BEST = "best"
+TIMING = ("runtime", "_per_second", "_time", "epoch")  # in the names of what an evaluation reports beside scores
 
 
 class ResumableTrainer(CpuTrainer):
@@ -35,7 +36,10 @@ class ResumableTrainer(CpuTrainer):
         if self.args.should_save:
             remove_partial(Path(self.args.output_dir))
         with self.schedule.catching_sigterm():
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.args.load_best_model_at_end and self.state.best_metric is not None:
+            self._load_from_checkpoint(str(Path(self.args.output_dir, BEST)))
+        return result
 
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
@@ -80,6 +84,10 @@ class ResumableTrainer(CpuTrainer):
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _determine_best_metric(self, metrics, trial):
+        wanted = self.args.metric_for_best_model
+        if wanted is not None and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            known = ", ".join(name.removeprefix("eval_") for name in metrics if not name.endswith(TIMING))
+            raise SinkdError(f"metric_for_best_model is {wanted}, and an evaluation gives {known}; choose one of these")
         is_best = super()._determine_best_metric(metrics, trial)
         self.state.best_global_step = None  # else the Trainer would look for the best model among the checkpoints
         if is_best:

@@ -72,7 +72,7 @@ def resolve_settings(
         return kind(**settings)
     except SinkdError:
         raise
-    except (ValueError, TypeError) as error:  # raised by transformers
+    except (ValueError, TypeError, ImportError) as error:  # raised by transformers
         raise SinkdError(str(error)) from error
 
 

@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from torch.utils.data import DataLoader, IterableDataset
-from transformers.trainer_utils import has_length
+from torch.utils.data import DataLoader
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, one_sentence
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import Encoder, Family
@@ -26,16 +25,10 @@ from sinkd.training.arguments import TaskArguments
 from sinkd.training.evaluation import EvaluatingTrainer
 from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.sampler import UpdateBatches
+from sinkd.training.trainer_arguments import check_arguments, with_best
 from sinkd.training.training_log import Meter
 
 OBJECTIVE_FILE = "objective.safetensors"
-
-
-# Keywords of the Trainer that would do nothing, and why.
-REFUSED = {
-    "model_init": "give model",
-    "compute_loss_func": "the objective is the loss",
-}
 
 
 class TaskTrainer(EvaluatingTrainer):
@@ -69,13 +62,14 @@ class TaskTrainer(EvaluatingTrainer):
         family: Family | None = None,
         **kwargs: Any,
     ):
-        self._refuse_unserved(args, family, kwargs)
         self.family = family or Encoder()
+        check_arguments(self.arguments, args, self.family.task, kwargs)
+        args = with_best(args, self.family.task)
         if self.family.task is not None:
-            args.metric_for_best_model, args.greater_is_better = self.family.task.metric, True
             args.remove_unused_columns = False  # the family's collator selects them
             kwargs = {"data_collator": self.family.collator, "processing_class": self.family.tokenizer, **kwargs}
-        super().__init__(model=model, args=args, **kwargs)
+        with one_sentence("the Trainer"):
+            super().__init__(model=model, args=args, **kwargs)
         if args.fsdp and not self.is_fsdp_enabled:
             raise SinkdError("--fsdp shards over accelerators, and there are none; leave it out to train by DDP")
         self.objective = (objective or Objective.parse("ce:1")).to(self.args.device)
@@ -84,25 +78,6 @@ class TaskTrainer(EvaluatingTrainer):
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False
         self.meter = Meter()
         self._update_batches: Any = None  # the `UpdateBatches` of training, once it begins
-
-    def _refuse_unserved(self, args: Any, family: Family | None, keywords: Mapping[str, Any]) -> None:
-        """Raise SinkdError for arguments of the Trainer that would do nothing or fail later."""
-        if not isinstance(args, self.arguments):
-            raise SinkdError(
-                f"args is of the type {type(args).__name__}; give {self.arguments.__name__}, which has every field of "
-                "TrainingArguments"
-            )
-        for name, why in REFUSED.items():
-            if keywords.get(name) is not None:
-                raise SinkdError(f"{name} is not used here; leave it out: {why}")
-        if keywords.get("compute_metrics") is not None and family is not None and family.task is not None:
-            raise SinkdError(f"{family.task.name} has its own scores; leave out compute_metrics")
-        rows = keywords.get("train_dataset")
-        if rows is not None and (isinstance(rows, IterableDataset) or not has_length(rows)):
-            raise SinkdError(
-                f"train_dataset is of the type {type(rows).__name__}, whose rows have no numbers, and seed and epoch "
-                "choose rows by number; give one with __len__ and __getitem__, as list(train_dataset)"
-            )
 
     # Training
 
@@ -221,7 +196,8 @@ class TaskTrainer(EvaluatingTrainer):
     def create_optimizer(self, model=None):
         """The Trainer's optimiser, with a group for the objective's parameters: no weight decay, a separate rate."""
         fresh = self.optimizer is None
-        optimizer = super().create_optimizer(model)
+        with one_sentence(f"--optim {self.args.optim.value}"):
+            optimizer = super().create_optimizer(model)
         own = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         if fresh and own:
             rate = getattr(self.args, "curvature_lr", None)
@@ -229,6 +205,10 @@ class TaskTrainer(EvaluatingTrainer):
             optimizer.add_param_group({"params": own, "weight_decay": 0.0, "lr": rate})
             optimizer.register_step_post_hook(lambda *_: self._clamp_parameters())
         return optimizer
+
+    def create_scheduler(self, *args, **kwargs):
+        with one_sentence(f"--lr_scheduler_type {self.args.lr_scheduler_type.value}"):
+            return super().create_scheduler(*args, **kwargs)
 
     def _clamp_parameters(self) -> None:
         """Keep the objective's parameters (a curvature, a scale) within the bounds of their modules."""
