@@ -93,7 +93,8 @@ class FlagParser(HfArgumentParser):
         return served(values, self._defaults_of, place)
 
     def _nearest(self, name: str) -> str:
-        known = [option.lstrip("-") for option, action in self._option_string_actions.items() if action.nargs != 0]
+        shown = [a for a in self._actions if a.nargs != 0 and a.dest not in UNSERVED]
+        known = [option.lstrip("-") for action in shown for option in action.option_strings]
         close = difflib.get_close_matches(name, known, n=1)
         return f'; did you mean "{close[0]}"?' if close else ""
 
