@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, LlamaConfig, T5Config
+from transformers import AutoConfig, AutoModelForSequenceClassification, LlamaConfig, T5Config
 
 from sinkd import SinkdError
+from sinkd.estimate.memory import Plan, estimate, needed
 from sinkd.estimate.shape import SIZES, read_shape, shape_of
+from small_families import CONFIGS, LAYERS, family_config
 
 # As the papers and the checkpoints' own pages give them, in millions
 PUBLISHED = {
@@ -37,6 +39,23 @@ def test_encoder_decoders_and_decoders_are_distinguished():
     sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
     llama = shape_of(LlamaConfig(vocab_size=100, **sizes))
     assert (llama.kind, llama.layers, llama.decoder_layers, llama.widest) == ("decoder", 2, 0, 40)
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5", "bart", "pegasus", "prophetnet", "modernbert", "albert", "mamba"])
+def test_any_family_is_estimated(kind):
+    # ProphetNet's config names its depths in a way of its own
+    sizes = {"hidden_size": 16, "vocab_size": 100, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    sizes |= {f"num_{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = family_config(kind) if kind in CONFIGS else AutoConfig.for_model(kind, **sizes)
+    shape = shape_of(config)
+    assert (shape.kind == "encoder-decoder") == config.is_encoder_decoder == (shape.decoder_layers > 0)
+    assert shape.layers == (LAYERS if kind in CONFIGS else 2)
+    assert needed(estimate(shape, Plan(batch_size=2, max_seq_length=16, answer_tokens=4))) > 16 * shape.parameters
+
+
+def test_a_family_that_decides_by_values_is_refused():
+    with pytest.raises(SinkdError, match="longformer does not run on tensors without values"):
+        estimate(shape_of(family_config("longformer")), Plan(batch_size=2, max_seq_length=16))
 
 
 def test_the_vocabulary_can_be_overridden():

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
+from transformers.initialization import no_init_weights
 
+from sinkd.errors import SinkdError, first_sentence
 from sinkd.estimate.shape import CLASSES, Shape, layers_of
 
 
@@ -33,6 +35,9 @@ def trace(shape: Shape, rows: int, tokens: int, answer_tokens: int, bf16: str = 
         tokens, answer_tokens: Tokens per row that the model reads, and that an encoder-decoder answers.
         bf16: "autocast", which also stores a bfloat16 copy of each matrix; "weights": the weights are bfloat16 too.
         gpu: True if attention and dropout run in a GPU's fused kernels.
+
+    Raises:
+        SinkdError: if what the model does depends on its input (Longformer).
     """
     kept: dict[int, tuple[torch.UntypedStorage, int]] = {}
     place = [-1]  # number of the current layer; -1 outside
@@ -43,7 +48,8 @@ def trace(shape: Shape, rows: int, tokens: int, answer_tokens: int, bf16: str = 
             kept.setdefault(storage._cdata, (storage, place[0]))  # held, so that its address is not reused
         return tensor
 
-    with FakeTensorMode(), torch.device("cpu"):
+    # Some families initialise weights by their values (ModernBERT).
+    with FakeTensorMode(), torch.device("cpu"), no_init_weights():
         dtype = torch.bfloat16 if bf16 == "weights" else torch.float32
         model = CLASSES[shape.kind].from_config(shape.config, dtype=dtype).train()
         own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
@@ -61,7 +67,13 @@ def trace(shape: Shape, rows: int, tokens: int, answer_tokens: int, bf16: str = 
             torch.autocast("cpu", torch.bfloat16, enabled=bf16 != "no"),
             _FusedKernels() if gpu else nullcontext(),
         ):
-            model(**batch)
+            try:
+                model(**batch)
+            except RuntimeError as error:
+                raise SinkdError(
+                    f"{shape.config.model_type} does not run on tensors without values ({first_sentence(error)}), from "
+                    "which memory is estimated; estimate a model of another family with the same sizes"
+                ) from error
         sizes = [0] * (len(layers) + 1)
         for storage, i in kept.values():
             sizes[i] += storage.nbytes()

@@ -121,7 +121,7 @@ def read_shape(model: str, flag: str, labels: int | None = None, vocabulary: int
 
 def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
     """The shape of the model that a config describes. Raises SinkdError if no Auto class builds it."""
-    kind = _kind(config)
+    kind, text = _kind(config), config.get_text_config(decoder=True)
     try:
         with torch.device("meta"):
             model = CLASSES[kind].from_config(config)
@@ -139,9 +139,9 @@ def shape_of(config: PretrainedConfig, flag: str = "the model") -> Shape:
         config=config,
         layers=len(layers) - of_decoder if of_decoder else config.num_hidden_layers,
         decoder_layers=of_decoder,
-        width=config.hidden_size,
+        width=text.hidden_size,
         widest=max(max(shape) for layer in layers for shape in layer),
-        outputs=config.num_labels if kind == "encoder" else config.vocab_size,
+        outputs=config.num_labels if kind == "encoder" else text.vocab_size,
         matrices=tuple(matrices),
         layer=max(sizes),
         outside=sum(map(math.prod, matrices)) - sum(sizes),
