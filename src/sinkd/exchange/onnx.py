@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
 from sinkd.exchange.transfer import writing
 from sinkd.models import Encoder, find_checkpoint, load_encoder, load_tokenizer
 from sinkd.models.family import Reading, positions
@@ -130,25 +130,32 @@ def export_onnx(model: PreTrainedModel, inputs: Batch, file: Path) -> Path:
     Args:
         inputs: Example inputs, {name: (B, L)}.
         file: The file. It contains the weights up to ONNX's limit of 2 GB; larger weights go to a second file.
+
+    Raises:
+        SinkdError: if torch cannot export such a model (XLNet).
     """
     names = tuple(inputs)
     # Two rows to trace: an axis of length 1 would become a constant.
     example = tuple(value[:1].repeat(2, 1) for value in inputs.values())
     most = positions(model) or LONGEST
     axes = {0: torch.export.Dim("batch", min=1, max=LONGEST), 1: torch.export.Dim("length", min=1, max=most)}
-    with _quiet():
-        torch.onnx.export(
-            _Logits(model.eval(), names).eval(),
-            example,
-            str(file),
-            input_names=list(names),
-            output_names=["logits"],
-            dynamic_shapes=(tuple(axes for _ in names),),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=sum(parameter.nbytes for parameter in model.parameters()) > 1.8e9,
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            torch.onnx.export(
+                _Logits(model.eval(), names).eval(),
+                example,
+                str(file),
+                input_names=list(names),
+                output_names=["logits"],
+                dynamic_shapes=(tuple(axes for _ in names),),
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=sum(parameter.nbytes for parameter in model.parameters()) > 1.8e9,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        kind, cause = type(model).__name__, first_sentence(error.__cause__ or error)
+        raise SinkdError(f"torch.onnx cannot export a {kind}: {cause}") from error
     return file
 
 
