@@ -79,6 +79,7 @@ def prepared(tmp_path_factory, world, taught, google) -> Path:
     for name, kind in {"t5": "t5", "gpt": "gpt_neo"}.items():
         write_language_model(folder / "models" / f"{name}-teacher", kind, width=32, positions=512)
         write_language_model(folder / "models" / f"{name}-student", kind, width=16, positions=512)
+    (folder / "LM").symlink_to("models/gpt-teacher")
     (folder / "more.txt").write_text("".join(f"more text {i}\n" for i in range(10)))
     return folder
 
