@@ -160,7 +160,7 @@ def test_a_script_runs_its_task_and_leaves_the_numbers_to_the_recipe(task, role,
     where, entry, *flags = done.stdout.splitlines()
     assert Path(where) == ROOT
     assert entry == {"teacher": "main_glue.py", "student": "main_glue_distill.py"}[role]
-    models = {"teacher": {"model_path": "T"}, "student": {"teacher_path": "T", "student_path": "S"}}[role]
+    models = {"teacher": {"model_path": "T"}, "student": {"teacher_path": ["T"], "student_path": "S"}}[role]
     typed = FlagParser(KINDS[role]).typed(flags)
     assert typed.pop("do_lower_case", False) == (role == "teacher")
     expected = {"do_train": True, "do_eval": True, "task_name": task, "data_dir": "./datas/glue", "overwrite": True}

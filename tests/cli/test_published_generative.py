@@ -79,7 +79,7 @@ def test_the_published_commands_teach_and_learn(typed, place, caplog):
         step = str(int(metrics["history"][0]["step"]))
         assert row == ["super_glue", "copa", "plain", "1", step, "accuracy", str(metrics["best"])]
     settings = json.loads((folder / "debug" / "student" / "manifest.json").read_text())["settings"]
-    assert settings["teacher_path"] == "debug/teacher" and settings["sinkhorn_weight"] == 0.0008
+    assert settings["teacher_path"] == ["debug/teacher"] and settings["sinkhorn_weight"] == 0.0008
     assert settings["temperature"] == 1.0, "the published kl does not soften"
     # and what a run leaves is scored and asked as it was trained, in the wording that only its own folder has
     assert main(["evaluate", "--dataset_name", "super_glue", "--dataset_config_name", "copa", "--model_path",

@@ -392,3 +392,10 @@ def test_two_tokenizers_are_refused_in_one_sentence(vocabulary, model):
 def test_a_student_whose_embedding_is_too_small_is_refused(vocabulary, model):
     teacher = vocabulary(CASED)
     refused(lambda: tokenizers_of(teacher, model(None)), f"tokenizer has {len(CASED)} tokens", "embedding 60")
+
+
+def test_tokenizers_that_join_pairs_in_other_ways_are_two(vocabulary):
+    bert = vocabulary(UNCASED, name="bert")
+    distilbert = vocabulary(UNCASED, {"model_input_names": ["input_ids", "attention_mask"]}, "distilbert")
+    teachers, student = tokenizers_of(bert, distilbert, may_differ=True)
+    assert "token_type_ids" in teachers("a", "b") and "token_type_ids" not in student("a", "b")

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from sinkd import DistillationArguments
+from sinkd import DistillationArguments, DistillationTrainer, SinkdError
 from sinkd.cli.main import main
-from sinkd.models import load_tokenizer, train_tokenizer, write_encoder
+from sinkd.models import load_tokenizer, student_and_teachers, train_tokenizer, write_encoder
+from sinkd.models.encoder import load_encoder
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.run import cache_teacher, distill
 from sinkd.training.settings import resolve_settings
@@ -107,3 +108,19 @@ def test_weights_change_the_loss_and_equal_ones_are_the_default(flags):
 def test_weights_that_do_not_fit_are_refused(flags, capsys, weights):
     assert main(["distill", *flags("out", "--teacher_weights", *weights)]) == 2
     assert f"--teacher_weights is {' '.join(weights)}; give one positive weight" in capsys.readouterr().err
+
+
+def test_rows_in_another_order_than_the_teachers_are_refused(flags, second, world, tmp_path):
+    args = resolve_settings(DistillationArguments, flags("out", "--teacher_path", second), "test")
+    student, (family,) = student_and_teachers(load_task("cola", world.data), args, str(world.student), [str(second)])
+    trainer = DistillationTrainer(
+        model=load_encoder(str(world.student), student.task, "S"),
+        teacher=Teacher(str(second), family),
+        objective="kd",
+        args=args,
+        family=student,
+        train_dataset=student.train.shuffle(seed=1),
+        eval_dataset=student.dev,
+    )
+    with pytest.raises(SinkdError, match="or the same in another order"):
+        trainer.train()

@@ -96,5 +96,5 @@ def show_plan(args: TaskArguments) -> bool:
             print(f"objective: {args.parse_objective()}")
         for name, value in sorted(args.to_dict().items()):
             if value is not None and not name.endswith("_token"):  # the hub's token is secret
-                print(f"{name}: {value}")
+                print(f"{name}: {' '.join(map(str, value)) if isinstance(value, list) else value}")
     return args.dry_run

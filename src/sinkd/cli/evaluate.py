@@ -23,19 +23,18 @@ def evaluate(args: TaskArguments, path: str, class_prior: str | None = None) -> 
     task = load_named_task(args)
     if not task.dev_splits:
         raise SinkdError(f"{task.name} has no dev set; sinkd predict writes its answers")
-    if class_prior is not None and task.choices:
-        raise SinkdError(f"--class_prior balances labels, and {task.name} is answered in words; leave it out")
     model = Model.load(path, task, args)
+    model.family.refuse(args)
     started = time.perf_counter()
     answers = model.answers()
     seconds = time.perf_counter() - started
     rows_per_second = sum(map(len, answers.values())) / seconds
-    scores = model.scores_of(answers)
+    scores = model.family.dev_scores(answers)
     balanced = model.balanced(answers, class_prior)
     names = ["answers"] if balanced else []
     table = Table(f"{path} on {task.name}", [*names, *scores, "rows/s", "seconds"])
     values = (f"{value:.4f}" for value in scores.values())
     table.add(*["raw"] * bool(balanced), *values, f"{rows_per_second:.0f}", f"{seconds:.1f}")
     if balanced:
-        table.add("balanced", *(f"{value:.4f}" for value in model.scores_of(balanced).values()), "", "")
+        table.add("balanced", *(f"{value:.4f}" for value in model.family.dev_scores(balanced).values()), "", "")
     show(table)

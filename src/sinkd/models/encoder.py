@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +21,6 @@ from sinkd.models.family import Family, positions_of
 from sinkd.models.forward import observe, parameters
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Collator, Task, encode
-from sinkd.tasks.arrow_cache import file_hash
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ class Encoder(Family):
         return concatenate_datasets([self._encode(rows) for rows in self.training_texts()])
 
     def rows(self, split: str) -> Dataset:
-        return self._encode(self.task.read(split))
+        return self._encode(self.texts(split))
 
     def _encode(self, rows: Dataset) -> Dataset:
         return encode(rows, self.tokenizer, self.reading.max_seq_length, self.task.regression)
@@ -50,11 +48,6 @@ class Encoder(Family):
     @property
     def collator(self) -> Collator:
         return Collator(self.tokenizer)
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        unlabelled = self.reading.unlabeled_file
-        return {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
 
     def within(self, path: str, flag: str) -> Encoder:
         most = positions_of(load_config(path, flag))

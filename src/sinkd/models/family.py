@@ -20,6 +20,7 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
 from sinkd.tasks import Task, read_unlabeled
+from sinkd.tasks.arrow_cache import file_hash
 from sinkd.tasks.metrics import Scores
 
 
@@ -111,6 +112,11 @@ class Family(ABC):
     def rows(self, split: str) -> Dataset:
         """Return the tokenised rows of a dev or test split."""
 
+    def texts(self, split: str) -> Dataset:
+        """Untokenised rows of a dev or test split; of a dev split at most `--max_dev_rows`."""
+        rows = self.task.read(split)
+        return first(rows, self.reading.max_dev_rows) if split in self.task.dev_splits else rows
+
     @cached_property
     def dev(self) -> dict[str, Dataset]:
         """The tokenised rows of each dev split."""
@@ -134,7 +140,8 @@ class Family(ABC):
     @property
     def fingerprints(self) -> dict[str, str]:
         """Fingerprints of everything that determines the rows, except the task's files and the flags."""
-        return {}
+        unlabelled = self.reading.unlabeled_file
+        return {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
 
     def answer_tokens(self, rows: Dataset) -> int:
         """Return the number of answer tokens in training rows; 0 if each row has one answer."""
@@ -192,6 +199,11 @@ class Family(ABC):
     def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
         """Score a dev split, from `answer`'s results for all its rows."""
         return self.task.scores(answers, labels)
+
+    def dev_scores(self, answers: Mapping[str, np.ndarray]) -> Scores:
+        """Score `answer`'s results for all dev rows, given by split."""
+        labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in self.dev.items()}
+        return self.task.combine({split: self.scores(answers[split], labels[split]) for split in labels})
 
     def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
         """Write the submission of a test split, from `answer`'s results for all its rows."""

@@ -57,7 +57,17 @@ class LanguageModel(Family):
 
     attributes = False
     answers_tokens = True
-    refused: ClassVar = {"keep_layers": None, "copy_layers": None, "unlabeled_file": None, "student_init": "pretrained"}
+    refused: ClassVar = {
+        "keep_layers": None,
+        "copy_layers": None,
+        "unlabeled_file": None,
+        "student_init": "pretrained",
+        "teacher_prompt": None,
+        "teacher_answers": None,
+        "class_prior": None,
+        "prompt": None,
+        "answers": None,
+    }
     refusal = "for encoders, and this task is answered by a language model"
     shorter = "a smaller --max_length"
 
@@ -121,7 +131,7 @@ class LanguageModel(Family):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return {"template": self.template.fingerprint}
+        return super().fingerprints | {"template": self.template.fingerprint}
 
     def answer_tokens(self, rows: Dataset) -> int:
         tables = rows.select_columns(["answer_ids"]).with_format("arrow").iter(batch_size=10_000)

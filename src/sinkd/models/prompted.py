@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,14 +16,13 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import load_config
-from sinkd.models.family import Family, first, positions_of
+from sinkd.models.family import Family, positions_of
 from sinkd.models.head import decoder_start
 from sinkd.models.language_model import load_language_model
 from sinkd.models.likelihood import choice_log_likelihoods
 from sinkd.models.prompt import PromptReader
 from sinkd.models.prompt_collator import PromptCollator
 from sinkd.models.questions import QuestionReader, question_rows
-from sinkd.tasks.arrow_cache import file_hash
 from sinkd.tasks.encode import UNLABELLED
 from sinkd.tasks.label_prompt import LabelPrompt
 
@@ -57,8 +55,7 @@ class PromptedClassifier(Family):
         return concatenate_datasets([self._read(rows) for rows in self.training_texts()])
 
     def rows(self, split: str) -> Dataset:
-        rows = self.task.read(split)
-        return self._read(first(rows, self.reading.max_dev_rows) if split in self.task.dev_splits else rows)
+        return self._read(self.texts(split))
 
     def _read(self, rows: Dataset) -> Dataset:
         return question_rows(rows, self.reader, *self.label_type)
@@ -83,9 +80,7 @@ class PromptedClassifier(Family):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        unlabelled = self.reading.unlabeled_file
-        files = {} if unlabelled is None else {"unlabelled file": file_hash(Path(unlabelled))}
-        return files | {"teacher's prompt": self.prompt.fingerprint}
+        return super().fingerprints | {"teacher's prompt": self.prompt.fingerprint}
 
     @property
     def answer_key(self) -> str:

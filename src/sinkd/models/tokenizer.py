@@ -99,6 +99,8 @@ def tokenizers_of(
             continue
         own = load_tokenizer(path, flag, reading.do_lower_case)
         difference = tokenizer_difference(tokenizer, own)
+        if difference is None and may_differ and not same_pairs(tokenizer, own):
+            difference = "how they join two texts"
         if difference is None:
             continue
         if named is not None:
@@ -147,6 +149,12 @@ def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenize
     if difference is None and one.tokenize(PROBE) != other.tokenize(PROBE):
         return "how they cut or lower-case text"
     return difference
+
+
+def same_pairs(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Return whether two tokenizers add the same special tokens and segments to a pair of texts."""
+    read = [dict(side("a", "b")) for side in (one, other)]
+    return read[0] == read[1]
 
 
 def _pieces_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:

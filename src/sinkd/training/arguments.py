@@ -83,7 +83,7 @@ class TaskArguments(TrainingArguments):
         "error", "error: stop at a malformed row; skip: drop such rows and count them."
     )
     max_train_rows: int | None = flag(None, "Train on the first rows only, at most this many.")
-    max_dev_rows: int | None = flag(None, "Evaluate on the first rows only, at most this many (language models).")
+    max_dev_rows: int | None = flag(None, "Evaluate on the first rows only, at most this many.")
     num_shots: int | None = flag(None, "Train on this many examples only, drawn by the seed (language models).")
 
     # Reading

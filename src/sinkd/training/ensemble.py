@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -114,9 +115,11 @@ class Ensemble:
         dev: dict[Teacher, dict[str, Tensor]] = {}
         for teacher in self._asked(objective.teacher_needs):
             own = teacher.own_rows(student, args.seed)
+            if own is not None:
+                _check_order(rows, own.rows)
             teacher.refuse_long_rows(rows if own is None else own.rows)
-            kept = self._kept(teacher, objective, args)
-            prior = self._prior(teacher, student.task, rows, args) if LOGITS in objective.teacher_needs else None
+            prior = self._prior(teacher, student.task, rows, args)
+            kept = self._kept(teacher, objective, args) | ({LOGITS} if prior is not None else frozenset())
             if args.teacher_cache == "off" or not kept or not teacher.cacheable or row_lengths(rows) is None:
                 if prior is not None:
                     raise SinkdError(
@@ -131,7 +134,7 @@ class Ensemble:
             taught.append(answers)
             if prior is not None:
                 teacher.balance = Balance.of(answers.column(LOGITS), student.task.labels, prior)
-            if self._to_be_scored(teacher):
+            if self._to_be_scored(teacher, args.world_size):
                 dev[teacher] = teacher.dev_answers(args, on_rows)
             if args.on_policy or (teacher is self.first and not objective.cacheable):
                 teacher.move(args.device)
@@ -180,14 +183,14 @@ class Ensemble:
         known = torch.from_numpy(rows.with_format("numpy", ["labels"])[:]["labels"])
         return prior_for(args.class_prior, teacher.family.zero_shot, task.labels, known)
 
-    def _to_be_scored(self, teacher: Teacher) -> bool:
+    def _to_be_scored(self, teacher: Teacher, world_size: int) -> bool:
         """True if the teacher's dev scores are not known from its own run, and can be measured at little cost."""
         task = teacher.family.task
         if task is None or task.choices or not task.dev_splits:
             return False
         if len(self.teachers) > 1 or teacher.balance is not None:
             return True
-        return teacher.loaded and teacher.reported_scores is None
+        return teacher.loaded and teacher.reported_scores is None and world_size == 1
 
     def _score(self, dev: Mapping[Teacher, Mapping[str, Tensor]]) -> None:
         """Score the mean of the teachers' answers to the dev rows, given by split; and what balancing changed."""
@@ -196,19 +199,31 @@ class Ensemble:
             balanced = answers
             if teacher.balance is not None:
                 balanced = {split: teacher.balance(logits) for split, logits in answers.items()}
-                before, after = map(self._scores, (answers, balanced))
+                before, after = (_scores(teacher.family, each) for each in (answers, balanced))
                 teacher.balance.scores_before, teacher.balance.scores_after = before, after
                 metric = teacher.family.task.metric
                 logger.info("its dev %s: %.4f, balanced %.4f", metric, before[metric], after[metric])
             for split, logits in balanced.items():
                 views[split].append(View(logits))
-        self.scores = self._scores({split: MeanView(each, self.weights).logits for split, each in views.items()})
+        mean = {split: MeanView(each, self.weights).logits for split, each in views.items()}
+        self.scores = _scores(self.first.family, mean)
 
-    def _scores(self, answers: Mapping[str, Tensor]) -> Scores:
-        """The scores of answers to the dev rows, by split."""
-        family = self.first.family
-        labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in family.dev.items()}
-        return family.task.combine({split: family.scores(answers[split].numpy(), labels[split]) for split in labels})
+
+def _check_order(rows: Dataset, own: Dataset) -> None:
+    """Raise SinkdError if the rows of student and teacher have other labels, and so are not the same rows."""
+    same = len(rows) == len(own)
+    if same and "labels" in rows.column_names:
+        ours, theirs = (each.with_format("numpy", ["labels"])[:]["labels"] for each in (rows, own))
+        same = np.array_equal(ours, theirs, equal_nan=True)
+    if not same:
+        raise SinkdError(
+            "a teacher that reads other tokens answers its family's own training rows, and train_dataset has others, "
+            "or the same in another order; give the rows of the student's family"
+        )
+
+
+def _scores(family: Family, answers: Mapping[str, Tensor]) -> Scores:
+    return family.dev_scores({split: logits.numpy() for split, logits in answers.items()})
 
 
 def kept_features(objective: Objective, args: DistillationArguments) -> frozenset[Feature]:

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PrinterCallback
 
 from sinkd.models import Family, family_of
 from sinkd.tasks import Task
-from sinkd.tasks.metrics import Scores
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.balance import Balance, prior_for
 from sinkd.training.ensemble import Ensemble
@@ -43,12 +42,6 @@ class Model:
         """The dev set's scores, as the run that made the model reported them, with seconds and rows per second."""
         metrics = self.trainer.evaluate(self.family.dev)
         return {name.removeprefix("eval_"): value for name, value in metrics.items()}
-
-    def scores_of(self, answers: Mapping[str, np.ndarray]) -> Scores:
-        """The scores of these answers to the dev rows."""
-        family = self.family
-        labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in family.dev.items()}
-        return family.task.combine({split: family.scores(answers[split], labels[split]) for split in labels})
 
     def balanced(self, answers: Mapping[str, np.ndarray], prior: str | None) -> dict[str, np.ndarray]:
         """The answers to the dev rows balanced over them to `--class_prior`; {} if it asks for none."""
@@ -96,7 +89,7 @@ def teacher_scores(args: TaskArguments, task: Task, teachers: Ensemble | None) -
         return {}, "not known, since no report on this dev set lies beside it; `sinkd evaluate` measures it"
     teacher = teachers.first
     model = Model(make_evaluator(teacher.model, teacher.family, copy.copy(args)), teacher.family)
-    return model.scores_of(model.answers()), "measured by this run"
+    return model.family.dev_scores(model.answers()), "measured by this run"
 
 
 def parameters(folder: Path) -> int:

@@ -49,7 +49,7 @@ class ObjectiveArguments:
         "window", "Rows that a batch term compares: an update's, those of one process, or of one micro-batch."
     )
     curvature_lr: float | None = flag(
-        None, "Learning rate of curvature, scale and sinkhorn_hidden's projectors (default: 10 times the model's)."
+        None, "Learning rate of the objective's own curvature, scale and projectors (default: 10 times the model's)."
     )
     teacher_cache_top_k: int | None = flag(
         None, "Cache only the k most probable entries at each answer token of a language model, and the rest's mass."
