@@ -104,6 +104,17 @@ def test_a_server_whose_echo_is_one_token_off_is_not_believed(monkeypatch, caplo
         assert "contradict those of next tokens" in caplog.text
 
 
+def test_next_tokens_without_a_visible_character_are_not_compared(monkeypatch):
+    def with_others(text):
+        return {**next_words(text), "": 0.0, "\n": 0.0, "▁": 0.0}
+
+    with CompletionsServer() as server:
+        monkeypatch.setattr("completions_server.next_words", with_others)
+        model = served(server.url)
+        model.probe(PROMPT, ANSWERS)
+        assert model.way == "prompt"
+
+
 def test_tokens_that_do_not_spell_the_answer():
     with pytest.raises(SinkdError, match="do not spell the answer ' good'"):
         answer_span(["It", " is", " bad", "."], " good", ".")
@@ -206,6 +217,21 @@ def test_the_model_is_looked_for_before_anything_is_sent():
         with pytest.raises(SinkdError, match="has no model large; --teacher_model can be small"):
             ServedModel(server.url, "large").identity()
         assert server.prompts == []
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\nmore", f"{SECRET} more", f"{SECRET}é"])
+def test_a_malformed_key_is_refused_and_not_quoted(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(SinkdError, match=r"^OPENAI_API_KEY is no key") as error:
+        served("http://127.0.0.1:8080/v1")
+    assert SECRET not in str(error.value)
+
+
+def test_white_space_around_a_key_is_no_part_of_it(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {SECRET}\n")
+    with CompletionsServer() as server:
+        served(server.url).identity()
+        assert server.keys == [f"Bearer {SECRET}"]
 
 
 def test_requests_are_counted_with_their_repetitions():

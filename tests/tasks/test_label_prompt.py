@@ -89,6 +89,11 @@ def test_a_prompt_that_does_not_fit_is_refused(pairs, prompt, answers, reason):
     assert reason in refusal(pairs, prompt, answers)
 
 
+def test_a_file_that_is_not_utf_8_is_named(pairs, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("{{title}} é".encode("latin-1"))
+    assert f"{tmp_path / 'latin.txt'} is not text in UTF-8: " in refusal(pairs, str(tmp_path / "latin.txt"), ANSWERS)
+
+
 def test_numbers_stand_for_themselves(folder):
     path = folder / "numbers.csv"
     task = table_task(path, path, text_columns=["title", "body"], label_column="mark")

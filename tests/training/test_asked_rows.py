@@ -24,7 +24,7 @@ def server():
 
 def asked_rows(folder, server, concurrency=4, **settings):
     model = ServedModel(server.url, "small", timeout=5.0, retries=0, **settings)
-    return AskedRows(folder / "small.jsonl", model, concurrency)
+    return AskedRows(folder, model, concurrency)
 
 
 def ask(rows, questions=QUESTIONS):
@@ -76,7 +76,7 @@ def test_a_run_that_was_cut_off_asks_for_the_rest(server, tmp_path):
 
 def asked_rows_read(rows):
     """The same rows as a new process reads them."""
-    read = AskedRows(rows.path, rows.server, 1)
+    read = AskedRows(rows.path.parent, rows.server, 1)
     assert not read.missing(map(AskedRows.key, QUESTIONS.values()))
     return read
 

@@ -15,7 +15,7 @@ from sinkd.exchange.snippets import SNIPPETS
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.choose_teachers import ensemble_of, families_of
 
-ROWS = 40
+ROWS = 20
 PROMPT = "Review: {{text}}\nThe sentiment of this movie review is"
 
 

@@ -1,6 +1,7 @@
 """A model on a server teaches a student: it is asked once a row, and its key stays in the environment."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from sinkd.training.arguments import DistillationArguments
 from sinkd.training.choose_teachers import ensemble_of, families_of
 
 SECRET = "sk-never-written"
-PROMPT = "{{sentence}} The sentiment is"
+PROMPT = "{{sentence}}\nThe sentiment is"
 
 
 @pytest.fixture
@@ -48,8 +49,26 @@ def test_a_run_from_a_server(server, world, tmp_path, caplog):
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 10
     assert not any(SECRET.encode() in path.read_bytes() for path in written)
-    assert f"taught by `small at {server.url}`" in (tmp_path / "one/README.md").read_text()
+    card = (tmp_path / "one/README.md").read_text()
+    assert f"taught by `small at {server.url}`" in card
+    assert "| teacher_prompt | `{{sentence}}\\nThe sentiment is` |" in card
+    assert r"| teacher_answers | `negative \|\|\| positive` |" in card
     assert json.loads((tmp_path / "one/manifest.json").read_text())["inputs"]["teacher's prompt"]
+
+
+def test_the_folder_to_delete_holds_all_answers_of_a_model(server, world, tmp_path, capfd):
+    words = ["cache-teacher", "--task_name", "cola", "--data_dir", str(world.data), "--distill_loss", "kd"]
+    assert main([*words, *flags(server, tmp_path)]) == 0
+    (folder,) = (tmp_path / "cache").iterdir()
+    server.model = {"id": "small", "root": "another"}
+    asked = len(server.prompts)
+    assert main([*words, *flags(server, tmp_path, "--teacher_prompt", "{{sentence}} It is")]) == 2
+    said = capfd.readouterr().err
+    assert f"{folder} keeps the answers of another model" in said and "delete the folder" in said
+    assert len(server.prompts) == asked
+    shutil.rmtree(folder)
+    assert main([*words, *flags(server, tmp_path)]) == 0
+    assert set(server.prompts[asked:]) == set(server.prompts[:asked])
 
 
 def test_its_logits_are_the_answers_log_probabilities(server, world, tmp_path):
@@ -63,7 +82,7 @@ def test_its_logits_are_the_answers_log_probabilities(server, world, tmp_path):
     (teacher,) = ensemble_of(args, families).teachers
     progress = []
     answers = teacher.dev_answers(args, lambda done, rows: progress.append((done, rows)))["dev"]
-    after = [next_words(f"{row['text']} The sentiment is") for row in task.read("dev")]
+    after = [next_words(f"{row['text']}\nThe sentiment is") for row in task.read("dev")]
     expected = torch.tensor([[words[" negative"], words[" positive"]] for words in after]).log_softmax(-1)
     torch.testing.assert_close(answers, expected)
     assert progress[-1] == (len(answers), len(answers)) and progress == sorted(progress)

@@ -43,6 +43,8 @@ ELSEWHERE = {
     "teacher_cache",
     "teacher_cache_dir",
     "teacher_cache_dtype",
+    "teacher_prompt",
+    "teacher_answers",
     "distill_loss",
 }
 ELSEWHERE |= {

@@ -20,22 +20,22 @@ def answer_span(tokens: Sequence[str], answer: str, rest: str) -> slice:
     Raises:
         SinkdError: if the tokens do not spell the answer.
     """
-    end, joined = len(tokens), _letters("".join(tokens))
-    spelled, wanted, more = "", _letters(answer), _letters(rest)
-    if not joined.endswith(wanted) or (more and joined.endswith(wanted + more)) or not _letters(tokens[-1]):
+    end, joined = len(tokens), letters("".join(tokens))
+    spelled, wanted, more = "", letters(answer), letters(rest)
+    if not joined.endswith(wanted) or (more and joined.endswith(wanted + more)) or not letters(tokens[-1]):
         end -= 1
     for start in range(end - 1, -1, -1):
         spelled = tokens[start] + spelled
-        if _letters(spelled).endswith(wanted):
+        if letters(spelled).endswith(wanted):
             break
     else:
         raise SinkdError(f"the server's tokens do not spell the answer {answer!r}")
-    if answer[0].isspace() and _letters(spelled) == spelled:  # a token of its own may spell the space
-        while start > 0 and tokens[start - 1] and not _letters(tokens[start - 1]):
+    if answer[0].isspace() and letters(spelled) == spelled:  # a token of its own may spell the space
+        while start > 0 and tokens[start - 1] and not letters(tokens[start - 1]):
             start -= 1
     return slice(start, end)
 
 
-def _letters(text: str) -> str:
+def letters(text: str) -> str:
     """Remove white space, which the tokens of some servers lack."""
     return "".join(text.replace("▁", " ").split())

@@ -21,12 +21,12 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from sinkd.errors import SinkdError
-from sinkd.models.answer_span import answer_span
+from sinkd.models.answer_span import answer_span, letters
 
 logger = logging.getLogger(__name__)
 
 KEY = "OPENAI_API_KEY"
-RETRIES = 6  # the client waits 0.5, 1, 2, 4, 8 and 8 s between tries, or as long as the server asks
+RETRIES = 6  # the client waits 0.5, 1, 2, 4, 8 and 8 s between tries, or as the server asks, up to 120 s
 # How many next tokens to ask for. Servers limit it to 5 (OpenAI), 20 (vLLM), or the vocabulary (llama.cpp).
 LISTS = (1_000, 20, 5)
 EVERY_TOKEN = 1_000_000
@@ -51,7 +51,7 @@ class ServedModel:
         way: How answers are scored.
 
     Raises:
-        SinkdError: if the client is not installed, or the URL is none or contains a secret.
+        SinkdError: if the client is not installed, the URL is none or contains a secret, or the key is malformed.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class ServedModel:
         self.sent = 0
         self._listed, self._first = LISTS[0], dict[str, str]()
         self._lock = threading.Lock()
-        self._key = os.environ.get(KEY, "")
+        self._key = os.environ.get(KEY, "").strip()
+        if not all("!" <= sign <= "~" for sign in self._key):  # the client would quote it in an error
+            raise SinkdError(f"{KEY} is no key; set it to one of printable ASCII characters without white space")
         self._client = openai.OpenAI(
             base_url=url,
             api_key=self._key or "none",
@@ -155,10 +157,10 @@ class ServedModel:
         except SinkdError:
             return True  # there is nothing to compare with
         agree = 0
-        for token in listed:
+        for token in (visible := [token for token in listed if letters(token)]):
             with suppress(SinkdError):
                 agree += abs(self._from_prompt(prompt, token) - self._number(listed[token], token)) < TOLERANCE
-        return 2 * agree >= len(listed)
+        return 2 * agree >= len(visible)
 
     # Two ways to score
 

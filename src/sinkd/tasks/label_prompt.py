@@ -51,8 +51,8 @@ class LabelPrompt:
             templates_dir: A folder of templates.
 
         Raises:
-            SinkdError: if the template is malformed, reads a column that the task lacks, or none; or for answers that
-                do not fit the labels.
+            SinkdError: if the template is malformed or not UTF-8, reads a column that the task lacks, or none; or for
+                answers that do not fit the labels.
         """
         if not isinstance(task.source, TableSource):
             raise SinkdError(
@@ -60,7 +60,10 @@ class LabelPrompt:
             )
         known = {} if templates_dir is None else {found.name: found for found in templates(task.name, templates_dir)}
         if os.path.isfile(prompt):
-            text = Path(prompt).read_text(encoding="utf-8").removesuffix("\n")
+            try:
+                text = Path(prompt).read_text(encoding="utf-8").removesuffix("\n")
+            except UnicodeDecodeError as error:
+                raise SinkdError(f"the prompt {prompt} is not text in UTF-8: {error}") from error
             template = Template(name=prompt, jinja=text, source=Path(prompt))
         elif prompt.strip() in known:
             template = find_template(task.name, prompt, templates_dir)

@@ -46,7 +46,7 @@ class Template:
         jinja: prompt ||| answer.
         answer_choices: answer ||| answer ...; None if any text may be the answer.
         choices_in_prompt: True if the prompt names the choices; None if its author did not say.
-        source: The file of the template.
+        source: The file of the template; None if it was given as text.
     """
 
     name: str
@@ -95,7 +95,8 @@ class Template:
         try:
             self._program  # noqa: B018 - compiling it is the check
         except TemplateError as error:
-            raise SinkdError(f"template {self.name!r} of {self.source} is not well formed: {error}") from error
+            place = "" if self.source is None else f" of {self.source}"
+            raise SinkdError(f"template {self.name!r}{place} is not well formed: {error}") from error
 
     @property
     def names(self) -> set[str]:

@@ -1,7 +1,8 @@
 """What a served model answered, on disk row by row: a run that is cut off asks for the rest alone.
 
-A file has a line of JSON for each row, appended when its answer comes, after a first line about the model. Lines that
-are not whole are ignored. One process asks at a time; others that need the same model wait, and then read.
+A file in the model's folder has a line of JSON for each row, appended when its answer comes, after a first line about
+the model. Lines that are not whole are ignored. One process asks at a time; others that need the same model wait, and
+then read.
 """
 
 import json
@@ -24,13 +25,13 @@ class AskedRows:
     """The answers of a model to questions, in memory and in a file.
 
     Args:
-        path: The file, for this model only.
+        folder: The model's folder, which keeps nothing of other models.
         server: The model.
         concurrency: How many requests to send at a time.
     """
 
-    def __init__(self, path: Path, server: ServedModel, concurrency: int):
-        self.path, self.server, self.concurrency = path, server, concurrency
+    def __init__(self, folder: Path, server: ServedModel, concurrency: int):
+        self.path, self.server, self.concurrency = folder / "rows.jsonl", server, concurrency
         self._about: dict[str, str] = {}
         self._scores: dict[str, list[float]] = {}
         self._read_to = 0
@@ -97,8 +98,8 @@ class AskedRows:
         for name, value in found.items():
             if self._about.get(name, value) != value:
                 raise SinkdError(
-                    f"{self.path} keeps the answers of another model of this name ({name} {self._about[name]}), and "
-                    f"now it is {value}; delete the file, or give another --teacher_cache_dir"
+                    f"{self.path.parent} keeps the answers of another model of this name ({name} {self._about[name]}), "
+                    f"and now it is {value}; delete the folder, or give another --teacher_cache_dir"
                 )
 
     def _ask_all(self, questions: Mapping[int, Question], keep: Keep) -> None:

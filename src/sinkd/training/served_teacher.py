@@ -85,11 +85,11 @@ class ServedTeacher(Teacher):
         if len(rows) == 0:
             raise SinkdError("the training set is empty; the teacher needs rows to answer")
         features, count = list(features), len(rows)
-        folder = Path(args.teacher_cache_dir or cache_dir() / "teachers")
-        asked = AskedRows(folder / f"{self.fingerprint[:32]}.jsonl", self.server, self.concurrency)
+        folder = Path(args.teacher_cache_dir or cache_dir() / "teachers", self.fingerprint[:32])
+        asked = AskedRows(folder, self.server, self.concurrency)
         keys = [asked.key(question) for batch in rows.iter(batch_size=1000) for question in _questions(batch)]
         answers = Answers(
-            folder / key_of(self.fingerprint, tuple(keys), self.family.task.regression)[:32],
+            folder / key_of(tuple(keys), self.family.task.regression)[:32],  # deleted with what it is made from
             features,
             count,
             args.teacher_cache_dtype,
