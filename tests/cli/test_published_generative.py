@@ -153,7 +153,7 @@ def test_all_published_short_flags_in_one_command_line(typed, place, monkeypatch
         "config_name": "large", "tokenizer_name": "large", "max_length": "99", "target_max_length": "33",
         "weight_decay": "0.25", "lr_scheduler_type": "cosine", "warmup_steps": "4.0", "parallelize": "True",
         "input_eos": "True", "pad_to_max_length": "True", "max_train_rows": "100", "max_dev_rows": "100",
-        "report_to": "['tensorboard', 'wandb']",
+        "report_to": "tensorboard wandb",
     }  # fmt: skip
     assert {name: shown[name] for name in expected} == expected
     assert os.environ["WANDB_PROJECT"] == "project"

@@ -239,7 +239,8 @@ class DistillationArguments(ServedArguments, ObjectiveArguments, TaskArguments):
     )
     student_path: str | None = flag(None, "The student to train: a folder, or a name on the hub.")
     student_init: Literal["pretrained", "copy"] = flag(
-        "pretrained", "pretrained: the student's own weights; copy: the teacher's embeddings and layers."
+        "pretrained",
+        "pretrained: the student's own weights; copy: the teacher's layers and all outside them but its head.",
     )
     copy_layers: str | None = flag(None, "Teacher layers to copy: first (default), spaced or a list (0,2,4).")
     unlabeled_file: str | None = flag(None, "More text without labels; the teacher answers it.")

@@ -20,6 +20,7 @@ from sinkd.errors import SinkdError, one_sentence
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
 from sinkd.models import Encoder, Family
+from sinkd.models.family import positions
 from sinkd.training.answered_rows import TaughtRows, row_lengths
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.evaluation import EvaluatingTrainer
@@ -82,6 +83,7 @@ class TaskTrainer(EvaluatingTrainer):
     # Training
 
     def train(self, resume_from_checkpoint=None, **kwargs):
+        self.family.refuse_long_rows(positions(self.model), self.tokenised_rows())
         self.meter.restart()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
