@@ -111,7 +111,7 @@ def test_a_language_models_teacher_refuses_rows_too(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", ["distilbert", "mpnet", "albert", "xlnet"])
 def test_a_family_of_encoders_is_exported_or_refused(kind, table, tmp_path, capsys):
     write_family(tmp_path / "model", family_model(kind, num_labels=2), family_tokenizer(kind, WORDS))
     command = ["export", *table, "--max_seq_length", 24, "--model_path", tmp_path / "model"]

@@ -1,5 +1,6 @@
 """Attributions, relations and hidden states in the same trainer: cached or live, for any cut, and resumed."""
 
+import copy
 import json
 import logging
 import shutil
@@ -244,7 +245,7 @@ def test_engines_of_one_backward_pass_are_refused(taught, tmp_path, objective, f
     setattr(args, flag, value)  # past the Trainer's own checks, which want accelerators and DeepSpeed
     model = transformers.AutoModelForSequenceClassification.from_pretrained(taught)
     with pytest.raises(SinkdError, match=f"^saliency trains on .*, and {why}; leave out --{flag}$"):
-        DistillationTrainer(objective=objective, teacher=model, model=model, args=args)
+        DistillationTrainer(objective=objective, teacher=copy.deepcopy(model), model=model, args=args)
 
 
 @pytest.mark.parametrize("objective", ["kd+sinkhorn", "kd+sinkhorn_hidden"])
