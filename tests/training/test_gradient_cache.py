@@ -202,7 +202,7 @@ def test_with_dropout_two_passes_are_one_graph(world, models, micro_batches, kin
     else:
         teacher, student = (small_model(kind, len(word_tokenizer()), seed=seed, layers=1) for seed in (2, 1))
         micro_batches = answer_batches(student)
-    observe = (Encoder if kind == "bert" else LanguageModel).observe
+    observe = (Encoder if kind == "bert" else LanguageModel)().observe
     teacher.eval(), student.train()
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
