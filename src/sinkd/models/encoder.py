@@ -17,7 +17,7 @@ from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature
 from sinkd.losses.term import View
 from sinkd.models.config import find_checkpoint, load_config, override
-from sinkd.models.family import Family, positions_of
+from sinkd.models.family import Family, longest_row, positions_of
 from sinkd.models.forward import observe, parameters
 from sinkd.models.weights import load_weights
 from sinkd.tasks import Collator, Task, encode
@@ -52,6 +52,8 @@ class Encoder(Family):
     def within(self, path: str, flag: str) -> Encoder:
         most = positions_of(load_config(path, flag))
         if most is None or most >= self.reading.max_seq_length:
+            return self
+        if max(map(longest_row, (self.train, *self.dev.values()))) <= most:
             return self
         return replace(self, reading=replace(self.reading, max_seq_length=most))
 

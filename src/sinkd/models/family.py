@@ -228,10 +228,14 @@ class Family(ABC):
         for rows in tables:
             if most is None or "length" not in getattr(rows, "column_names", ()):
                 continue
-            longest = max(rows.select_columns(["length"]).with_format("numpy")[:]["length"], default=0)
-            if longest > most:
+            if (longest := longest_row(rows)) > most:
                 read = f"rows of up to {longest} tokens do not fit {reader}, which reads {most}"
                 raise SinkdError(f"{read}; give {self.shorter.format(most)}")
+
+
+def longest_row(rows: Dataset) -> int:
+    """Return the number of tokens of the longest of tokenised rows; 0 if there is none."""
+    return max(rows.select_columns(["length"]).with_format("numpy")[:]["length"], default=0)
 
 
 def first(rows: Dataset, most: int | None) -> Dataset:
