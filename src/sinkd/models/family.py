@@ -21,6 +21,7 @@ from sinkd.losses.feature import Feature
 from sinkd.losses.term import View
 from sinkd.tasks import Task, read_unlabeled
 from sinkd.tasks.arrow_cache import file_hash
+from sinkd.tasks.encode import column
 from sinkd.tasks.metrics import Scores
 
 
@@ -202,7 +203,7 @@ class Family(ABC):
 
     def dev_scores(self, answers: Mapping[str, np.ndarray]) -> Scores:
         """Score `answer`'s results for all dev rows, given by split."""
-        labels = {split: rows.with_format("numpy", ["labels"])[:]["labels"] for split, rows in self.dev.items()}
+        labels = {split: column(rows, "labels") for split, rows in self.dev.items()}
         return self.task.combine({split: self.scores(answers[split], labels[split]) for split in labels})
 
     def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
@@ -235,7 +236,7 @@ class Family(ABC):
 
 def longest_row(rows: Dataset) -> int:
     """Return the number of tokens of the longest of tokenised rows; 0 if there is none."""
-    return max(rows.select_columns(["length"]).with_format("numpy")[:]["length"], default=0)
+    return max(column(rows, "length"), default=0)
 
 
 def first(rows: Dataset, most: int | None) -> Dataset:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
@@ -70,6 +71,11 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
         features["token_type_ids"] = List(Value("int8"))
     key = key_of("encoded", ENCODER_VERSION, dataset._fingerprint, tokenizer_hash(tokenizer), max_length, label)
     return cached(key, features, batches, {}, f"tokenizing {len(dataset):,} rows")
+
+
+def column(rows: Dataset, name: str) -> np.ndarray:
+    """Return a column of numbers of tokenised rows, (n,), without reading the others."""
+    return rows.select_columns([name]).with_format("numpy")[:][name]
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
 from sinkd.errors import SinkdError
+from sinkd.tasks.encode import column
 from sinkd.training.teacher_cache import Answers
 
 TAUGHT = "teachers"  # in rows and batches: for each teacher a mapping from features, or READ, to their values
@@ -86,4 +87,4 @@ def row_lengths(rows: Any) -> np.ndarray | None:
     rows = rows.rows if isinstance(rows, TaughtRows) else rows
     if not isinstance(rows, Dataset) or "length" not in rows.column_names:
         return None
-    return rows.select_columns(["length"]).with_format("numpy")[:]["length"]
+    return column(rows, "length")

@@ -17,7 +17,7 @@ from sinkd.losses.term import View
 from sinkd.losses.top_k_cache import TopIds, TopView, kept_for
 from sinkd.models import Family
 from sinkd.tasks import Task
-from sinkd.tasks.encode import tokenizer_hash
+from sinkd.tasks.encode import column, tokenizer_hash
 from sinkd.tasks.metrics import Scores
 from sinkd.training.answered_rows import READ, TAUGHT, Collate, OwnRows, TaughtRows, row_lengths
 from sinkd.training.arguments import DistillationArguments
@@ -180,7 +180,7 @@ class Ensemble:
         """The prior to which the teacher's answers are balanced, if any."""
         if task is None or not (args.class_prior or teacher.family.zero_shot):
             return None
-        known = torch.from_numpy(rows.with_format("numpy", ["labels"])[:]["labels"])
+        known = torch.from_numpy(column(rows, "labels"))
         return prior_for(args.class_prior, teacher.family.zero_shot, task.labels, known)
 
     def _to_be_scored(self, teacher: Teacher, world_size: int) -> bool:
@@ -213,8 +213,7 @@ def _check_order(rows: Dataset, own: Dataset) -> None:
     """Raise SinkdError if the rows of student and teacher have other labels, and so are not the same rows."""
     same = len(rows) == len(own)
     if same and "labels" in rows.column_names:
-        ours, theirs = (each.with_format("numpy", ["labels"])[:]["labels"] for each in (rows, own))
-        same = np.array_equal(ours, theirs, equal_nan=True)
+        same = np.array_equal(column(rows, "labels"), column(own, "labels"), equal_nan=True)
     if not same:
         raise SinkdError(
             "a teacher that reads other tokens answers its family's own training rows, and train_dataset has others, "

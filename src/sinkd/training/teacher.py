@@ -25,6 +25,7 @@ from sinkd.models.family import positions, positions_of
 from sinkd.models.tokenizer import different_tokens, same_pairs, tokenizer_difference
 from sinkd.tasks import Task
 from sinkd.tasks.arrow_cache import cache_dir, file_hash
+from sinkd.tasks.encode import column
 from sinkd.tasks.metrics import Scores
 from sinkd.training.answered_rows import Collate, OwnRows
 from sinkd.training.arguments import DistillationArguments
@@ -213,7 +214,7 @@ class Teacher:
         name = self.key(rows, autocast) + (f"-{shard}" if shard < SHARD else "")
         folder = Path(args.teacher_cache_dir or cache_dir() / "teachers")
         answers = Answers(folder / name, features, len(rows), dtype, shard)
-        lengths = rows.select_columns(["length"]).with_format("numpy")[:]["length"]
+        lengths = column(rows, "length")
 
         def answer(wanted: range, missing: list[Feature]) -> Mapping[str, Sequence[Tensor]]:
             nonlocal size
