@@ -3,7 +3,6 @@
 It is made from the run's files (`card.md` is the template), and states only what was measured.
 """
 
-import math
 import platform
 import shlex
 from dataclasses import fields
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from safetensors import safe_open
 from transformers import AutoConfig
 
 import sinkd
@@ -23,7 +21,7 @@ from sinkd.tasks import Task
 from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.hub import push_run
-from sinkd.training.inference import megabytes
+from sinkd.training.inference import megabytes, parameters
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome, Summary
 from sinkd.training.served_arguments import ServedArguments
@@ -171,12 +169,7 @@ def _results(outcome: Outcome) -> Table:
 
 def _size(folder: Path, outcome: Outcome) -> Table:
     table = Table("", ["size and speed", ""])
-    count = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as weights:
-            names = weights.keys()
-            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
-    table.add("parameters", f"{count:,}")
+    table.add("parameters", f"{parameters(folder):,}")
     table.add("MB on disk", f"{megabytes(folder):.2f}")
     speeds = [entry["samples_per_second"] for entry in outcome.history if "samples_per_second" in entry]
     if speeds:
