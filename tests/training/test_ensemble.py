@@ -5,16 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification
 
 from sinkd import DistillationArguments, DistillationTrainer, SinkdError
 from sinkd.cli.main import main
 from sinkd.models import load_tokenizer, student_and_teachers, train_tokenizer, write_encoder
 from sinkd.models.encoder import load_encoder
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.run import cache_teacher, distill
+from sinkd.training.run import cache_teacher
 from sinkd.training.settings import resolve_settings
 from sinkd.training.teacher import Teacher
+from training.logged import distilled
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +37,6 @@ def flags(world, taught, second, tmp_path):
     return flags
 
 
-def run(argv):
-    """Distil; the losses of all steps, and the outcome."""
-    args = resolve_settings(DistillationArguments, argv, "test")
-    seen = []
-
-    class See(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            seen.extend([logs["loss"]] if "loss" in logs else [])
-
-    summary = distill(args, load_task("cola", args.data_dir), [See()])
-    return np.array(seen), summary.outcomes[0]
-
-
 def probabilities(folder, world, split):
     task, tokenizer = load_task("cola", world.data), load_tokenizer(str(folder), "T")
     batch = Collator(tokenizer)(list(encode(task.read(split), tokenizer, 128)))
@@ -60,7 +48,7 @@ def probabilities(folder, world, split):
 @pytest.mark.parametrize("objective", ["kd+sinkhorn", "kd+sinkhorn_hidden"])
 def test_cached_and_live_teachers_give_the_same_losses(flags, objective):
     cached, live = (
-        run(flags(kind, "--distill_loss", objective, "--teacher_cache", kind))[0] for kind in ("auto", "off")
+        distilled(flags(kind, "--distill_loss", objective, "--teacher_cache", kind))[0] for kind in ("auto", "off")
     )
     assert len(cached) == 10
     np.testing.assert_allclose(cached, live, atol=1e-5)
@@ -86,7 +74,7 @@ def test_each_teacher_is_freed_before_the_next_is_asked(flags, taught, second, m
 
 
 def test_the_reported_teacher_is_the_weighted_mean(flags, taught, second, world, tmp_path):
-    _, outcome = run(flags("out", "--distill_loss", "kd", "--teacher_weights", "3", "1"))
+    _, outcome = distilled(flags("out", "--distill_loss", "kd", "--teacher_weights", "3", "1"))
     (one, labels), (two, _) = (probabilities(folder, world, "dev") for folder in (taught, second))
     said = (0.75 * one + 0.25 * two).argmax(-1)
     assert outcome.teacher_scores["accuracy"] == pytest.approx(float((said == labels).float().mean()))
@@ -96,7 +84,7 @@ def test_the_reported_teacher_is_the_weighted_mean(flags, taught, second, world,
 
 def test_weights_change_the_loss_and_equal_ones_are_the_default(flags):
     first = {
-        name: run(
+        name: distilled(
             flags(name or "default", "--distill_loss", "kd", *(["--teacher_weights", *name.split()] if name else []))
         )[0][0]
         for name in ("", "2 2", "1 9")

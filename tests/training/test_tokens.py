@@ -9,8 +9,9 @@ from sinkd import DistillationArguments
 from sinkd.cli.main import main
 from sinkd.models import load_tokenizer, train_tokenizer, write_encoder
 from sinkd.tasks import Collator, encode, load_task
-from sinkd.training.run import cache_teacher, distill
+from sinkd.training.run import cache_teacher
 from sinkd.training.settings import resolve_settings
+from training.logged import distilled
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +31,10 @@ def flags(world, taught, other_student, tmp_path):
     return flags
 
 
-def losses(argv):
-    args = resolve_settings(DistillationArguments, argv, "test")
-    seen = []
-
-    from transformers import TrainerCallback
-
-    class See(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            seen.extend([logs["loss"]] if "loss" in logs else [])
-
-    distill(args, load_task("cola", args.data_dir), [See()])
-    return np.array(seen)
-
-
 @pytest.mark.parametrize("objective", ["kd+sinkhorn", "kd+sinkhorn_hidden"])
 def test_cached_and_live_answers_of_another_tokenizer_are_the_same(flags, objective):
     cached, live = (
-        losses(flags(cache, "--distill_loss", objective, "--teacher_cache", cache)) for cache in ("auto", "off")
+        distilled(flags(cache, "--distill_loss", objective, "--teacher_cache", cache))[0] for cache in ("auto", "off")
     )
     assert len(cached) == 10
     np.testing.assert_allclose(cached, live, atol=1e-5)
