@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sinkd.training.cpu import multiplies_bfloat16
+from sinkd.transport.matmul import multiplies_bfloat16
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

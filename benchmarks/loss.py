@@ -27,9 +27,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-import ot
 import torch
 from benchmarks import device
 from torch import Tensor
@@ -48,7 +48,7 @@ def published_cost(cost: str, p: Tensor, q: Tensor) -> Tensor:
     if cost == "l1":
         return torch.cdist(p, q, p=1)
     x, y = lifted(p), lifted(q)
-    signs = torch.ones(x.shape[-1])
+    signs = x.new_ones(x.shape[-1])
     signs[0] = -1
     inner = (x.unsqueeze(1) * y.unsqueeze(0) * signs).sum(-1)
     return torch.acosh(torch.clamp(-inner, min=1 + 1e-5))
@@ -73,6 +73,8 @@ def published(cost: str) -> Loss:
 
 
 def pot(cost: str) -> Loss:
+    import ot
+
     def loss(student: Tensor, teacher: Tensor) -> Tensor:
         w = published_cost(cost, torch.softmax(student / TEMPERATURE, -1), torch.softmax(teacher / TEMPERATURE, -1))
         ones = torch.ones(w.shape[0])
@@ -162,7 +164,7 @@ def main() -> None:
     machine = {
         "command": " ".join(["python -m benchmarks.loss", *sys.argv[1:]]),
         "machine": device.described(),
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, POT {ot.__version__}",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, POT {version('POT')}",
         "sinkd": "eager; checks of shapes and values on; marginal errors off; float64 differences, float32 after",
     }
     sizes = [size for size in SIZES if size[1] <= arguments.max_classes]

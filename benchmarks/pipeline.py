@@ -42,8 +42,8 @@ from sinkd.models import keep_layers, load_encoder, load_tokenizer
 from sinkd.report import Table
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.cpu import multiplies_bfloat16
 from sinkd.training.distillation import DistillationTrainer
+from sinkd.transport.matmul import multiplies_bfloat16
 
 BATCH, LENGTH, LAYERS = 16, 128, (0, 2, 4)
 

@@ -32,6 +32,11 @@ def publish(name: str, out: Path | None, *tables: Table, **content: Any) -> None
     for table in tables:
         show(table)
         print(f"\n{table.markdown()}", flush=True)
+    write(name, out, **content)
+
+
+def write(name: str, out: Path | None, **content: Any) -> None:
+    """The last part of `publish`: the JSON alone."""
     if out is not None:
         head = {"command": " ".join([f"python -m benchmarks.{name}", *sys.argv[1:]]), "machine": machine()}
         out.write_text(json.dumps(head | content, indent=1) + "\n")

@@ -58,6 +58,14 @@ def test_pipeline(tmp_path, world, encoder):
 
 
 @pytest.mark.slow
+def test_step(tmp_path):
+    assert "over published" in run("step", "--rehearse", "--json", "step.json", cwd=tmp_path)
+    found = json.loads((tmp_path / "step.json").read_text())
+    assert found["skipped"] == []
+    assert set(found["rows per second"]["4"]) > {"published", "fine-tuning", "sinkd, trainer"}
+
+
+@pytest.mark.slow
 def test_scale(tmp_path, world, encoder):
     flags = ["--encoder", encoder, "--data_dir", world.data, "--rows", 32, "--rounds", 1, "--out", "scale.json"]
     printed = run("scale", *flags, cwd=tmp_path)

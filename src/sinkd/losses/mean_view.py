@@ -31,7 +31,8 @@ class MeanView(View):
 
     def softened(self, temperature: float) -> Tensor:
         logits = torch.stack([view.softened(temperature) for view in self.views])
-        weights = logits.new_tensor(self.weights, dtype=torch.float64).view(-1, *[1] * (logits.dim() - 1))
+        weights = torch.tensor(self.weights, dtype=torch.float64).to(logits.device, non_blocking=True)
+        weights = weights.view(-1, *[1] * (logits.dim() - 1))
         if logits.shape[-1] == 1:
             return (weights * logits).sum(0).to(logits.dtype)
         log_probabilities = torch.log_softmax(logits.double() / temperature, -1)

@@ -3,7 +3,6 @@
 A flag, its key in a recipe and its field have the same name.
 """
 
-import math
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,10 +13,11 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_xla_available
 
 from sinkd.errors import SinkdError
+from sinkd.training.gpu import WORKERS, choose_for_gpu
 from sinkd.training.objective_arguments import ObjectiveArguments
 from sinkd.training.parser import flag
 from sinkd.training.served_arguments import ServedArguments
-from sinkd.training.unserved_flags import refuse_unserved
+from sinkd.training.unserved_flags import refuse_impossible
 
 
 @dataclass
@@ -33,6 +33,14 @@ class TaskArguments(TrainingArguments):
         default_factory=lambda: ["tensorboard"], metadata={"help": "Loggers."}
     )
     logging_steps: float = flag(100, "Log every this many steps.")
+    logging_nan_inf_filter: bool = flag(False, "Log a loss that is not finite as the mean before; waits for a GPU.")
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "Multiply in bfloat16 (default: on a GPU that can).", "nargs": "?", "const": True},
+    )
+    dataloader_num_workers: int | None = flag(
+        None, f"Processes that prepare batches (default: {WORKERS} on a GPU, else none)."
+    )
     eval_strategy: str = flag("epoch", "When to evaluate: epoch, steps or no.")
     save_strategy: str = flag("epoch", "When to write a checkpoint: epoch, steps or no.")
     save_steps: float = flag(0, "Also write a checkpoint every this many steps (0: no).")
@@ -121,7 +129,8 @@ class TaskArguments(TrainingArguments):
     wandb_proj: str | None = flag(None, "Also log to this project of Weights & Biases.")
 
     def __post_init__(self) -> None:
-        _refuse_impossible(self)
+        choose_for_gpu(self)
+        refuse_impossible(self)
         if self.per_gpu_batch_size is not None:
             self.per_device_train_batch_size = self.per_device_eval_batch_size = self.per_gpu_batch_size
         if self.protocol == "published":
@@ -275,26 +284,3 @@ class DistillationArguments(ServedArguments, ObjectiveArguments, TaskArguments):
         """The paths of the teachers, at least one. Raises SinkdError if `--teacher_path` is missing."""
         self.model("teacher_path")
         return list(self.teacher_path or [])
-
-
-AT_LEAST_ONE = (
-    "gradient_accumulation_steps", "max_dev_rows", "max_seq_length", "max_train_rows", "num_shots",
-    "per_device_eval_batch_size", "per_device_train_batch_size", "per_gpu_batch_size",
-)  # fmt: skip
-
-
-def _refuse_impossible(args: TaskArguments) -> None:
-    """Raise SinkdError for numbers that cannot train a model, and for flags without effect."""
-    for name in AT_LEAST_ONE:
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise SinkdError(f"--{name} is {value}; it must be at least 1")
-    for name in ("learning_rate", "num_train_epochs"):
-        if not 0 < getattr(args, name) < math.inf:
-            raise SinkdError(f"--{name} is {getattr(args, name)}; it must be above 0")
-    refuse_unserved(args)
-    for seed in args.seed_list:
-        if not 0 <= seed < 2**32:
-            raise SinkdError(f"{seed} is no seed; a seed is a whole number from 0 to {2**32 - 1}")
-        if args.seed_list.count(seed) > 1:
-            raise SinkdError(f"--seeds {args.seeds} names {seed} twice; give each seed once")

@@ -53,7 +53,7 @@ class Balance:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The balanced logits (..., C)."""
-        return logits + logits.new_tensor(self.bias)
+        return logits + torch.tensor(self.bias, dtype=logits.dtype).to(logits.device, non_blocking=True)
 
     def shown(self, shares: Sequence[float]) -> str:
         """Shares with their labels, for people."""

@@ -7,7 +7,7 @@ example for teachers.
 import functools
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
-from sinkd.transport.matmul import fast_linear, uses_onednn
+from sinkd.transport.matmul import fast_linear, multiplies_bfloat16, uses_onednn
 
 logger = logging.getLogger(__name__)
 
@@ -197,14 +197,6 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     if not norm + 1e-6 <= max_norm:  # PyTorch's factor is max_norm / (norm + 1e-6); NaN must reach every gradient
         clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
-
-
-def multiplies_bfloat16() -> bool | None:
-    """True if this processor has instructions that multiply bfloat16; None if PyTorch is too old to tell."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return None
-    has: Mapping[str, Any] = torch.cpu.get_capabilities()
-    return torch.backends.mkldnn.is_available() and any(map(has.get, ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")))
 
 
 @functools.cache  # once per process

@@ -103,7 +103,8 @@ class GradientCache:
         student, teacher = self.student(batch, self.objective.student_needs), self._answer(place)
         del self._answers[place]
         if not self._draws:
-            self._require_finite(_unusable(student, teacher))
+            if self._checks:
+                self._require_finite(_unusable(student, teacher))
             self._solve([self._cached_points(place, student)], [self._cached_points(place, teacher)])
         parts = {}
         for row_term in self.objective.row_terms:
@@ -141,7 +142,7 @@ class GradientCache:
     def _row_shares(self) -> dict[str, Tensor]:
         """The weight of each micro-batch's mean, {row term: (micro-batches,)}."""
         terms = self.objective.row_terms
-        if len(self.batches) * self.processes == 1:
+        if not terms or len(self.batches) * self.processes == 1:
             return {term.name: torch.ones(1) for term in terms}
         rows = []
         for place, (batch, counts) in enumerate(zip(self.batches, self.counts, strict=True)):
@@ -150,10 +151,12 @@ class GradientCache:
                 if any(term.counts_by_teacher for term in terms)
                 else View(counts=batch.get("counts"))
             )
-            rows.append([torch.as_tensor(term.count(teacher, batch)).item() * counts for term in terms])
-        local = torch.tensor(rows, dtype=torch.float64)
+            found = [torch.as_tensor(term.count(teacher, batch), dtype=torch.float64) for term in terms]
+            # counts of tokens are on the device and stay there: reading one would wait for it
+            rows.append(torch.stack([each.to(self.device, non_blocking=True) for each in found]) * float(counts))
+        local = torch.stack(rows)
         total = local.sum(0) if self.processes == 1 else summed(local.sum(0), self.device)
-        shares = (local / total.clamp(min=1) * len(self.batches) * self.processes).to(self.device, torch.float32)
+        shares = (local / total.clamp(min=1) * len(self.batches) * self.processes).float()
         return {term.name: shares[:, place] for place, term in enumerate(terms)}
 
     @torch.no_grad()
@@ -163,10 +166,12 @@ class GradientCache:
         for place, batch in enumerate(self.batches):
             self._draws.append(RandomState(self.device))
             student, teacher = self.student(batch, self.objective.needs_ahead), self._answer(place)
-            unusable.append(_unusable(student, teacher))
+            if self._checks:
+                unusable.append(_unusable(student, teacher))
             students.append(self._cached_points(place, student))
             teachers.append(self._cached_points(place, teacher))
-        self._require_finite(torch.stack(unusable).sum(0))
+        if self._checks:
+            self._require_finite(torch.stack(unusable).sum(0))
         self._solve(students, teachers)
 
     def _answer(self, place: int) -> View:
@@ -174,13 +179,14 @@ class GradientCache:
             self._answers[place] = self.teacher(self.batches[place])
         return self._answers[place]
 
-    def _require_finite(self, unusable: Tensor) -> None:
-        """With several processes, stop all of them with one message if any has unusable logits.
+    @property
+    def _checks(self) -> bool:
+        """True if several processes check logits together, for which an accelerator would wait unless it gathers."""
+        waits = self.device.type == "cpu" or (self.gathers and bool(self.cached))
+        return self.processes > 1 and waits  # otherwise losses check their inputs
 
-        The check synchronises an accelerator, so it is skipped there unless gathering synchronises anyway.
-        """
-        if self.processes == 1 or not (self.device.type == "cpu" or (self.gathers and self.cached)):
-            return  # losses check their inputs
+    def _require_finite(self, unusable: Tensor) -> None:
+        """Stop all processes with one message if any has unusable logits."""
         bad_student, bad_teacher = summed(unusable, self.device).tolist()
         if bad_student or bad_teacher:
             raise SharedError(

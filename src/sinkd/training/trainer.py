@@ -7,6 +7,7 @@ not change the random state. Everything else (DDP, mixed precision, compilation,
 import itertools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from sinkd.models.family import positions
 from sinkd.training.answered_rows import TaughtRows, row_lengths
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.evaluation import EvaluatingTrainer
+from sinkd.training.gpu import static_masks, without_full_mask
 from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.sampler import UpdateBatches
 from sinkd.training.trainer_arguments import check_arguments, with_best
@@ -85,7 +87,8 @@ class TaskTrainer(EvaluatingTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         self.family.refuse_long_rows(positions(self.model), self.tokenised_rows())
         self.meter.restart()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with static_masks() if self.args.device.type == "cuda" else nullcontext():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def tokenised_rows(self):
         rows = self.train_dataset
@@ -126,6 +129,11 @@ class TaskTrainer(EvaluatingTrainer):
             return self._remove_unused_columns(rows, "training"), self.data_collator
         return rows, self._get_collator_with_removed_columns(self.data_collator, "training")
 
+    def _prepare_input(self, data):
+        if isinstance(data, torch.Tensor):  # the Trainer's copy would wait for the device
+            data = data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     def _prepare_inputs(self, inputs):
         inputs = super()._prepare_inputs(inputs)
         labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
@@ -154,6 +162,8 @@ class TaskTrainer(EvaluatingTrainer):
 
     def prepare_micro_batch(self, batch: Mapping[str, Any], place: int) -> dict[str, Any]:
         """A micro-batch on the device; `place` is its number in the update."""
+        if self.args.device.type == "cuda" and not self.family.answers_tokens:
+            batch = without_full_mask(batch)
         return self._prepare_inputs(batch)
 
     def _gradient_cache(self, model: Any, batches: list[dict[str, Any]], counts: Any = None) -> GradientCache:

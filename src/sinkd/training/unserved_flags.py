@@ -1,5 +1,6 @@
-"""Flags of `TrainingArguments` that are refused, and why. `--help` leaves them out."""
+"""Flags of `TrainingArguments` that are refused, and why, which `--help` leaves out; and values that are refused."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -40,6 +41,10 @@ IN_COMMANDS = {
     "skip_memory_metrics": "sinkd estimate tells the memory that a run needs",
 }
 UNSERVED = NEVER | IN_COMMANDS
+AT_LEAST_ONE = (
+    "gradient_accumulation_steps", "max_dev_rows", "max_seq_length", "max_train_rows", "num_shots",
+    "per_device_eval_batch_size", "per_device_train_batch_size", "per_gpu_batch_size",
+)  # fmt: skip
 ALWAYS = {"greater_is_better": True, "load_best_model_at_end": True}  # what a command does anyway
 
 
@@ -60,7 +65,24 @@ def served(values: Mapping[str, Any], defaults: Mapping[str, Any], place: str = 
     return kept
 
 
-def refuse_unserved(args: Any) -> None:
+def refuse_impossible(args: Any) -> None:
+    """Raise SinkdError for numbers that cannot train a model, and for flags without effect."""
+    for name in AT_LEAST_ONE:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise SinkdError(f"--{name} is {value}; it must be at least 1")
+    for name in ("learning_rate", "num_train_epochs"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise SinkdError(f"--{name} is {getattr(args, name)}; it must be above 0")
+    _refuse_unserved(args)
+    for seed in args.seed_list:
+        if not 0 <= seed < 2**32:
+            raise SinkdError(f"{seed} is no seed; a seed is a whole number from 0 to {2**32 - 1}")
+        if args.seed_list.count(seed) > 1:
+            raise SinkdError(f"--seeds {args.seeds} names {seed} twice; give each seed once")
+
+
+def _refuse_unserved(args: Any) -> None:
     """Raise SinkdError for a flag of NEVER that is not at its default, or one of a loader's processes without any."""
     for field in fields(args):
         if field.name in NEVER:

@@ -6,6 +6,9 @@ PyTorch, does not have this limit. The operator used here is the one that PyTorc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,3 +39,11 @@ def uses_onednn(a: Tensor, b: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def multiplies_bfloat16() -> bool | None:
+    """True if this processor has instructions that multiply bfloat16; None if PyTorch is too old to tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return None
+    has: Mapping[str, Any] = torch.cpu.get_capabilities()
+    return torch.backends.mkldnn.is_available() and any(map(has.get, ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")))
