@@ -11,7 +11,7 @@ import yaml
 from sinkd import SinkdError, recipes
 from sinkd.cli.main import main
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments
-from sinkd.training.parser import FlagParser
+from sinkd.training.flag_topics import flag_parser
 from sinkd.training.settings import resolve_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +139,7 @@ def test_the_sweeps_recipe_begins_with_its_command_and_comes_to_its_trials(monke
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(SinkdError, match=r'no recipe "glue/cola-studnt".*glue/cola-student'):
+    with pytest.raises(SinkdError, match=r'"glue/cola-studnt" is no recipe .*did you mean "glue/cola-student'):
         recipes.find("glue/cola-studnt")
 
 
@@ -161,7 +161,7 @@ def test_a_script_runs_its_task_and_leaves_the_numbers_to_the_recipe(task, role,
     assert Path(where) == ROOT
     assert entry == {"teacher": "main_glue.py", "student": "main_glue_distill.py"}[role]
     models = {"teacher": {"model_path": "T"}, "student": {"teacher_path": ["T"], "student_path": "S"}}[role]
-    typed = FlagParser(KINDS[role]).typed(flags)
+    typed = flag_parser(KINDS[role]).typed(flags)
     assert typed.pop("do_lower_case", False) == (role == "teacher")
     expected = {"do_train": True, "do_eval": True, "task_name": task, "data_dir": "./datas/glue", "overwrite": True}
     assert typed == expected | models

@@ -1,6 +1,7 @@
 """The errors that sinkd raises."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -18,6 +19,14 @@ class SharedError(SinkdError):
 
 class Terminated(Exception):
     """A run was told to stop and wrote a checkpoint, from which the same command resumes."""
+
+
+def unknown(name: str, what: str, known: Iterable[str], otherwise: str = "") -> SinkdError:
+    """The error for a name that is no `what`: it suggests the nearest of the known names, or else lists them all."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f'did you mean "{close[0]}"?' if close else otherwise or f"there are {', '.join(known)}"
+    return SinkdError(f'"{name}" is no {what}; {hint}')
 
 
 def first_sentence(error: BaseException) -> str:

@@ -1,9 +1,8 @@
 """The published settings: YAML files, named by their paths below recipes/ without the suffix: `glue/cola-student`."""
 
-import difflib
 from pathlib import Path
 
-from sinkd.errors import SinkdError
+from sinkd.errors import unknown
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -21,9 +20,8 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """Return the file of a recipe. Raises SinkdError with the nearest names if there is none of that name."""
+    """Return the file of a recipe. Raises SinkdError with the nearest name if there is none of that name."""
     known = names()
     if name not in known:
-        likely = difflib.get_close_matches(name, known, n=3) or known
-        raise SinkdError(f'there is no recipe "{name}" in {folder()}; there are {", ".join(likely)}')
+        raise unknown(name, f"recipe in {folder()}", known)
     return folder() / f"{name}.yaml"

@@ -129,8 +129,8 @@ def test_a_config_that_is_not_there_is_named():
 
 
 def test_an_unknown_flag_names_the_nearest():
-    assert refused("--aplha", 1) == '"--aplha" is no flag of sinkd distill; did you mean "alpha"?'
-    assert refused("--alph", "1").endswith('did you mean "alpha"?')  # no abbreviations
+    assert refused("--aplha", 1) == '"--aplha" is no flag of sinkd distill; did you mean "--alpha"?'
+    assert refused("--alph", "1").endswith('did you mean "--alpha"?')  # no abbreviations
     assert "is no flag" in refused("--xyzzy")
     assert '"stray"' in refused("stray")
 

@@ -39,7 +39,7 @@ def test_a_flag_that_is_not_served_is_refused_with_the_reason(name, tmp_path):
 
 
 def test_help_names_every_flag_that_is_served_and_no_other(capsys):
-    main(["finetune", "--help"])
+    main(["finetune", "--help-all"])
     shown = set(capsys.readouterr().out.split())
     own = TrainingArguments.__dataclass_fields__.keys()
     assert {name for name in own if f"--{name}" in shown} == own - UNSERVED.keys()

@@ -7,15 +7,20 @@ from sinkd.exchange.tensorflow import convert
 from sinkd.training.parser import ArgumentParser
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse a command line and run it."""
+def parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(prog="sinkd convert", description=__doc__)
     parser.add_argument(
         "checkpoint", help="bert_model.ckpt, or its folder, which must also contain bert_config.json and vocab.txt"
     )
     parser.add_argument("output", help="a new folder for the model")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a command line and run it."""
+    given = parser().parse_args(argv)
     # TensorFlow would log its build each time, but is only used to read a file.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     model = convert(given.checkpoint, given.output)

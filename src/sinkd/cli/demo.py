@@ -54,13 +54,18 @@ def objectives(more: Path) -> dict[str, list[str]]:
     }
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse a command line and run it."""
+def parser() -> ArgumentParser:
+    """The flags."""
     parser = demo_parser("sinkd demo", __doc__)
     parser.add_argument(
         "--data", help="your own table (csv, tsv, jsonl, parquet) with columns text and label, for the snippets"
     )
-    given = parse(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a command line and run it."""
+    given = parse(parser(), argv)
     run(Path(given.output_dir), demo_tables(given), given.seeds, given.overwrite)
 
 

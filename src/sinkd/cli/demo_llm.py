@@ -30,6 +30,7 @@ from sinkd.training.arguments import ModelArguments
 from sinkd.training.checkpoint import write_text
 from sinkd.training.inference import Model, megabytes, parameters
 from sinkd.training.outcome import Outcome
+from sinkd.training.parser import ArgumentParser
 from sinkd.training.settings import resolve_settings
 
 TEXTS, DEV_ROWS = 4000, 1000
@@ -40,9 +41,14 @@ STUDENT = "--learning_rate 1e-4 --num_train_epochs 2 --per_device_train_batch_si
 PRIORS = {"student, balanced answers": "uniform", "student, raw answers": "none"}
 
 
+def parser() -> ArgumentParser:
+    """The flags."""
+    return demo_parser("sinkd demo-llm", __doc__)
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse a command line and run it."""
-    given = parse(demo_parser("sinkd demo-llm", __doc__), argv)
+    given = parse(parser(), argv)
     most = max(TEXTS, DEV_ROWS) if given.rows is None else given.rows
     data = fetched(SNIPPETS, Path("datas"))
     folder = Path(given.output_dir)

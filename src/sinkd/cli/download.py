@@ -35,8 +35,8 @@ PLACES: dict[str, tuple[str, Mapping[str, Part]]] = {
 }
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse a command line and run it."""
+def parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(
         prog="sinkd download",
         description="Fetch data or models. Complete files are not fetched again; an interrupted transfer resumes.",
@@ -51,16 +51,21 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--to", help="target folder (default: below datas or models, as the other commands expect)")
     parser.add_argument(
         "--mirror",
-        default=os.environ.get("SINKD_MIRROR", HOST),
         help="another host with the same paths, for GLUE and SuperGLUE (default: $SINKD_MIRROR, or the official one)",
     )
     parser.add_argument("--dry_run", action="store_true", help="print what would be fetched, and stop")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args(argv)
-    if not given.mirror.startswith(("http://", "https://")):
-        raise SinkdError(f"--mirror {given.mirror} is no address; give one that begins with https:// or http://")
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a command line and run it."""
+    given = parser().parse_args(argv)
+    mirror = given.mirror or os.environ.get("SINKD_MIRROR", HOST)
+    if not mirror.startswith(("http://", "https://")):
+        raise SinkdError(f"--mirror {mirror} is no address; give one that begins with https:// or http://")
     place, parts = PLACES[given.what]
-    folder, host = Path(given.to or place), given.mirror.rstrip("/")
+    folder, host = Path(given.to or place), mirror.rstrip("/")
     for part in _chosen(given.tasks, parts, given.what):
         print("\n".join(part.plan(folder, host)) if given.dry_run else part.fetch(folder, host), flush=True)
 

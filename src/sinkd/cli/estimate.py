@@ -10,8 +10,8 @@ from sinkd.report import Table, show
 from sinkd.training.parser import ArgumentParser
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse a command line and print the estimate."""
+def parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(prog="sinkd estimate", description=__doc__)
     add = parser.add_argument
     model = f"a size ({', '.join(SIZES)}), a model's folder, or a name on the hub"
@@ -35,7 +35,12 @@ def main(argv: Sequence[str]) -> None:
     add("--rows", type=int, default=100_000, help="training rows, for the size of the cache")
     add("--use_cpu", action="store_true", help="train on a CPU, which has fewer fused kernels")
     add("--traceback", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a command line and print the estimate."""
+    given = parser().parse_args(argv)
     if given.student is None:
         raise SinkdError("--student is missing; name a size (as in 3b), a model's folder, or a name on the hub")
     student = read_shape(given.student, "--student", given.num_labels, given.vocab_size)

@@ -20,9 +20,11 @@ from sinkd.training.settings import DATA, named_task, resolve_settings
 class ExportArguments(FinetuneArguments):
     """The flags of `sinkd evaluate`, and the output format."""
 
+    trains = False
+
     format: Literal["onnx"] = flag("onnx", "The output format.")
     quantize: Literal["none", "int8"] = flag(
-        "none", "int8: also write the model with int8 weights, and score both on the dev set."
+        "none", "int8: also write it with int8 weights. Both are scored on the dev set."
     )
 
 

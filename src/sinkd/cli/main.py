@@ -11,7 +11,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
-from sinkd.errors import SharedError, SinkdError, Terminated
+from sinkd.cli.flag_index import check, completion
+from sinkd.errors import SharedError, SinkdError, Terminated, unknown
 
 # command -> its help; the module of that name has `main(argv) -> None`
 COMMANDS = {
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print("sinkd: a large model teaches a small one by optimal transport\n\nusage: sinkd COMMAND [FLAGS]\n")
         print("\n".join(f"  {name:13} {text}" for name, text in COMMANDS.items()))
-        print("\nsinkd COMMAND --help lists its flags")
+        print("\nsinkd COMMAND --help lists its flags; sinkd --completion bash (or zsh) completes them in a shell")
         return 0
     if argv[0] == "--version":
         import sinkd
@@ -45,9 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sinkd {sinkd.__version__}")
         return 0
     name, *rest = argv
+    if name == "--completion":
+        return guarded(lambda: print(completion(rest, COMMANDS)), rest)
     if name not in COMMANDS:
-        return _complain(f'"{name}" is no command of sinkd; the commands are {", ".join(COMMANDS)}')
-    return guarded(lambda: importlib.import_module(f"sinkd.cli.{name.replace('-', '_')}").main(rest), rest)
+        return _complain(str(unknown(name, "command of sinkd", COMMANDS)))
+    return guarded(lambda: _run(name, rest), rest)
+
+
+def _run(name: str, argv: Sequence[str]) -> None:
+    check(name, argv, COMMANDS[name])
+    importlib.import_module(f"sinkd.cli.{name.replace('-', '_')}").main(argv)
 
 
 def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:

@@ -10,14 +10,19 @@ from sinkd.tasks.template_folders import OWN, promptsource_dir
 from sinkd.training.parser import ArgumentParser
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run a command line."""
+def parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(prog="sinkd prompts", description=__doc__)
     parser.add_argument("--task_name", help="list the templates of this task: superglue/copa, boolq, anli/r1 ...")
     parser.add_argument("--templates_dir", help="a folder of your own templates, in promptsource's format")
     parser.add_argument("--fetch", action="store_true", help="fetch promptsource's templates, if they are missing")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run a command line."""
+    args = parser().parse_args(argv)
     if not (args.fetch or args.task_name):
         raise SinkdError("--task_name is missing; name a task to list its templates, or give --fetch")
     if args.fetch:

@@ -21,8 +21,8 @@ from sinkd.training.parser import ArgumentParser
 from sinkd.training.settings import DATA
 
 
-def main(argv: Sequence[str]) -> None:
-    """Run a command line."""
+def parser() -> ArgumentParser:
+    """The flags."""
     parser = ArgumentParser(prog="sinkd sweep", description=__doc__)
     parser.add_argument("--config", help="the sweep's YAML file, as in recipes/sweep/; docs/sweep.md describes it")
     parser.add_argument(
@@ -33,7 +33,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="run finished trials again")
     parser.add_argument("--dry_run", action="store_true", help="print each trial's command, and stop")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run a command line."""
+    given = parser().parse_args(argv)
     if given.config is None:
         raise SinkdError("--config is missing; name a sweep's YAML file, as in recipes/sweep/")
     config = Path(given.config)

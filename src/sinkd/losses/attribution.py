@@ -194,9 +194,10 @@ class IntegratedOptions(AttributionOptions):
 
 
 class AttributionLoss(RowTerm):
-    """Compare the student's map of each row with its teacher's, summed over classes if there are more than two.
+    """Compare how much the answer to each row depends on each of its tokens with the teacher's (AD-KD).
 
-    Each comparison is summed over tokens and divided by the mean number of nonzero entries in a teacher's map.
+    Maps are summed over classes if there are more than two. Each comparison is summed over tokens and
+    divided by the mean number of nonzero entries in a teacher's map.
     """
 
     Options = AttributionOptions
@@ -226,6 +227,6 @@ class AttributionLoss(RowTerm):
 
 
 class IntegratedAttributionLoss(AttributionLoss):
-    """`AttributionLoss` with `ig_steps` steps."""
+    """As saliency, with maps by integrated gradients of `ig_steps` steps."""
 
     Options = IntegratedOptions

@@ -136,7 +136,9 @@ class TemperatureOptions(Options):
 
 
 class Divergence(RowTerm):
-    """Compare both predictions by the function of the term's name; `kd_anneal` lowers the temperature to 1."""
+    """Compare each row's prediction with the teacher's: soft cross-entropy (kd, or kd_anneal, whose temperature falls
+    to 1), KL in either direction (kl, reverse_kl), Jensen-Shannon (js) or total variation (tvd).
+    """
 
     Options = TemperatureOptions
     weighted_by = "alpha"

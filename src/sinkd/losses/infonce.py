@@ -28,10 +28,11 @@ class InfoNCEOptions(SentenceOptions):
 
 
 class InfoNCE(ProjectedSentences):
-    """-mean_i log softmax_j(cos(x_i, y_j) / temperature)_i, averaged over pairs of layers.
+    """Contrast each sentence's hidden state with the teacher's states of all sentences of the update.
 
-    x are the student's sentences, y the teacher's. This is `sinkhorn_hidden` with one normalisation of the rows in
-    place of Sinkhorn's, and CoDIR's form (Sun et al., EMNLP 2020) with the update's sentences as negatives.
+    It is -mean_i log softmax_j(cos(x_i, y_j) / temperature)_i, averaged over pairs of layers. x are the
+    student's sentences, y the teacher's. This is `sinkhorn_hidden` with one normalisation of the rows in place of
+    Sinkhorn's, and CoDIR's form (Sun et al., EMNLP 2020) with the update's sentences as negatives.
     """
 
     Options = InfoNCEOptions

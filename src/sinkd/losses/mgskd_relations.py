@@ -218,7 +218,10 @@ class RelationOptions(Options):
 
 
 class Relation(LayerTerm):
-    """`mgskd`, or a summand of it for a slice (`part`) of the pairs of layers."""
+    """Compare relations among tokens, spans and sentences with the teacher's (MGSKD), layer by layer.
+
+    A term holds `mgskd`, or a summand of it for a slice (`part`) of the pairs of layers.
+    """
 
     Options = RelationOptions
     weighted_by = "mgskd_w"

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, unknown
 from sinkd.losses.attribution import AttributionLoss, IntegratedAttributionLoss
 from sinkd.losses.divergence import Divergence
 from sinkd.losses.feature import LOGITS, Feature, Stack
@@ -95,7 +95,7 @@ class Objective(nn.Module):
         weights = _read_weights(text)
         for name in options:
             if name not in TERMS:
-                raise SinkdError(f'options were given for "{name}", which is no term of an objective: {_known()}')
+                raise unknown(name, "term of an objective", TERMS)
         read = {name: _read_options(name, options.get(name, {}), temperature) for name in TERMS}
         made = {name: TERMS[name].make(name, read[name]) for name in dict.fromkeys(["ce", *weights, *options])}
         unweighted = [name for name, weight in weights.items() if weight is None]
@@ -205,7 +205,7 @@ def _read_weights(text: str) -> dict[str, float | None]:
     for part in text.replace(" ", "").split("+"):
         name, colon, weight = part.partition(":")
         if name not in TERMS:
-            raise SinkdError(f'the objective "{text}" names "{name}", which this version does not have: {_known()}')
+            raise unknown(name, "term of an objective", TERMS)
         if name in weights:
             raise SinkdError(f'the objective "{text}" names {name} twice; give each term once, with its weight')
         try:
@@ -244,7 +244,3 @@ def _published_weights(
     weights = {"1 - alpha": 1 - alpha if by_alpha else 1.0, "alpha": alpha, "beta": beta, "mgskd_w": mgskd_w}
     # 1 - 0.9 is 0.09999999999999998: rounding keeps what the user wrote legible in logs and manifests
     return {name: round(weights[TERMS[name].weighted_by], 12) for name in dict.fromkeys(["ce", *names])}
-
-
-def _known() -> str:
-    return "the terms are " + ", ".join(TERMS)

@@ -48,7 +48,7 @@ class SinkhornOptions(TransportOptions):
 
 
 class SinkhornTerm(Term):
-    """`SinkhornLoss` of both predictions."""
+    """Transport the predictions of all rows of an update onto the teacher's (`SinkhornLoss`)."""
 
     Options = SinkhornOptions
 

@@ -13,7 +13,6 @@ A trial is an ordinary run of its command in a separate folder: it can be resume
 setting's flags override an objective's, which override a task's, which override those for every trial.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -22,9 +21,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, unknown
 from sinkd.sweep.trial import COMMANDS, Trial
-from sinkd.training.parser import FlagParser, read_yaml
+from sinkd.training.flag_topics import flag_parser
+from sinkd.training.parser import read_yaml
 from sinkd.training.settings import merge
 
 KEYS = ("command", "tasks", "objectives", "settings", "seeds", "flags", "baseline", "resources")
@@ -118,9 +118,7 @@ def _check_keys(content: Any, source: str) -> None:
         raise SinkdError(f"{source} must hold the keys {', '.join(KEYS)}; it holds a {type(content).__name__}")
     for key in content:
         if key not in KEYS:
-            close = difflib.get_close_matches(str(key), KEYS, n=1)
-            meant = f'did you mean "{close[0]}"?' if close else f"a sweep has {', '.join(KEYS)}"
-            raise SinkdError(f'{source} sets "{key}", which no sweep has; {meant}')
+            raise unknown(str(key), f"key of a sweep, but {source} sets it", KEYS)
     command = content.get("command", "distill")
     if command not in COMMANDS:
         raise SinkdError(f'{source} sets command to "{command}"; it must be {" or ".join(COMMANDS)}')
@@ -151,7 +149,7 @@ def _axis(content: Any, key: str, own: str, source: str, command: str) -> dict[s
 def _flags(flags: Any, place: str, own: str, command: str) -> dict[str, Any]:
     if not isinstance(flags, dict):
         raise SinkdError(f"{place} holds {flags!r}; it must hold flags, as in {{learning_rate: 1e-4}}")
-    checked = FlagParser(COMMANDS[command]).checked(flags, place)
+    checked = flag_parser(COMMANDS[command]).checked(flags, place)
     for name in checked:
         if name in DECIDED and name != own:
             raise SinkdError(f"{place} sets {name}, which a sweep takes from {DECIDED[name]}; leave it out")

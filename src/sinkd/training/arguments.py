@@ -24,9 +24,11 @@ from sinkd.training.unserved_flags import refuse_impossible
 class TaskArguments(TrainingArguments):
     """Settings of every command: data, model, training and evaluation."""
 
+    trains: ClassVar[bool] = True  # False for commands that use a trained model
     role: ClassVar[str]  # "teacher" or "student": selects the published recipe and the folder
 
-    # Defaults of TrainingArguments that differ here.
+    # Defaults and texts of TrainingArguments that differ here.
+    output_dir: str = flag(None, "Folder for checkpoints, scores and the model.")
     ddp_backend: str | None = flag(None, "Backend of distributed training.")
     # HfArgumentParser parses the flag as the second of these types.
     report_to: None | str | list[str] = field(  # noqa: RUF036
@@ -49,7 +51,7 @@ class TaskArguments(TrainingArguments):
     weight_decay: float = flag(0.0, "Weight decay of AdamW.")
     adam_epsilon: float = flag(1e-8, "Epsilon of AdamW.")
     metric_for_best_model: str | None = flag(
-        None, "The score that selects the best model (default: the one that the task is known for)."
+        None, "The score that selects the best model. Default: the one that the task is known for."
     )
     do_eval: bool = flag(False, "Published entry points: evaluate; without --do_train, an earlier run.")
 
@@ -60,50 +62,48 @@ class TaskArguments(TrainingArguments):
 
     # The task
     task_name: str | None = flag(
-        None, "A task: cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, wnli, ax; superglue/copa, ..., anli/r1."
+        None,
+        "A task: cola, mnli ..., superglue/copa ..., anli/r1. GLUE has cola, sst-2, mrpc, sts-b, qqp, mnli, qnli, rte, "
+        "wnli and ax.",
     )
     dataset_name: str | None = flag(None, "super_glue or anli: the collection that holds the task.")
     dataset_config_name: str | None = flag(None, "The task in that collection: copa, cb, ..., r1.")
-    data_dir: str = flag(
-        "datas/glue", "The folder that holds the tasks' folders (SuperGLUE: datas/superglue, or the hub)."
-    )
-    train_file: str | None = flag(None, "Your own table to train on (csv, tsv, jsonl or parquet), instead of a task.")
-    dev_file: str | None = flag(None, "Your own table to evaluate on; without one, the last epoch's model is kept.")
+    data_dir: str = flag("datas/glue", "The folder of the tasks' folders. SuperGLUE: datas/superglue, or the hub.")
+    train_file: str | None = flag(None, "Your own table to train on: csv, tsv, jsonl or parquet.")
+    dev_file: str | None = flag(None, "Your own table to evaluate on. Without one, the last epoch's model is kept.")
     test_file: str | None = flag(None, "Your own table to predict.")
     text_columns: str | None = flag(None, "The column that holds your text, or two columns separated by a comma.")
-    label_column: str | None = flag(None, "The column that holds your labels; for distill, --train_file may lack it.")
+    label_column: str | None = flag(None, "The column that holds your labels. For distill, --train_file may lack it.")
     labels: str | None = flag(
         None,
-        "Your classes in the order of their ids, as in negative,positive (default: those of your files, sorted; N/A, "
-        "None and the like are missing labels).",
+        "Your classes in the order of their ids, as in negative,positive. Default: those of your files, sorted; N/A, "
+        "None and the like are missing labels.",
     )
     table_kind: Literal["auto", "classification", "regression"] = flag(
-        "auto", "Type of your labels; auto: scores if most are numbers and one has a fraction, else classes."
+        "auto", "Type of your labels. auto: scores if most are numbers and one has a fraction, else classes."
     )
-    column_names: str | None = flag(None, "All columns of csv and tsv files without a header, separated by commas.")
+    column_names: str | None = flag(None, "Columns of csv and tsv files without a header, with commas.")
     quoting: Literal["auto", "none", "minimal"] = flag(
         "auto",
-        "Quotes in your csv and tsv files: none: text like any other; minimal: they enclose fields, as pandas writes; "
+        "Quotes in your csv and tsv files. none: text like any other; minimal: they enclose fields, as pandas writes; "
         "auto: they do in csv, and in tsv if the file uses them so.",
     )
-    encoding: str = flag("utf-8", "Encoding of your files without a byte order mark, such as latin-1.")
-    bad_rows: Literal["error", "skip"] = flag(
-        "error", "error: stop at a malformed row; skip: drop such rows and count them."
-    )
+    encoding: str = flag("utf-8", "Encoding of your files, if they do not say, such as latin-1.")
+    bad_rows: Literal["error", "skip"] = flag("error", "Stop at a malformed row, or drop such rows and count them.")
     max_train_rows: int | None = flag(None, "Train on the first rows only, at most this many.")
     max_dev_rows: int | None = flag(None, "Evaluate on the first rows only, at most this many.")
-    num_shots: int | None = flag(None, "Train on this many examples only, drawn by the seed (language models).")
+    num_shots: int | None = flag(None, "Train a language model on this many examples, drawn by the seed.")
 
     # Reading
     max_seq_length: int = flag(128, "Cut inputs to this many tokens.")
     do_lower_case: bool = flag(False, "Lower-case all text; without it the tokenizer's folder decides.")
     template_name: str | None = flag(None, "The prompt template of a language model (default: the task's first).")
-    templates_dir: str | None = flag(None, "A folder of templates in promptsource's format, read before the others.")
+    templates_dir: str | None = flag(None, "A folder of your own templates, in promptsource's format.")
     max_length: int = flag(1024, "Cut a language model's prompts to this many tokens.")
     target_max_length: int = flag(256, "Cut a language model's answers to this many tokens.")
-    input_eos: bool = flag(False, "End prompts with the end-of-sequence token, as T5 was trained; T0 was not.")
+    input_eos: bool = flag(False, "End prompts with the end-of-sequence token. T5 was trained so, T0 was not.")
     pad_to_max_length: bool = flag(False, "Pad every prompt to --max_length: the same losses, slower.")
-    length_normalize: bool = flag(False, "Compare answers by the mean log-probability of their tokens, not the sum.")
+    length_normalize: bool = flag(False, "Compare answers by their tokens' mean log-probability, not its sum.")
 
     # The model to train
     keep_layers: str | None = flag(None, "Keep only these layers of the model to be trained: 3, or 0,2,4.")
@@ -111,16 +111,14 @@ class TaskArguments(TrainingArguments):
     config_name: str | None = flag(None, "Take the config of the model to be trained from here.")
     tokenizer_name: str | None = flag(None, "Take the tokenizer from here.")
     parallelize: bool = flag(False, "Spread models over all accelerators of the machine.")
-    trim_embedding: bool = flag(
-        True, "Leave embedding rows that no training row uses out of training: the same result, faster."
-    )
+    trim_embedding: bool = flag(True, "Leave unused embedding rows out of training. The same result, faster.")
 
     # The run
     per_gpu_batch_size: int | None = flag(None, "Rows per device, in training and in evaluation.", "--batch_size")
     group_by_length: bool = flag(True, "Batch rows of similar length: less padding, the same rows.")
-    seeds: str | None = flag(None, "Repeat the run with each of these seeds (0,1,2); report mean and spread.")
+    seeds: str | None = flag(None, "Repeat the run with each of these seeds, as in 0,1,2.")
     protocol: Literal["clean", "published"] = flag(
-        "clean", "clean: evaluate each epoch; published: every few steps, and report the maximum."
+        "clean", "Evaluate each epoch, or as published. published: every few steps, and report the maximum."
     )
     overwrite: bool = flag(False, "Replace the files of a different run in the output folder.")
     do_test: bool = flag(False, "After training, write predictions for the test set.")
@@ -201,17 +199,19 @@ class FinetuneArguments(TaskArguments):
 class ModelArguments(FinetuneArguments):
     """`sinkd evaluate` and `sinkd predict`: use a trained model, or a language model that is asked in words."""
 
+    trains = False
+
     prompt: str | None = flag(
         None,
-        "Ask a language model this: a Jinja template over the row's columns, as text, as a file, or by its name in "
+        "What to ask a language model. A Jinja template over the row's columns, as text, as a file, or by its name in "
         "--templates_dir.",
     )
     answers: str | None = flag(
-        None, 'Its answers, one for each label in the task\'s order: "negative ||| positive"; numbers for regression.'
+        None, 'Its answers, in the order of the labels: "negative ||| positive". Numbers for regression.'
     )
     class_prior: str | None = flag(
         None,
-        "sinkd evaluate: also score the answers balanced over the dev texts to class frequencies: uniform, labels "
+        "sinkd evaluate: also score answers balanced to class frequencies. uniform, labels "
         "(those of the labelled training rows) or numbers in the labels' order.",
     )
 
@@ -229,40 +229,40 @@ class DistillationArguments(ServedArguments, ObjectiveArguments, TaskArguments):
     seed: int = flag(0, "Seed of new weights, the order of batches and dropout.")
 
     teacher_path: list[str] | None = flag(
-        None, "The teacher: a folder, or a name on the hub; of several, the mean of their probabilities."
+        None, "The teacher: a folder, or a name on the hub. Of several, the mean of their probabilities."
     )
-    teacher_weights: list[float] | None = flag(None, "Weights of several teachers in that mean (default: equal).")
+    teacher_weights: list[float] | None = flag(None, "Weights of several teachers in their mean (default: equal).")
     teacher_prompt: str | None = flag(
         None,
-        "The teacher is a language model that is asked this: a Jinja template over the row's columns, as text, as a "
+        "What to ask a teacher that is a language model. A Jinja template over the row's columns, as text, as a "
         "file, or by its name in --templates_dir.",
     )
     teacher_answers: str | None = flag(
-        None, 'Its answers, one for each label in the task\'s order: "negative ||| positive"; numbers for regression.'
+        None, 'Its answers, in the order of the labels: "negative ||| positive". Numbers for regression.'
     )
     class_prior: str | None = flag(
         None,
-        "Balance the teacher's answers to these class frequencies: uniform, labels (those of the labelled training "
+        "Balance the teacher's answers to class frequencies. uniform, labels (those of the labelled training "
         "rows), none, or numbers in the labels' order, as in 0.3,0.7. Default: none for a fine-tuned teacher; for a "
         "prompted one labels, or uniform if there are none.",
     )
     student_path: str | None = flag(None, "The student to train: a folder, or a name on the hub.")
     student_init: Literal["pretrained", "copy"] = flag(
         "pretrained",
-        "pretrained: the student's own weights; copy: the teacher's layers and all outside them but its head.",
+        "Its own weights, or a copy of teacher layers. A copy has all outside them too, but not the head.",
     )
     copy_layers: str | None = flag(None, "Teacher layers to copy: first (default), spaced or a list (0,2,4).")
     unlabeled_file: str | None = flag(None, "More text without labels; the teacher answers it.")
     teacher_cache: Literal["auto", "off"] = flag(
         "auto",
-        "auto: run the teacher once over the data and cache its answers; off: run it live. The token states of mgskd "
+        "Cache the teacher's answers, or run it live: off. The token states of mgskd "
         "are too large to cache, so it runs the teacher live and caches attributions only.",
     )
     teacher_cache_dir: str | None = flag(None, "Folder for the teacher's cached answers (default: the user's cache).")
     teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "Precision of cached answers.")
     on_policy: float = flag(
         0.0,
-        "Share of batches (0 to 1) that compare the student's own answers, scored by the teacher (language models).",
+        "Share of batches on the student's own answers (language models). From 0 to 1; the teacher scores them.",
     )
 
     def __post_init__(self) -> None:

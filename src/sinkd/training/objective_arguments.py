@@ -35,9 +35,9 @@ def with_term_flags(kind: KindT) -> KindT:
 class ObjectiveArguments:
     """The flags of the student's objective."""
 
-    distill_loss: str = flag("kd", "The objective: terms joined by +, all with a weight after a colon, or none.")
-    alpha: float = flag(0.8, "Weight of the row term; hard labels get the rest.")
-    beta: float = flag(1.0, "Weight of each further term: sinkhorn, sinkhorn_hidden, infonce, saliency.")
+    distill_loss: str = flag("kd", "The terms: kd+sinkhorn, or with weights ce:0.1+kd:0.9. All have a weight or none.")
+    alpha: float = flag(0.8, "Weight of the row term: hard labels get the rest.")
+    beta: float = flag(1.0, "Weight of each other term. These are sinkhorn, sinkhorn_hidden, infonce and saliency.")
     mgskd_w: float = flag(
         1.0, "Weight of the relation loss. Its token states are too large to cache, so the teacher runs live."
     )
@@ -46,13 +46,13 @@ class ObjectiveArguments:
         "Train with the relation loss only (the classifier is not trained). Not cached: see --mgskd_w.",
     )
     transport_scope: Literal["window", "rank", "micro"] = flag(
-        "window", "Rows that a batch term compares: an update's, those of one process, or of one micro-batch."
+        "window", "Rows that a batch term compares. Those of an update, of one process, or of one micro-batch."
     )
     curvature_lr: float | None = flag(
-        None, "Learning rate of the objective's own curvature, scale and projectors (default: 10 times the model's)."
+        None, "Learning rate of curvature, scale and projectors. Default: 10 times the model's."
     )
     teacher_cache_top_k: int | None = flag(
-        None, "Cache only the k most probable entries at each answer token of a language model, and the rest's mass."
+        None, "Cache a language model's k most probable entries at each token. The rest's mass is one more."
     )
 
     def check_cache(self) -> None:

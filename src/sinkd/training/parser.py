@@ -1,23 +1,22 @@
 """Read flags from a command line or YAML file and check types and choices; errors suggest the nearest flag."""
 
 import argparse
-import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import HfArg
 
-from sinkd.errors import SinkdError, first_sentence
+from sinkd.errors import SinkdError, first_sentence, unknown
+from sinkd.training.flag_help import describe_topic, overview
 from sinkd.training.unserved_flags import UNSERVED, served
 
 
 def flag(default: Any, text: str, *aliases: str) -> Any:
-    """Return a dataclass field for a flag with this default and help."""
-    return HfArg(default=default, help=text, aliases=list(aliases) or None)
+    """Return a dataclass field for a flag with this default and help. The help's first sentence is its short form."""
+    return field(default=default, metadata={"help": text, "aliases": list(aliases)})
 
 
 def read_yaml(path: Path, example: str) -> Any:
@@ -38,33 +37,78 @@ class ArgumentParser(argparse.ArgumentParser):
         raise SinkdError(f"{message}; see --help")
 
 
-class FlagParser(HfArgumentParser):
-    """A command's flags, generated from the dataclass of its arguments; see also `unserved_flags`."""
+class Flag(NamedTuple):
+    """A flag as plain data. `nargs` is argparse's; `topic` is its place in the help, and `terms` use it."""
 
-    error = ArgumentParser.error
+    name: str
+    help: str
+    topic: str = ""
+    default: Any = None
+    type: str = "str"
+    nargs: Any = None
+    choices: Sequence[str] | None = None
+    aliases: Sequence[str] = ()
+    terms: str = ""
+    operand: bool = False
 
-    def __init__(self, kind: type[TrainingArguments], prog: str | None = None):
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("yes", "true", "t", "y", "1"):
+        return True
+    if text.lower() in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f'"{text}" is neither true nor false')
+
+
+TYPES: dict[str, Callable[[str], Any]] = {"str": str, "int": int, "float": float, "bool": _switch}
+
+
+class FlagParser(ArgumentParser):
+    """A command's flags, from their descriptions. It needs no library, so that help and errors are fast.
+
+    Args:
+        flags: In the order of the help.
+        prog, description: As in argparse.
+        terms: The terms of an objective, with a line about each.
+    """
+
+    def __init__(
+        self,
+        flags: Sequence[Flag],
+        prog: str | None = None,
+        description: str | None = None,
+        terms: Mapping[str, str] | None = None,
+    ):
         # No abbreviations: a new flag would change the meaning of older commands.
-        super().__init__(kind, prog=prog, allow_abbrev=False)
-        # A switch comes before its --no_... form, whose default is another.
-        self._defaults_of = {action.dest: action.default for action in reversed(self._actions)}
-        for action in self._actions:
-            if action.dest in UNSERVED:
-                action.help = argparse.SUPPRESS
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            add_help=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        self.flags = {flag.name: flag for flag in flags}
+        self.terms = terms or {}
+        for flag in flags:
+            _add(self, flag)
+        self.add_argument("-h", "--help", nargs="?", const="", action=_Help, help="show the flags, or those of a topic")
+        self.add_argument("--help-all", "--help_all", nargs=0, const="all", action=_Help, help="show all flags")
 
     def typed(self, argv: Sequence[str]) -> dict[str, Any]:
         """The values on a command line, by field name, without defaults.
 
         Raises:
-            SinkdError: for an unknown flag (names the nearest), one that is not served, or an invalid value.
+            SinkdError: for an unknown flag or term (names the nearest), a flag that is not served, or an invalid value.
         """
-        untyped = object()
-        namespace = argparse.Namespace(**dict.fromkeys((action.dest for action in self._actions), untyped))
-        namespace, unknown = self.parse_known_args(argv, namespace)
-        if unknown:
-            raise SinkdError(f'"{unknown[0]}" is no flag of {self.prog}{self._nearest(unknown[0].lstrip("-"))}')
-        given = {name: value for name, value in vars(namespace).items() if value is not untyped}
-        return served(given, self._defaults_of)
+        namespace, others = self.parse_known_args([_underscored(word) for word in argv])
+        if others:
+            raise self._unknown(others[0].partition("=")[0], f"flag of {self.prog}", "--")
+        given = vars(namespace)
+        for part in given["distill_loss"].split("+") if "distill_loss" in given else []:
+            term = part.partition(":")[0].strip()
+            if term not in self.terms:
+                raise unknown(term, "term of an objective", self.terms)
+        return served(given, self._by_default)
 
     def read(self, path: Path) -> dict[str, Any]:
         """The values in a YAML file, by field name.
@@ -84,28 +128,64 @@ class FlagParser(HfArgumentParser):
         Raises:
             SinkdError: for an unknown key (names the nearest), one that is not served, or an invalid value.
         """
+        names = {alias.lstrip("-"): flag.name for flag in self.flags.values() for alias in flag.aliases}
         values = {}
         for key, value in settings.items():
-            action = self._option_string_actions.get(f"--{key}")
-            if action is None or action.nargs == 0:  # --help, and the --no_... form of a switch
-                raise SinkdError(f'{place} sets "{key}", which is no flag{self._nearest(str(key))}')
-            values[action.dest] = _converted(action, value, key, place)
-        return served(values, self._defaults_of, place)
+            name = str(key).replace("-", "_")
+            name = names.get(name, name)
+            if name not in self.flags:
+                raise self._unknown(str(key), f"flag, but {place} sets it")
+            values[name] = _converted(self.flags[name], value, key, place)
+        return served(values, self._by_default, place)
 
-    def _nearest(self, name: str) -> str:
-        shown = [a for a in self._actions if a.nargs != 0 and a.dest not in UNSERVED]
-        known = [option.lstrip("-") for action in shown for option in action.option_strings]
-        close = difflib.get_close_matches(name, known, n=1)
-        return f'; did you mean "{close[0]}"?' if close else ""
+    @property
+    def _by_default(self) -> dict[str, Any]:
+        return {name: flag.default for name, flag in self.flags.items()}
+
+    def _unknown(self, name: str, what: str, dashes: str = "") -> SinkdError:
+        shown = [flag for flag in self.flags.values() if flag.name not in UNSERVED]
+        known = [dashes + word.lstrip("-") for flag in shown for word in (flag.name, *flag.aliases)]
+        return unknown(name, what, known, "see --help")
 
 
-def _converted(action: argparse.Action, value: Any, key: str, place: str) -> Any:
+class _Help(argparse.Action):
+    """Print the overview, a topic that is named, or everything, and leave."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        flags = [flag for flag in parser.flags.values() if flag.topic]
+        if values:
+            print(describe_topic(flags, values, parser.terms))
+        else:
+            print(overview(flags, parser.prog, parser.description, parser.terms, everything=self.const == "all"))
+        parser.exit()
+
+
+def _add(parser: FlagParser, flag: Flag) -> None:
+    names = [flag.name] if flag.operand else [f"--{flag.name}", *flag.aliases]
+    how: dict[str, Any] = {"help": flag.help if flag.topic else argparse.SUPPRESS}
+    if flag.nargs == 0:
+        parser.add_argument(*names, action="store_true", **how)
+        return
+    if flag.nargs == "?" and not flag.operand:
+        how["const"] = True
+    parser.add_argument(*names, type=TYPES[flag.type], nargs=flag.nargs, choices=flag.choices, **how)
+    if flag.default is True:
+        parser.add_argument(f"--no_{flag.name}", action="store_false", dest=flag.name, help=how["help"])
+
+
+def _underscored(word: str) -> str:
+    """`--learning-rate=1e-4` as `--learning_rate=1e-4`."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
+
+
+def _converted(flag: Flag, value: Any, key: str, place: str) -> Any:
     """A YAML value, read as on the command line: YAML reads 5e-5 as text, and a flag takes [0, 2, 4] as 0,2,4."""
-    if value is None and action.default is None:
+    if value is None and flag.default is None:
         return None
-    if isinstance(value, list) and (action.nargs == "+" or isinstance(action.default, list)):
+    if isinstance(value, list) and (flag.nargs == "+" or isinstance(flag.default, list)):
         return value
-    convert = action.type if callable(action.type) else str
+    convert = TYPES[flag.type]
     if isinstance(value, list) and convert is str:
         text = ",".join(map(str, value))
     else:
@@ -116,6 +196,6 @@ def _converted(action: argparse.Action, value: Any, key: str, place: str) -> Any
         typed = convert(text)
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         raise SinkdError(f"{place} sets {key} to {value!r}, which does not fit: {error}") from error
-    if action.choices is not None and typed not in action.choices:
-        raise SinkdError(f"{place} sets {key} to {value!r}; it must be one of {', '.join(map(str, action.choices))}")
+    if flag.choices is not None and typed not in flag.choices:
+        raise SinkdError(f"{place} sets {key} to {value!r}; it must be one of {', '.join(flag.choices)}")
     return typed

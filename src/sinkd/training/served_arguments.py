@@ -13,11 +13,11 @@ class ServedArguments:
 
     teacher_url: str | None = flag(
         None,
-        "The teacher is a language model on this server with the OpenAI completions API: http://127.0.0.1:8080/v1.",
+        "Ask a language model on this server, as in http://127.0.0.1:8080/v1. It has the OpenAI completions API.",
     )
     teacher_model: str | None = flag(None, "Its name on the server.")
     teacher_concurrency: int = flag(8, "How many requests to send to the server at a time.")
-    teacher_timeout: float = flag(60.0, "Seconds until a request to the server is given up and tried again.")
+    teacher_timeout: float = flag(60.0, "Seconds until a request is given up and tried again.")
     teacher_max_requests: int | None = flag(None, "Send the server at most this many requests, repeated ones included.")
 
     def check_served(self, args: Any) -> None:

@@ -16,8 +16,8 @@ from sinkd import recipes
 from sinkd.errors import SinkdError
 from sinkd.tasks import names_superglue
 from sinkd.training.arguments import TaskArguments
+from sinkd.training.flag_topics import flag_parser
 from sinkd.training.manifest import read_manifest
-from sinkd.training.parser import FlagParser
 
 # Settings that affect a trained model's scores: how inputs are cut and worded, and the precision.
 READING = (
@@ -55,7 +55,7 @@ def resolve_settings(
     Raises:
         SinkdError: for an unknown flag or key (names the nearest), or an invalid value.
     """
-    parser = FlagParser(kind, prog)
+    parser = flag_parser(kind, prog)
     given = parser.typed(argv)
     if given.get("config") is not None:
         given = merge(parser.read(Path(given["config"])), given)
