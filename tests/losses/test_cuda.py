@@ -14,7 +14,7 @@ from sinkd import Objective, SinkhornLoss
 from sinkd.losses.term import View
 from sinkd.transport import COSTS
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture
