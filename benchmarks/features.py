@@ -29,14 +29,15 @@ from pathlib import Path
 import torch
 import transformers
 from benchmarks import device
-from benchmarks.result import machine, publish
+from benchmarks.result import machine, publish, write
 from torch import Tensor
 from torch.nn import functional as F
 
+from sinkd.losses.feature import Feature, Forward
+from sinkd.losses.input_embedding import watched
 from sinkd.losses.mgskd_relations import pair_scores, sentence_angles, triplet_angles
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import Progress, View
-from sinkd.models.forward import observe
 from sinkd.report import Table
 
 HEADS, K = 64, 20
@@ -136,7 +137,7 @@ def training_step(name: str, plain: bool, batch: int, length: int, width: int, l
         for depth in (layers, layers // 2)
     )
     teacher.requires_grad_(False).eval()
-    (term,) = Objective.parse(f"{name}:1", integrated_saliency={"ig_steps": 4})
+    (term,) = Objective.parse(f"{name.replace(' ', '_')}:1", integrated_saliency={"ig_steps": 4})
     mask = mask_of(batch, length).long()
     data = {"input_ids": torch.randint(0, 4000, (batch, length)), "attention_mask": mask}
     data["labels"] = torch.randint(0, 2, (batch,))
@@ -163,16 +164,24 @@ def training_step(name: str, plain: bool, batch: int, length: int, width: int, l
         value.backward()
         return value.item()
 
-    kept = observe(teacher, data, [term.teacher_map])
+    kept = observe(teacher, data, term.teacher_map)
 
     def sinkd() -> float:
         student.zero_grad()
-        value = term(observe(student, data, [term.student_map]), View(features=kept_features), data, Progress())
+        value = term(observe(student, data, term.student_map), View(features=kept_features), data, Progress())
         value.backward()
         return value.item()
 
     kept_features = {term.teacher_map: kept[term.teacher_map].detach()}
     return published if plain else sinkd
+
+
+def observe(model: torch.nn.Module, data: dict[str, Tensor], feature: Feature) -> View:
+    """A feature of one forward pass."""
+    inputs = {name: value for name, value in data.items() if name != "labels"}
+    with watched(model) as embeddings:
+        logits = model(**inputs).logits
+    return View(features={feature: feature.read(Forward(model, inputs, logits, embeddings=embeddings[0]), data)})
 
 
 def prepared(name: str, plain: bool, given: argparse.Namespace) -> Callable[[], float]:
@@ -189,7 +198,7 @@ def status(name: str) -> float:
 
 def extra_memory(name: str, plain: bool, given: argparse.Namespace) -> float:
     """Megabytes that a first pass adds at its peak, gradients among them: on a CPU that of a fresh process."""
-    if device.on_cuda():
+    if device.on_cuda() or given.rehearse:
         return device.peak_bytes(prepared(name, plain, given)) / 1e6
     command = [sys.executable, "-m", "benchmarks.features", *sys.argv[1:], "--measure", name, str(int(plain))]
     # large pieces go back to the system at once, so that what is measured is what is held
@@ -206,11 +215,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="the teacher's; the student has half as many")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is timed, taking turns")
     parser.add_argument("--only", help="only these rows, with commas")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/features.json"), help="where the JSON goes")
+    parser.add_argument("--rehearse", action="store_true", help="small sizes, which say nothing about speed")
+    out = {"type": Path, "default": Path("benchmarks/features.json"), "help": "where the JSON goes"}
+    parser.add_argument("--out", "--json", dest="out", **out)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     device.add_device(parser)
     given = parser.parse_args()
     device.use(given.device)
+    if given.rehearse:
+        given.batch, given.length, given.width, given.layers, given.rounds = 4, 24, 128, 2, 1
     if given.measure:
         name, plain = given.measure[0], given.measure[1] == "1"
         prepared(name, plain, argparse.Namespace(batch=2, length=24, width=128, layers=2))()  # libraries' own buffers
@@ -237,6 +250,7 @@ def main() -> None:
         rows.append({"name": name, "ms": [ours, theirs], "mb": memory, "values": values})
         cells = [f"{ours:.3g}", f"{theirs:.3g}", f"{theirs / ours:.1f}x", f"{memory[0]:.0f}", f"{memory[1]:.0f}"]
         table.add(name, *cells, f"{memory[0] / max(memory[1], 0.1):.2f}")
+        write("features", given.out, rows=rows)
     publish("features", given.out, table, rows=rows)
 
 

@@ -89,8 +89,7 @@ def test_estimate_is_within_15_per_cent_of_a_processs_memory(tmp_path):
 
 @pytest.mark.slow
 def test_features(tmp_path):
-    sizes = ["--batch", 4, "--length", 24, "--width", 128, "--layers", 2, "--rounds", 1]
-    printed = run("features", *sizes, "--only", "pairs,saliency", "--out", "features.json", cwd=tmp_path)
+    printed = run("features", "--rehearse", "--only", "pairs,saliency", "--out", "features.json", cwd=tmp_path)
     rows = json.loads((tmp_path / "features.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["pairs", "saliency"]
     assert "plain MB" in printed

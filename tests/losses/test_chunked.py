@@ -47,6 +47,15 @@ def size_of_slices(request, monkeypatch):
     monkeypatch.setattr(chunked, "LIMIT", request.param)
 
 
+@pytest.mark.parametrize(("free", "pieces"), [(10 * 2**20 * chunked.NUMBER, 1), (2**22 * chunked.NUMBER, 2)])
+def test_pieces_on_a_gpu_are_as_large_as_free_memory(free, pieces, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free // 2, 2**40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: free)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: free - free // 2)
+    assert len(chunked.piece_spans(8, 2**20, torch.device("cuda"))) == pieces
+
+
 @pytest.mark.parametrize("loss", DIVERGENCES)
 def test_divergences_are_their_definition_written_out(loss, size_of_slices):
     student, teacher = logits()

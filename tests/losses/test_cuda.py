@@ -11,6 +11,7 @@ from losses.test_golden import CASES, LOSSES
 from losses.test_top_k_union import KEYWORDS, WIDTH, value_and_gradient
 from memory import peak_bytes
 from sinkd import Objective, SinkhornLoss
+from sinkd.losses import chunked, mgskd
 from sinkd.losses.term import View
 from sinkd.transport import COSTS
 
@@ -122,6 +123,27 @@ def test_compiles_as_one_graph(cost):
     found.backward()
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     assert reference.relative_error(student.grad, wanted) < 1e-4
+
+
+@pytest.mark.parametrize("free", [None, 0], ids=["one piece", "many pieces"])
+def test_relations_agree_with_the_cpu(free, monkeypatch):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 12, 4, 64, 192, dtype=torch.float64)
+    mask = torch.ones(12, 64)
+    mask[::2, 50:] = 0
+    expected, wanted = loss_and_gradient(mgskd, student, teacher, mask)
+    if free is not None:
+        monkeypatch.setattr(chunked, "DEVICE_LIMIT", free)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    found, gradient = loss_and_gradient(mgskd, *(x.float().cuda() for x in (student, teacher, mask)))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert reference.relative_error(gradient.cpu(), wanted) < 1e-3
+
+
+def loss_and_gradient(loss, student, *more):
+    student = student.detach().requires_grad_()
+    value = loss(student, *more)
+    return value.detach(), torch.autograd.grad(value, student)[0]
 
 
 def test_half_of_a_vocabulary_under_autocast():

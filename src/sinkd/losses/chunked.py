@@ -1,7 +1,7 @@
 """Losses over many numbers, computed a slice at a time so that autograd never holds all the intermediate results.
 
-`piecewise` takes the gradient of each piece in the forward pass (pairs and triples). `rowwise` recomputes each slice
-of rows in the backward pass and stores nothing in between (rows as wide as a vocabulary).
+`piecewise` has the gradient of each piece computed in the forward pass (pairs and triples). `rowwise` recomputes each
+slice of rows in the backward pass and stores nothing in between (rows as wide as a vocabulary).
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ DEVICE_LIMIT = 2**22
 WIDE = 4096
 """Width from which rows are processed in slices."""
 
-Piece = tuple[Any, Callable[[Tensor], Tensor]]
-"""An index into the student's tensor, and a function of that part that returns a scalar."""
+NUMBER = 64
+"""Bytes that a piece on a GPU takes per number: all that is held at once, and as much again in reserve."""
+
+Piece = tuple[Any, Callable[[Tensor, bool], tuple[Tensor, Tensor | None]]]
+"""An index into the student's tensor, and a function of that part, and of whether the gradient is wanted, that returns
+a scalar and the gradient."""
 
 
 def piecewise(student: Tensor, pieces: Iterable[Piece]) -> Tensor:
-    """Sum function(student[index]) over the pieces, holding the graph of one piece at a time.
+    """Sum function(student[index]) over the pieces, one piece at a time.
 
     Args:
         student: any shape.
@@ -66,23 +70,31 @@ def is_wide(logits: Tensor) -> bool:
 
 def spans(size: int, each: int, device: torch.device | None = None) -> list[slice]:
     """Cut 0..size into slices of about LIMIT (on a CPU) or DEVICE_LIMIT numbers, with `each` numbers per index."""
-    limit = LIMIT if device is None or device.type == "cpu" else DEVICE_LIMIT
+    return _cut(size, each, LIMIT if device is None or device.type == "cpu" else DEVICE_LIMIT)
+
+
+def _cut(size: int, each: int, limit: int) -> list[slice]:
     step = max(1, limit // max(1, each))
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
+def piece_spans(size: int, each: int, device: torch.device) -> list[slice]:
+    """`spans` for `piecewise`: on a GPU as few as free memory allows, since each piece costs dozens of kernels."""
+    if device.type != "cuda" or size * each <= DEVICE_LIMIT or torch.cuda.is_current_stream_capturing():
+        return spans(size, each, device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _cut(size, each, (torch.cuda.mem_get_info(device)[0] + unused) // NUMBER)
+
+
+@torch.no_grad()
 def _walk(student: Tensor, pieces: Iterable[Piece], gradient: Tensor | None) -> Tensor:
     total = student.new_zeros(())
     with full_precision(student.device):
         for index, function in pieces:
-            part = student.detach()[index]
-            if gradient is None:
-                total += function(part)
-                continue
-            with torch.enable_grad():
-                value = function(part.requires_grad_())
-            gradient[index] += torch.autograd.grad(value, part)[0]
-            total += value.detach()
+            value, slope = function(student[index], gradient is not None)
+            total += value
+            if gradient is not None and slope is not None:
+                gradient[index] += slope
     return total
 
 

@@ -10,22 +10,15 @@ needs its inputs, one gradient of the student's size and a few megabytes.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import SinkdError
 from ..transport.precision import full_precision, result_type
-from .chunked import piecewise, spans
-from .feature import HIDDEN_STATES, Stack
-from .layers import LayerTerm, Pair, SentenceTerm, Strategy, attention_mask, not_bound, pair_layers, pool
-from .option_flags import Options, option
-from .term import Progress, RowTerm, Term, View
+from .angles import angle_gap, angles
+from .chunked import piece_spans, piecewise
+from .layers import pool
 
 TOKEN_LAYERS = 2
 """Compare this many of the first pairs of layers by tokens, and the others by sentences."""
@@ -79,13 +72,24 @@ def sentence_angles(student: Tensor, teacher: Tensor, heads: int) -> Tensor:
     size = heads * rows**3
 
     def piece(head: slice, anchor: slice):
-        def value(x: Tensor) -> Tensor:
-            return F.smooth_l1_loss(_angles(x[:, anchor], x), _angles(t[head, anchor], t[head]), reduction="sum") / size
+        def value(x: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+            goal = angles(_differences(t[head], anchor))
+            total, d_differences = angle_gap(_differences(x, anchor), goal, None, slope)
+            if d_differences is None:
+                return total / size, None
+            gradient = d_differences.sum(1).neg_()
+            gradient[:, anchor] += d_differences.sum(2)
+            return total / size, gradient.div_(size)
 
         return head, value
 
-    anchors = spans(rows, rows * rows, s.device)
-    return piecewise(s, (piece(head, anchor) for head in spans(heads, rows**3, s.device) for anchor in anchors))
+    anchors = piece_spans(rows, rows * rows, s.device)
+    return piecewise(s, (piece(head, anchor) for head in piece_spans(heads, rows**3, s.device) for anchor in anchors))
+
+
+def _differences(x: Tensor, anchor: slice) -> Tensor:
+    """(heads, B, d) -> (heads, anchors, B, d)."""
+    return x[:, anchor].unsqueeze(2) - x.unsqueeze(1)
 
 
 def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
@@ -96,24 +100,35 @@ def pair_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> T
     approaches its teacher, so they are computed in float64. Shapes are those of `triplet_angles`.
     """
     dtype = result_type(student, teacher)
-    mask = mask.to(torch.bool).unsqueeze(-1)
-    pairs = count_pairs(mask[..., 0]).to(dtype).clamp_min(1.0) * heads
+    padding = ~mask.to(torch.bool).unsqueeze(-1)
     s, t = student.to(dtype), teacher.detach().to(dtype)
+    d_s, d_t = (x.shape[-1] // heads for x in (s, t))
+    both = (d_s * d_t) ** 0.5
+    scale = 1 / (count_pairs(mask).to(torch.float64).clamp_min(1.0) * heads)
     widths = max(s.shape[-1], t.shape[-1])
 
     def piece(rows: slice):
-        def gram(x: Tensor) -> Tensor:
-            x = _split(x.masked_fill(~mask[rows], 0.0).double(), heads, torch.float64).transpose(1, 2)
-            return x * x.shape[-1] ** -0.25  # (rows, heads, L, d)
+        def split(x: Tensor) -> Tensor:
+            x = _split(x.masked_fill(padding[rows], 0.0), heads, dtype).transpose(1, 2)
+            return x.to(torch.float64, memory_format=torch.contiguous_format)  # (rows, heads, L, d)
 
-        def value(x: Tensor) -> Tensor:
-            x, y = gram(x), gram(t[rows])
-            xx, yy, xy = x.mT @ x, y.mT @ y, x.mT @ y
-            return ((xx.square().sum() + yy.square().sum() - 2 * xy.square().sum()) / pairs).to(dtype)
+        def value(x: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+            x, y = split(x), split(t[rows])
+            xx, yy, yx = x.mT @ x, y.mT @ y, y.mT @ x
+            total = (_square(xx) / d_s + _square(yy) / d_t - _square(yx) * (2 / both)) * scale
+            if not slope:
+                return total.to(dtype), None
+            gradient = (x @ xx).div_(d_s).sub_((y @ yx).div_(both)).mul_(4 * scale)
+            return total.to(dtype), gradient.transpose(1, 2).flatten(-2)
 
         return rows, value
 
-    return piecewise(s, map(piece, spans(len(s), widths * max(widths // heads, s.shape[1]), s.device)))
+    return piecewise(s, map(piece, piece_spans(len(s), widths * max(widths // heads, s.shape[1]), s.device)))
+
+
+def _square(x: Tensor) -> Tensor:
+    """The sum of squares."""
+    return torch.dot(x.flatten(), x.flatten())
 
 
 def count_pairs(mask: Tensor) -> Tensor:
@@ -140,57 +155,60 @@ def triplet_angles(
     s, t = student.to(dtype), teacher.detach().to(dtype)
     k1, k2 = min(k1, s.shape[1]), min(k2, s.shape[1])
     length, width = s.shape[1], max(s.shape[-1], t.shape[-1])
-    parts = spans(len(s), max(heads * length * length, k1 * k2 * width), s.device)
+    parts = piece_spans(len(s), max(heads * length * length, k1 * k2 * width), s.device)
     with torch.no_grad(), full_precision(t.device):
         chosen = [_attended(t[rows], mask[rows], heads, k1, k2) for rows in parts]
         total = sum((counted.sum() for *_, counted in chosen), t.new_zeros((), dtype=torch.long))
     scale = 1 / total.to(dtype).clamp_min(1.0)
 
-    def piece(rows: slice, anchors: Tensor, neighbours: Tensor, goal: Tensor, counted: Tensor):
-        def value(x: Tensor) -> Tensor:
-            angles = _triplets(x, anchors, neighbours)
-            return (F.smooth_l1_loss(angles, goal, reduction="none") * counted).sum() * scale
+    def piece(rows: slice, tokens: tuple[Tensor, Tensor], goal: Tensor, counted: Tensor):
+        def value(x: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+            total, d_differences = angle_gap(_from_anchors(x, *tokens), goal, counted, slope)
+            if d_differences is None:
+                return total * scale, None
+            d_differences.mul_(scale)
+            gradient = torch.zeros_like(x)
+            flat = gradient.view(-1, x.shape[-1])
+            flat.index_add_(0, tokens[0].flatten(), d_differences.sum(2).flatten(0, 1))
+            flat.index_add_(0, tokens[1].flatten(), d_differences.flatten(0, 2), alpha=-1)
+            return total * scale, gradient
 
         return rows, value
 
-    return piecewise(s, (piece(rows, *tokens) for rows, tokens in zip(parts, chosen, strict=True))), total
+    return piecewise(s, (piece(rows, *each) for rows, each in zip(parts, chosen, strict=True))), total
 
 
-def _attended(teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Anchors (B, k1), neighbours (B, k1, k2), and their triplets' angles and which count, each (B, k1, k2, k2)."""
+def _attended(
+    teacher: Tensor, mask: Tensor, heads: int, k1: int, k2: int
+) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Anchors (B, k1, 1) and neighbours (B, k1, k2), and their triplets' angles and which count, (B, k1, k2, k2).
+
+    Tokens are numbered through all rows.
+    """
     x = _split(teacher, heads, teacher.dtype).transpose(1, 2)
-    pairs = mask.unsqueeze(-1) & mask.unsqueeze(-2)  # (B, L, L)
-    scores = (x @ x.mT * x.shape[-1] ** -0.5).masked_fill_(~pairs.unsqueeze(1), -10000.0)
-    attention = torch.softmax(scores, -1).sum(1).masked_fill_(~pairs, 0.0)
+    padding = ~mask
+    # a further coordinate, 1 in queries, takes padding out of the softmax without a pass over all scores
+    bias = x.new_zeros(mask.shape).masked_fill_(padding, -1e30)[:, None, :, None].expand(-1, heads, -1, 1)
+    queries, keys = F.pad(x * x.shape[-1] ** -0.5, (0, 1), value=1.0), torch.cat([x, bias], -1)
+    attention = torch.softmax(queries @ keys.mT, -1).sum(1).masked_fill_(padding.unsqueeze(-1), 0.0)
     # real tokens win ties at 0 (few tokens, or attention that underflows), so that padding changes nothing
-    anchors = attention.sum(1).masked_fill_(~mask, -1.0).topk(k1, -1).indices
-    local = attention.masked_fill_(~mask.unsqueeze(1), -2.0)
+    anchors = attention.sum(1).masked_fill_(padding, -1.0).topk(k1, -1).indices.unsqueeze(-1)
+    local = attention.masked_fill_(padding.unsqueeze(1), -2.0)
     local.diagonal(dim1=-2, dim2=-1).fill_(-1.0)
-    neighbours = local.gather(1, anchors.unsqueeze(-1).expand(-1, -1, local.shape[-1])).topk(k2, -1).indices
-    rows = torch.arange(len(mask), device=mask.device)
-    near = mask[rows[:, None, None], neighbours] & mask[rows[:, None], anchors].unsqueeze(-1)
-    real = near.unsqueeze(-1) & near.unsqueeze(-2) & ~torch.eye(k2, dtype=torch.bool, device=mask.device)
-    angles = _triplets(teacher, anchors, neighbours)
-    return anchors, neighbours, angles, real & (angles != 0)
+    neighbours = local.gather(1, anchors.expand(-1, -1, local.shape[-1])).topk(k2, -1).indices
+    first = torch.arange(0, mask.numel(), mask.shape[1], device=mask.device)[:, None, None]
+    tokens = anchors.add_(first), neighbours.add_(first)
+    near = mask.take(tokens[1]) & mask.take(tokens[0])
+    goal = angles(_from_anchors(teacher, *tokens))
+    counted = (near.unsqueeze(-1) & near.unsqueeze(-2)).logical_and_(goal)
+    counted.diagonal(dim1=-2, dim2=-1).fill_(False)
+    return tokens, goal, counted
 
 
-def _triplets(x: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
-    """Angles (B, k1, k2, k2) at the anchors."""
-    rows = torch.arange(len(x), device=x.device)
-    e = _unit(x[rows[:, None], anchors].unsqueeze(2) - x[rows[:, None, None], neighbours])
-    return e @ e.mT
-
-
-def _angles(anchors: Tensor, others: Tensor) -> Tensor:
-    """(heads, n, d) and (heads, m, d) -> (heads, n, m, m): the angle between every two others at each anchor."""
-    e = _unit(anchors.unsqueeze(2) - others.unsqueeze(1))
-    return e @ e.mT
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Rows divided by their length; a row of length 0 is unchanged and has no gradient."""
-    square = x.square().sum(-1, keepdim=True)
-    return x * torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).rsqrt())
+def _from_anchors(x: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
+    """The differences of each anchor and its neighbours: (B, L, D) -> (B, k1, k2, D)."""
+    flat = x.flatten(0, 1)
+    return flat[anchors] - flat[neighbours]
 
 
 def _split(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
@@ -202,98 +220,3 @@ def _split(x: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
 def need_divisor(width: int, heads: int) -> None:
     if heads < 1 or width % heads:
         raise SinkdError(f"mgskd: a width of {width} cannot be split into {heads} heads; give a number that divides it")
-
-
-@dataclass(frozen=True)
-class RelationOptions(Options):
-    heads: int = option(64, "Heads of the relation loss; must divide both models' widths.")
-    matching_strategy: Strategy = option("emb+uniform", "Which layers mgskd pairs.", flag="matching_strategy")
-    k1: int = option(20, "Anchors of triplets in a row: the tokens that the teacher attends to most.")
-    k2: int = option(20, "Neighbours that form triplets with an anchor.")
-
-    def __post_init__(self) -> None:
-        for name in ("heads", "k1", "k2"):
-            if getattr(self, name) < 1:
-                raise SinkdError(f"mgskd: {name} is {getattr(self, name)}; it must be at least 1")
-
-
-class Relation(LayerTerm):
-    """Compare relations among tokens, spans and sentences with the teacher's (MGSKD), layer by layer.
-
-    A term holds `mgskd`, or a summand of it for a slice (`part`) of the pairs of layers.
-    """
-
-    Options = RelationOptions
-    weighted_by = "mgskd_w"
-
-    def __init__(self, name: str, options: RelationOptions, part: slice):
-        super().__init__(name, options)
-        self.options, self.part = options, part
-        self.pairs: list[Pair] = []
-
-    @classmethod
-    def make(cls, name: str, options: RelationOptions) -> list[Term]:
-        return [
-            SentenceRelation(f"{name}/sentences", options, slice(TOKEN_LAYERS, None)),
-            PairRelation(f"{name}/pairs", options, slice(TOKEN_LAYERS)),
-            *(TripletRelation(f"{name}/triplets-{i + 1}", options, slice(i, i + 1)) for i in range(TOKEN_LAYERS)),
-        ]
-
-    def bind(self, student: Stack, teacher: Stack) -> None:
-        for width in (student.width, teacher.width):
-            need_divisor(width, self.options.heads)
-        self.pairs = pair_layers(self.options.matching_strategy, teacher.layers, student.layers)[self.part]
-        self.applies = bool(self.pairs)
-
-
-class SentenceRelation(Relation, SentenceTerm):
-    """The angles between the sentences of an update."""
-
-    def bind(self, student: Stack, teacher: Stack) -> None:
-        super().bind(student, teacher)
-        self.need_sentences("mean", self.pairs)
-
-    def forward(self, student: Tensor, teacher: Tensor, progress: Progress) -> Tensor:
-        layers = zip(student.unbind(1), teacher.unbind(1), strict=True)
-        return SAMPLE_WEIGHT * torch.stack([sentence_angles(s, t, self.options.heads) for s, t in layers]).sum()
-
-
-class TokenRelation(Relation, RowTerm):
-    """Compares relations between the tokens of one row."""
-
-    def forward(self, student: View, teacher: View, batch: Mapping[str, Any], progress: Progress) -> Tensor:
-        if not self.pairs:
-            raise not_bound(self)
-        ours, theirs, mask = student[HIDDEN_STATES], teacher[HIDDEN_STATES], attention_mask(batch)
-        values = [self.compare(ours[pair.student], theirs[pair.teacher], mask) for pair in self.pairs]
-        return TOKEN_WEIGHT * torch.stack(values).sum()
-
-    @abstractmethod
-    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        """The value of one pair of layers: (B, L, D), (B, L, another D), (B, L) -> a scalar."""
-
-
-class PairRelation(TokenRelation):
-    """The scores of all pairs of tokens."""
-
-    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
-        return count_pairs(attention_mask(batch))
-
-    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        return pair_scores(student, teacher, mask, self.options.heads)
-
-
-class TripletRelation(TokenRelation):
-    """The angles of the triplets that the teacher attends to, in one pair of layers: the count differs by layer."""
-
-    counts_by_teacher = True
-
-    def count(self, teacher: View, batch: Mapping[str, Any]) -> Tensor:
-        states = teacher[HIDDEN_STATES][self.pairs[0].teacher]
-        return self._angles(states, states, attention_mask(batch))[1]
-
-    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        return self._angles(student, teacher, mask)[0]
-
-    def _angles(self, student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return triplet_angles(student, teacher, mask, self.options.heads, self.options.k1, self.options.k2)

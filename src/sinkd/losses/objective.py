@@ -17,8 +17,8 @@ from sinkd.losses.feature import LOGITS, Feature, Stack
 from sinkd.losses.hidden import HiddenTransport
 from sinkd.losses.infonce import InfoNCE
 from sinkd.losses.labels import HardLabels
-from sinkd.losses.mgskd_relations import Relation
 from sinkd.losses.option_flags import Options, flags_of, read_options
+from sinkd.losses.relation_terms import Relation
 from sinkd.losses.sinkhorn_term import SinkhornTerm
 from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
 
