@@ -47,7 +47,11 @@ def completion(shells: Sequence[str], commands: Mapping[str, str]) -> str:
 def _described(index: Mapping[str, Any], command: str, description: str) -> dict[str, Any]:
     """The arguments of a command's `FlagParser`."""
     found = index["commands"][command]
-    flags = [Flag(**(index["flags"][flag] if isinstance(flag, str) else flag)) for flag in found["flags"]]
+    flags = [
+        Flag(topic=topic, **(index["flags"][entry] if isinstance(entry, str) else entry))
+        for topic, entries in found["topics"].items()
+        for entry in entries
+    ]
     text = found["description"] or description
     return {"flags": flags, "prog": f"sinkd {command}", "description": text, "terms": index["terms"]}
 
@@ -77,11 +81,14 @@ def build(commands: Sequence[str]) -> dict[str, Any]:
             flags = described(parser)
         if command == "export":
             flags.insert(0, Flag("model", "The folder of a trained model.", "model", nargs="?", operand=True))
-        entries = [{k: v for k, v in flag._asdict().items() if v != Flag._field_defaults.get(k)} for flag in flags]
-        found[command] = {
-            "description": parser.description,
-            "flags": [e["name"] if shared.setdefault(e["name"], e) == e else e for e in entries],
-        }
+        topics: dict[str, list[Any]] = {}
+        for flag in flags:
+            entry = {
+                k: v for k, v in flag._asdict().items() if k != "topic" and v not in (Flag._field_defaults.get(k), [])
+            }
+            same = shared.setdefault(flag.name, entry) == entry
+            topics.setdefault(flag.topic, []).append(flag.name if same else entry)
+        found[command] = {"description": parser.description, "topics": topics}
     return {
         "versions": {"transformers": version("transformers")},
         "terms": term_texts(),
