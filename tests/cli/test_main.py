@@ -75,7 +75,7 @@ def test_an_unknown_command_names_the_nearest_or_lists_all(capsys):
          "sinkd: models/bert cannot be read or written: Permission denied (--traceback shows where)"),
         (OSError(28, "No space left on device"), 1,
          "sinkd: the system says: [Errno 28] No space left on device (--traceback shows where)"),
-        (KeyboardInterrupt(), 130, "sinkd: interrupted; the same command resumes from its last checkpoint"),
+        (KeyboardInterrupt(), 130, "sinkd: interrupted; the same command goes on from what is finished"),
         (Terminated("stopped at step 3"), 143, "sinkd: stopped at step 3"),
     ],
 )  # fmt: skip

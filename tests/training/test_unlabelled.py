@@ -101,14 +101,14 @@ def test_the_same_text_gives_the_same_model_wherever_it_is_and_dev_labels_are_sc
 
 
 class StopAt(TrainerCallback):
-    """Sends SIGTERM to this process at a step."""
+    """Sends this process a signal at a step."""
 
-    def __init__(self, step: int):
-        self.step = step
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(self.number)
 
 
 def test_a_stopped_run_resumes_to_the_same_weights(flags, tables, unevaluated, tmp_path):
@@ -117,8 +117,11 @@ def test_a_stopped_run_resumes_to_the_same_weights(flags, tables, unevaluated, t
         args = resolve_settings(DistillationArguments, line, "test")
         return distill(args, load_named_task(args), callbacks)
 
+    with pytest.raises(KeyboardInterrupt, match="run/checkpoint-7 is kept, and the same command goes on from there"):
+        start(StopAt(6, signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with pytest.raises(Terminated):
-        start(StopAt(12))
+        start(StopAt(12, signal.SIGTERM))
     (outcome,) = start().outcomes
     assert outcome.best is None
     assert weights(tmp_path / "run") == weights(unevaluated)

@@ -71,8 +71,8 @@ def guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
         return _complain(str(error), trace) if os.environ.get("RANK", "0") == "0" else 2
     except SinkdError as error:
         return _complain(str(error), trace)
-    except KeyboardInterrupt:
-        return _complain("interrupted; the same command resumes from its last checkpoint", trace, status=130)
+    except KeyboardInterrupt as stop:
+        return _complain(str(stop) or "interrupted; the same command goes on from what is finished", trace, status=130)
     except SystemExit as leave:  # argparse, for --help
         return int(leave.code or 0)
     except BrokenPipeError:

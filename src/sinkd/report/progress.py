@@ -1,13 +1,18 @@
 """Progress: bars at the foot of a terminal, plain lines in a pipe. Both go to standard error."""
 
+import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback
+from rich.table import Column
+
+from sinkd.training.training_log import MeterReader
 
 
 def bars() -> Progress:
@@ -15,10 +20,10 @@ def bars() -> Progress:
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")),  # wraps if narrow
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -26,7 +31,53 @@ def bars() -> Progress:
     )
 
 
-class RunProgress(TrainerCallback):
+class Line:
+    """A live line in a terminal; in a pipe a plain line, once a minute.
+
+    Args:
+        title: What is done.
+        unit: What is counted.
+        total, done: How many there are, and how many are done already.
+    """
+
+    def __init__(self, title: str, unit: str, total: int, done: int):
+        self.title, self.unit, self.total, self._before = title, unit, total, done
+        self._began = self._shown = time.monotonic()
+        self._bars = bars()
+        self._task = self._bars.add_task(title, total=total, completed=done, note="")
+        self._bars.start()
+
+    @property
+    def live(self) -> bool:
+        return not self._bars.disable
+
+    @property
+    def due(self) -> bool:
+        """True if the line is to be shown again."""
+        return time.monotonic() - self._shown >= (0.2 if self.live else 60)
+
+    def show(self, done: int, note: str) -> None:
+        """Show how many are done, the note, and the time left."""
+        self._shown = time.monotonic()
+        self._bars.update(self._task, completed=done, note=note)
+        if not self.live:
+            left = timedelta(seconds=round((self.total - done) / max(self.speed(done), 1e-9)))
+            self.say(f"{self.unit} {done:,} of {self.total:,}, {note}, {left} left")
+
+    def speed(self, done: int) -> float:
+        """How many were done a second."""
+        return (done - self._before) / max(time.monotonic() - self._began, 1e-9)
+
+    def say(self, text: str) -> None:
+        """Print a plain line, in a pipe alone."""
+        if not self.live:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._bars.stop()
+
+
+class RunProgress(MeterReader):
     """Shows one run at a time: the teacher's answers, then training; serves all seeds of a command.
 
     Args:
@@ -37,70 +88,70 @@ class RunProgress(TrainerCallback):
     def __init__(self, name: str, metric: str | None):
         self.name = name
         self.metric = metric
-        self._bars: Progress | None = None
+        self._line: Line | None = None
         self._last_epoch = 0
+        self._score = ""
+        self._best: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._last_epoch = 0
+        self._last_epoch, self._score, self._best = 0, "", state.best_metric
         if state.is_world_process_zero:
-            self._open(f"{self.name}, seed {args.seed}", state.max_steps, state.global_step)
+            self._open(f"{self.name}, seed {args.seed}", "step", state.max_steps, state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self._update(completed=state.global_step)
+        if self._line is not None and self._line.due and self.meter.steps:
+            self._line.show(state.global_step, self._note())
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
-            self._update(note=f"loss {logs['loss']:.4f}")
+    def _note(self) -> str:
+        """Loss and parts since the last line of the log, scores, and speed."""
+        loss, *parts = self.meter.means().items()
+        by_part = ", ".join(f"{name} {value:.4g}" for name, value in parts)
+        found = [f"loss {loss[1]:.4g}" + (f" ({by_part})" if len(parts) > 1 else ""), self._score]
+        return ", ".join(filter(None, [*found, f"{self.meter.speed:,.0f} rows/s"]))
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         score = (metrics or {}).get(f"eval_{self.metric}")
-        if score is None or not state.is_world_process_zero:
+        if score is None or self._line is None:
             return
-        self._update(note=f"{self.metric} {score:.3f}")
+        self._best = score if self._best is None else max(score, self._best)
+        self._score = f"{self.metric} {score:.4f} (best {self._best:.4f})"
         # In a pipe, one line per epoch, since the published protocol evaluates every few steps.
         new_epoch = state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._last_epoch)
         if new_epoch:
             self._last_epoch = int(state.epoch)
-            self._line(args, state, f", {self.metric} {score:.4f}")
+            self._line.say(f"{_epoch(state)}, {self.metric} {score:.4f}")
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.metric is None and state.is_world_process_zero:
-            self._line(args, state, "")
-
-    def _line(self, args, state, score: str) -> None:
-        """In a pipe, print the epoch and its score."""
-        if self._bars is None or self._bars.disable:
-            epoch = f"epoch {state.epoch:g} of {state.num_train_epochs:g}"
-            print(f"{self.name}, seed {args.seed}: {epoch}{score}", file=sys.stderr, flush=True)
+        if self.metric is None and self._line is not None:
+            self._line.say(_epoch(state))
 
     def on_train_end(self, args, state, control, **kwargs):
         self._close()
 
     def teacher_rows(self, done: int, rows: int) -> None:
         """Show how many rows the teacher has answered, and how many a second."""
-        if self._bars is None:
-            self._open("teacher answers", rows, 0)
-        self._update(completed=done)
-        assert self._bars is not None
-        if speed := self._bars.tasks[0].speed:
-            self._update(note=f"{speed:,.1f} rows a second")
+        if os.environ.get("RANK", "0") != "0":
+            return
+        if self._line is None:
+            self._open("teacher's answers", "row", rows, done)
+        assert self._line is not None
+        if self._line.due:
+            self._line.show(done, f"{self._line.speed(done):,.1f} rows/s")
         if done == rows:
             self._close()
 
-    def _open(self, title: str, total: int, done: int) -> None:
+    def _open(self, title: str, unit: str, total: int, done: int) -> None:
         self._close()
-        self._bars = bars()
-        self._bars.add_task(title, total=total, completed=done, note="")
-        self._bars.start()
-
-    def _update(self, **fields: object) -> None:
-        if self._bars is not None:
-            self._bars.update(self._bars.task_ids[0], **fields)  # type: ignore[arg-type]
+        self._line = Line(title, unit, total, done)
 
     def _close(self) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+def _epoch(state) -> str:
+    return f"epoch {state.epoch:g} of {state.num_train_epochs:g}"
 
 
 class TrialProgress:

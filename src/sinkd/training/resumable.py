@@ -35,7 +35,7 @@ class ResumableTrainer(CpuTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         if self.args.should_save:
             remove_partial(Path(self.args.output_dir))
-        with self.schedule.catching_sigterm():
+        with self.schedule.catching_signals():
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_metric is not None:
             self._load_from_checkpoint(str(Path(self.args.output_dir, BEST)))

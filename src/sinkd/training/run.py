@@ -202,7 +202,11 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
             return finished
         started = time.perf_counter()
         resume = last_checkpoint(folder)
-        result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        try:
+            result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        except KeyboardInterrupt as stop:
+            kept = last_checkpoint(folder) or "what the teacher has answered"
+            raise KeyboardInterrupt(f"interrupted; {kept} is kept, and the same command goes on from there") from stop
         if trainer.state.global_step < trainer.state.max_steps and trainer.schedule.terminated:
             raise Terminated(f"stopped at step {trainer.state.global_step}; the same command resumes from there")
         seconds = time.perf_counter() - started

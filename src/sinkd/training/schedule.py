@@ -1,6 +1,7 @@
 """Decide when a run evaluates, saves and stops, in addition to the Trainer's settings."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ class Schedule(TrainerCallback):
 
     - A save at an epoch's last step waits for the epoch's evaluation; otherwise a run that resumes from it would never
       evaluate that epoch.
-    - After SIGTERM the run saves a checkpoint at the next step and stops, without an end-of-epoch evaluation.
+    - After SIGTERM or Ctrl-C the run saves a checkpoint at the next step and stops, without an end-of-epoch evaluation.
     - `interval` replaces the Trainer's `eval_strategy`.
     - Without a dev set nothing is evaluated.
 
@@ -26,20 +27,29 @@ class Schedule(TrainerCallback):
     def __init__(self, interval: Callable[[int], int | None] | None = None, evaluates: bool = True):
         self.interval = interval
         self.evaluates = evaluates
-        self.terminated = False
+        self.terminated = self.interrupted = False
         self._save_at_epoch_end = False
 
     @contextmanager
-    def catching_sigterm(self) -> Iterator[None]:
-        """Set `terminated` on SIGTERM while the block runs; works only in the main thread."""
+    def catching_signals(self) -> Iterator[None]:
+        """Set `terminated` on SIGTERM or Ctrl-C while the block runs; works only in the main thread.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint is written; a second Ctrl-C raises it at once.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.signal(signal.SIGTERM, self._terminate)
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, self._terminate)}
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not in the background
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         # Accelerate's wrappers do not pass on the epoch after a resume with several processes.
@@ -70,6 +80,11 @@ class Schedule(TrainerCallback):
 
     def _terminate(self, signum: int, frame: Any) -> None:
         self.terminated = True
+
+    def _interrupt(self, signum: int, frame: Any) -> None:
+        self.terminated = self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("sinkd: saving a checkpoint after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
 
 def published_interval(task_name: str, distils: bool) -> Callable[[int], int | None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from sinkd.training.arguments import DistillationArguments
 from sinkd.training.asked_rows import AskedRows
 from sinkd.training.teacher import OnRows, Teacher
 from sinkd.training.teacher_cache import Answers
-
-EVERY = 60  # seconds between reports
 
 logger = logging.getLogger(__name__)
 
@@ -98,17 +95,13 @@ class ServedTeacher(Teacher):
 
         def answer(wanted: range, missing: list[Feature]) -> Mapping[str, Sequence[Tensor]]:
             nonlocal sent
-            done, told = wanted.start, time.perf_counter()
+            done = wanted.start
 
             def step() -> None:
-                nonlocal done, told, fresh
+                nonlocal done, fresh
                 done, fresh = done + 1, fresh + 1
                 if on_rows is not None:
                     on_rows(done, count)
-                if (now := time.perf_counter()) - told > EVERY:
-                    rate, told = fresh / (now - started), now
-                    left = timedelta(seconds=round((sent - fresh) / rate))
-                    logger.info("%d of %d rows answered, %.1f a second, %s left", fresh, sent, rate, left)
 
             new = asked.missing(keys[row] for row in wanted)
             if new and not sent:

@@ -29,7 +29,7 @@ from sinkd.training.gpu import static_masks, without_full_mask
 from sinkd.training.gradient_cache import GradientCache
 from sinkd.training.sampler import UpdateBatches
 from sinkd.training.trainer_arguments import check_arguments, with_best
-from sinkd.training.training_log import Meter
+from sinkd.training.training_log import Meter, MeterReader
 
 OBJECTIVE_FILE = "objective.safetensors"
 
@@ -80,6 +80,9 @@ class TaskTrainer(EvaluatingTrainer):
         # `num_items_in_batch` is.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False
         self.meter = Meter()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, MeterReader):
+                callback.meter = self.meter
         self._update_batches: Any = None  # the `UpdateBatches` of training, once it begins
 
     # Training
@@ -191,7 +194,7 @@ class TaskTrainer(EvaluatingTrainer):
         cache = num_items_in_batch if trains else self._gradient_cache(model, [inputs])
         value, student, teacher = cache.step()
         if trains:
-            self.meter.add(value.parts)
+            self.meter.add(value.total, value.parts)
             if self._logs_this_step():
                 self.meter.figures = cache.diagnostics(student, teacher)
         return (value.total, {"logits": student.logits}) if return_outputs else value.total

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 
 class Meter:
@@ -27,9 +28,9 @@ class Meter:
         self._sums: dict[str, Tensor] = {}
         self._started = time.perf_counter()
 
-    def add(self, parts: Mapping[str, Tensor]) -> None:
-        """Add a micro-batch's parts of the loss, scalars by name."""
-        for name, part in parts.items():
+    def add(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
+        """Add a micro-batch's loss and its parts, scalars by name."""
+        for name, part in {"loss": loss, **parts}.items():
             self._sums[name] = self._sums.get(name, 0.0) + part.detach()
         self.steps += 1
 
@@ -48,8 +49,24 @@ class Meter:
         Args:
             mean: Averages a tensor over processes; each has its share of every part.
         """
-        means = mean(torch.stack(list(self._sums.values())) / self.steps).tolist()
-        figures = {f"parts/{name}": part for name, part in zip(self._sums, means, strict=True)} | self.figures
-        figures["rows_per_second"] = self.rows / max(time.perf_counter() - self._started, 1e-9)
+        _, *parts = self.means(mean).items()
+        figures = {f"parts/{name}": part for name, part in parts} | self.figures
+        figures["rows_per_second"] = self.speed
         self.restart()
         return figures
+
+    def means(self, mean: Callable[[Tensor], Tensor] = lambda means: means) -> dict[str, float]:
+        """The loss and its parts since the last line, without ending it; by default those of this process."""
+        means = mean(torch.stack(list(self._sums.values())) / self.steps).tolist()
+        return dict(zip(self._sums, means, strict=True))
+
+    @property
+    def speed(self) -> float:
+        """Rows per second since the last line."""
+        return self.rows / max(time.perf_counter() - self._started, 1e-9)
+
+
+class MeterReader(TrainerCallback):
+    """A callback that a `TaskTrainer` gives its meter."""
+
+    meter: Meter
