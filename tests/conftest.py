@@ -74,8 +74,8 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory, own_cache) -> World:
     """Made once: 160 training and 64 dev sentences, a teacher of two layers, a student of one."""
-    from sinkd.models import train_tokenizer, write_encoder
     from sinkd.tasks import load_task
+    from small_encoders import train_tokenizer, write_encoder
     from synthetic_corpus import write_corpus
 
     folder = tmp_path_factory.mktemp("world")

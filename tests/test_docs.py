@@ -100,7 +100,8 @@ def served():
 
 def six_layers(start: Path, folder: Path) -> None:
     """An encoder of six layers, like the one that `make models/minilm` brings."""
-    from sinkd.models import load_tokenizer, write_encoder
+    from sinkd.models import load_tokenizer
+    from small_encoders import write_encoder
 
     write_encoder(folder, load_tokenizer(str(start), "--model_path"), layers=6, width=16, heads=2)
 

@@ -19,8 +19,8 @@ from transformers import (
 
 from sinkd.cli.main import main
 from sinkd.exchange.onnx import OnnxModel, export_onnx
-from sinkd.models import write_encoder
 from sinkd.tasks import load_task
+from small_encoders import write_encoder
 
 
 def rows(printed: str) -> dict[str, list[str]]:

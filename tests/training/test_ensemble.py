@@ -9,12 +9,13 @@ from transformers import AutoModelForSequenceClassification
 
 from sinkd import DistillationArguments, DistillationTrainer, SinkdError
 from sinkd.cli.main import main
-from sinkd.models import load_tokenizer, student_and_teachers, train_tokenizer, write_encoder
+from sinkd.models import load_tokenizer, student_and_teachers
 from sinkd.models.encoder import load_encoder
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.run import cache_teacher
 from sinkd.training.settings import resolve_settings
 from sinkd.training.teacher import Teacher
+from small_encoders import train_tokenizer, write_encoder
 from training.logged import distilled
 
 

@@ -26,7 +26,6 @@ from transformers import (
 
 from sinkd import DistillationArguments, SinkdError
 from sinkd.errors import Terminated
-from sinkd.models import write_encoder
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.folder import LOCK
@@ -36,6 +35,7 @@ from sinkd.training.outcome import Outcome, Summary, read_outcome
 from sinkd.training.run import distill, finetune
 from sinkd.training.settings import resolve_settings
 from sinkd.training.trainer import TaskTrainer
+from small_encoders import write_encoder
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sinkd import DistillationArguments
 from sinkd.cli.main import main
-from sinkd.models import load_tokenizer, train_tokenizer, write_encoder
+from sinkd.models import load_tokenizer
 from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.run import cache_teacher
 from sinkd.training.settings import resolve_settings
+from small_encoders import train_tokenizer, write_encoder
 from training.logged import distilled
 
 

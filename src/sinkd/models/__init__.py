@@ -9,7 +9,6 @@ from sinkd.models.language_model import LanguageModel, load_language_model
 from sinkd.models.prompted import PromptedClassifier
 from sinkd.models.student import choose_layers, copy_layers, depth, keep_layers, stack
 from sinkd.models.tokenizer import load_tokenizer, tokenizers_of
-from sinkd.models.untrained import train_tokenizer, write_encoder
 
 __all__ = [
     "Encoder",
@@ -32,6 +31,4 @@ __all__ = [
     "stack",
     "student_and_teachers",
     "tokenizers_of",
-    "train_tokenizer",
-    "write_encoder",
 ]

@@ -1,15 +1,13 @@
-"""Small BERT encoders with random weights and a new vocabulary, for corpora without a pretrained model."""
+"""Make small BERT encoders with random weights, and a vocabulary from a corpus."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, BertTokenizer, PreTrainedTokenizerBase, set_seed
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerBase:
-    """Train an uncased WordPiece tokenizer of at most `vocab_size` pieces; the same texts give the same tokenizer."""
-    texts = list(texts)
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """An uncased WordPiece tokenizer of at most `vocab_size` pieces; the same texts give the same tokenizer."""
     trainer = BertWordPieceTokenizer(lowercase=True)
     words = {word for text in texts for word, _ in trainer.pre_tokenizer.pre_tokenize_str(trainer.normalize(text))}
     # The trainer numbers pieces inside words in the order of a hash table, and the numbers decide between equally
@@ -21,22 +19,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> PreTrainedT
     return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=512)
 
 
-def write_encoder(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, layers: int, width: int, heads: int, seed: int = 0
-) -> Path:
-    """Write an untrained BERT without a head, and its tokenizer, to a folder from which finetune and distill can start.
-
-    Args:
-        folder: Where to write.
-        tokenizer: The tokenizer.
-        layers: Number of layers.
-        width: Width of the hidden states, a multiple of `heads`; feed-forward layers are four times as wide.
-        heads: Number of attention heads.
-        seed: Determines the weights.
-
-    Returns:
-        `folder`.
-    """
+def write_encoder(folder: Path, tokenizer, *, layers: int, width: int, heads: int, seed: int = 0) -> Path:
+    """A folder from which finetune and distill can start."""
     set_seed(seed)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -46,8 +30,7 @@ def write_encoder(
         intermediate_size=4 * width,
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
-        # No dropout, and larger weights than BERT's: otherwise such a small model learns little from a few thousand
-        # sentences.
+        # No dropout, and larger weights than BERT's: otherwise such a small model learns little.
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.05,
