@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -35,15 +34,8 @@ class Encoder(Family):
     refusal = "for language models, and this task is not answered by one"
     shorter = "--max_seq_length {}"
 
-    @cached_property
-    def train(self) -> Dataset:
-        return concatenate_datasets([self._encode(rows) for rows in self.training_texts()])
-
-    def rows(self, split: str) -> Dataset:
-        return self._encode(self.texts(split))
-
-    def _encode(self, rows: Dataset) -> Dataset:
-        return encode(rows, self.tokenizer, self.reading.max_seq_length, self.task.regression)
+    def tokenise(self, texts: Dataset, to_train: bool) -> Dataset:
+        return encode(texts, self.tokenizer, self.reading.max_seq_length, self.task.regression)
 
     @property
     def collator(self) -> Collator:

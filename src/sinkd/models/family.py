@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -92,9 +92,9 @@ class Family(ABC):
         return self
 
     @cached_property
-    @abstractmethod
     def train(self) -> Dataset:
         """The tokenised training rows."""
+        return concatenate_datasets([self.tokenise(rows, to_train=True) for rows in self.training_texts()])
 
     def training_texts(self) -> list[Dataset]:
         """Untokenised text to train on: the rows of the train file and of `--unlabeled_file`, if they are given.
@@ -109,9 +109,13 @@ class Family(ABC):
             raise SinkdError(f"{self.task.name} has no train file; give text to train on by --unlabeled_file")
         return texts
 
-    @abstractmethod
     def rows(self, split: str) -> Dataset:
         """Return the tokenised rows of a dev or test split."""
+        return self.tokenise(self.texts(split), to_train=False)
+
+    @abstractmethod
+    def tokenise(self, texts: Dataset, to_train: bool) -> Dataset:
+        """Tokenise what `training_texts` or `texts` returned."""
 
     def texts(self, split: str) -> Dataset:
         """Untokenised rows of a dev or test split; of a dev split at most `--max_dev_rows`."""

@@ -74,8 +74,7 @@ class LanguageModel(Family):
     def for_seed(self, seed: int) -> LanguageModel:
         return replace(self, reading=replace(self.reading, seed=seed))
 
-    @cached_property
-    def train(self) -> Dataset:
+    def training_texts(self) -> list[Dataset]:
         """Prompts with their answers."""
         worded = examples(self.task, "train", self.template, self.reading.seed)
         worded = first(worded, self.reading.max_train_rows)
@@ -83,13 +82,10 @@ class LanguageModel(Family):
         if shots is not None and shots < len(worded):
             drawn = np.random.default_rng(self.reading.seed).choice(len(worded), shots, replace=False)
             worded = worded.select(sorted(drawn.tolist()))
-        return answer_rows(worded, self.reader)
+        return [worded]
 
-    def rows(self, split: str) -> Dataset:
+    def texts(self, split: str) -> Dataset:
         """Prompts with their choices."""
-        return choice_rows(self._worded(split), self.reader)
-
-    def _worded(self, split: str) -> Dataset:
         return self._worded_dev[split] if split in self.task.dev_splits else examples(self.task, split, self.template)
 
     @cached_property
@@ -97,6 +93,9 @@ class LanguageModel(Family):
         """Once for all evaluations."""
         splits = self.task.dev_splits
         return {split: first(examples(self.task, split, self.template), self.reading.max_dev_rows) for split in splits}
+
+    def tokenise(self, texts: Dataset, to_train: bool) -> Dataset:
+        return (answer_rows if to_train else choice_rows)(texts, self.reader)
 
     @cached_property
     def template(self) -> Template:
@@ -149,12 +148,12 @@ class LanguageModel(Family):
 
     def scores(self, answers: np.ndarray, labels: np.ndarray) -> Scores:
         # These tasks have one dev split; their scores need its examples, not only the numbers of the right choices.
-        (worded,) = map(self._worded, self.task.dev_splits)
+        (worded,) = map(self.texts, self.task.dev_splits)
         said = chosen_answers(self.task, worded, answers.argmax(axis=-1))
         return self.task.scores(said, right_answers(self.task, worded), worded["index"])
 
     def write_submission(self, split: str, answers: np.ndarray, folder: Path) -> Path:
-        task, worded = self.task, self._worded(split)
+        task, worded = self.task, self.texts(split)
         if missing := len(task.read(split)) - len(worded):
             raise SinkdError(
                 f"the template has no answer for {missing} rows of {task.name} {split}, and a submission answers all;"

@@ -48,6 +48,11 @@ class PromptReader:
             if getattr(self, name) < least:
                 raise SinkdError(f"--{name} is {getattr(self, name)}; it must be at least {least}")
 
+    @property
+    def settings(self) -> tuple[int, ...]:
+        """All that determines token ids beside the tokenizer."""
+        return self.one_sequence, self.max_length, self.target_max_length, self.input_eos
+
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of prompts, at least one each, cut on the tokenizer's truncation side."""
         eos = self.tokenizer.eos_token_id
@@ -138,6 +143,5 @@ def _encode(kind: str, examples: Dataset, reader: PromptReader, types: dict[str,
         for batch in examples.iter(batch_size=BATCH):
             yield columns(batch)
 
-    settings = (reader.one_sequence, reader.max_length, reader.target_max_length, reader.input_eos)
-    key = key_of("generative", kind, VERSION, examples._fingerprint, tokenizer_hash(reader.tokenizer), settings)
+    key = key_of("generative", kind, VERSION, examples._fingerprint, tokenizer_hash(reader.tokenizer), reader.settings)
     return cached(key, Features(types), batches, {}, f"tokenizing {len(examples):,} examples")

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -22,8 +22,7 @@ from sinkd.models.language_model import load_language_model
 from sinkd.models.likelihood import choice_log_likelihoods
 from sinkd.models.prompt import PromptReader
 from sinkd.models.prompt_collator import PromptCollator
-from sinkd.models.questions import QuestionReader, question_rows
-from sinkd.tasks.encode import UNLABELLED
+from sinkd.models.questions import QuestionReader
 from sinkd.tasks.label_prompt import LabelPrompt
 
 UNLIMITED = 2**30
@@ -50,20 +49,8 @@ class PromptedClassifier(Family):
     refusal = ""
     shorter = "a smaller --max_length"
 
-    @cached_property
-    def train(self) -> Dataset:
-        return concatenate_datasets([self._read(rows) for rows in self.training_texts()])
-
-    def rows(self, split: str) -> Dataset:
-        return self._read(self.texts(split))
-
-    def _read(self, rows: Dataset) -> Dataset:
-        return question_rows(rows, self.reader, *self.label_type)
-
-    @property
-    def label_type(self) -> tuple[str, Any]:
-        """The type of labels, and the label of a row without one."""
-        return ("float32", torch.nan) if self.task.regression else ("int64", UNLABELLED)
+    def tokenise(self, texts: Dataset, to_train: bool) -> Dataset:
+        return self.reader.rows(texts, self.task.regression)
 
     @cached_property
     def reader(self) -> QuestionReader:

@@ -8,7 +8,8 @@ token only if one answer is the beginning of another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
@@ -18,12 +19,15 @@ from datasets import Dataset, Features, List, Value
 from sinkd.errors import SinkdError
 from sinkd.models.prompt import IDS, PromptReader, row_length
 from sinkd.tasks.arrow_cache import BATCH, cached, key_of
-from sinkd.tasks.encode import tokenizer_hash
+from sinkd.tasks.encode import UNLABELLED, tokenizer_hash
 from sinkd.tasks.label_prompt import LabelPrompt, Question
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the same questions would be encoded into other rows
+VERSION = 2  # raise it when the same questions would be encoded into other rows
+
+Row = Mapping[str, Any]
+Read = Callable[[list[Row]], tuple[dict[str, list[Any]], int]]
 
 
 class Tokens(NamedTuple):
@@ -74,7 +78,7 @@ class QuestionReader:
             return tokens
         return Tokens(tokens.prompt, [[*ids, self.reader.tokenizer.eos_token_id] for ids in tokens.answers])
 
-    def check(self, row: Mapping[str, Any]) -> None:
+    def check(self, row: Row) -> None:
         """Raise SinkdError if a row cannot be asked for, or an answer has no tokens."""
         question = self.prompt.question(row)
         for answer, ids in zip(
@@ -88,7 +92,22 @@ class QuestionReader:
         """Return the length of the longest sequence that the model reads for a question."""
         return row_length(self.reader, tokens.prompt, tokens.answers)
 
-    def cut(self, row: Mapping[str, Any]) -> Tokens:
+    def rows(self, texts: Dataset, regression: bool) -> Dataset:
+        """Tokenise rows of text, memory-mapped: the columns of `choice_rows`."""
+
+        def read(rows: list[Row]) -> tuple[dict[str, list[Any]], int]:
+            found = self.tokens([self.prompt.question(row) for row in rows])
+            long = [place for place, tokens in enumerate(found) if self.length(tokens) > self.most]
+            for place in long:
+                found[place] = self.cut(rows[place])
+            ids, choices = [tokens.prompt for tokens in found], [tokens.answers for tokens in found]
+            return {"input_ids": ids, "choices": choices, "length": list(map(self.length, found))}, len(long)
+
+        key = (self.prompt.fingerprint, tokenizer_hash(self.reader.tokenizer), *self.reader.settings, self.most)
+        types = {"input_ids": IDS, "choices": List(IDS)}
+        return question_rows(texts, read, types, key, f"{self.most} tokens with the prompt", regression)
+
+    def cut(self, row: Row) -> Tokens:
         """Return the question of a row with as many characters of each text as fit."""
 
         def cut_at(most: int) -> Tokens:
@@ -111,45 +130,40 @@ class QuestionReader:
         return fitting
 
 
-def question_rows(rows: Dataset, reader: QuestionReader, label: str, missing: Any) -> Dataset:
-    """Tokenise rows of text, memory-mapped.
+def question_rows(
+    rows: Dataset, read: Read, types: Mapping[str, Any], key: tuple[Any, ...], limit: str, regression: bool
+) -> Dataset:
+    """Word rows of text, memory-mapped.
 
     Args:
         rows: Columns text, text_pair (optional) and label (optional).
-        reader: Words and tokenises them.
-        label: The type of labels, int64 or float32.
-        missing: The label of a row without one.
+        read: Returns the columns of some rows, `length` among them, and how many of these rows it had to cut.
+        types: Types of the columns, except `length`.
+        key: What determines the columns beside the rows.
+        limit: To what rows are cut, for people.
+        regression: Labels are float32, and NaN if they are missing; otherwise int64 and -100.
 
     Returns:
-        Columns as those of `choice_rows`: input_ids, choices, length, and labels.
+        The columns of `read`, and labels.
     """
     notes = {"cut": 0}
+    label, missing = ("float32", math.nan) if regression else ("int64", UNLABELLED)
 
     def batches() -> Iterator[dict[str, list[Any]]]:
         for batch in rows.iter(batch_size=BATCH):
-            examples = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-            found = reader.tokens([reader.prompt.question(row) for row in examples])
-            for place, tokens in enumerate(found):
-                if reader.length(tokens) > reader.most:
-                    notes["cut"] += 1
-                    found[place] = reader.cut(examples[place])
-            yield {
-                "input_ids": [tokens.prompt for tokens in found],
-                "choices": [tokens.answers for tokens in found],
-                "length": [reader.length(tokens) for tokens in found],
-                "labels": batch.get("label", [missing] * len(found)),
-            }
+            examples: list[Row] = [
+                dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
+            ]
+            columns, cut = read(examples)
+            notes["cut"] += cut
+            yield columns | {"labels": batch.get("label", [missing] * len(examples))}
 
-    types = {"input_ids": IDS, "choices": List(IDS), "length": Value("int32"), "labels": Value(label)}
-    settings = (reader.reader.one_sequence, reader.reader.input_eos, reader.most, label)
-    parts = (rows._fingerprint, reader.prompt.fingerprint, tokenizer_hash(reader.reader.tokenizer), settings)
-    title = f"tokenizing {len(rows):,} questions"
-    encoded = cached(key_of("questions", VERSION, *parts), Features(types), batches, notes, title)
+    features = Features({**types, "length": Value("int32"), "labels": Value(label)})
+    hashed = key_of("questions", VERSION, rows._fingerprint, key, label)
+    found = cached(hashed, features, batches, notes, f"wording {len(rows):,} questions")
     if notes["cut"]:
-        logger.warning(
-            "cut the text of %d of %d rows to %d tokens with the prompt", notes["cut"], len(rows), reader.most
-        )
-    return encoded
+        logger.warning("cut the text of %d of %d rows to %s", notes["cut"], len(rows), limit)
+    return found
 
 
 def _divided(whole: list[list[int]]) -> Tokens:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, List, Value
 
 from sinkd.models.prompted import PromptedClassifier
-from sinkd.tasks.arrow_cache import BATCH, cached, key_of
-
-logger = logging.getLogger(__name__)
+from sinkd.models.questions import Row, question_rows
 
 CHARACTERS = 4  # about as many make a token
 
@@ -21,35 +17,18 @@ CHARACTERS = 4  # about as many make a token
 class ServedClassifier(PromptedClassifier):
     """The family of served models. It has neither a tokenizer nor a config."""
 
-    def _read(self, rows: Dataset) -> Dataset:
+    def tokenise(self, texts: Dataset, to_train: bool) -> Dataset:
         most = CHARACTERS * self.reading.max_length
-        notes = {"cut": 0}
-        label, missing = self.label_type
 
-        def batches() -> Iterator[dict[str, list[Any]]]:
-            for batch in rows.iter(batch_size=BATCH):
-                examples = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-                texts = [batch[name] for name in ("text", "text_pair") if name in batch]
-                notes["cut"] += sum(any(len(text) > most for text in row) for row in zip(*texts, strict=True))
-                found = [self.prompt.question(row, most) for row in examples]
-                yield {
-                    "prompt": [question.prompt for question in found],
-                    "answers": [question.answers for question in found],
-                    "length": [len(question.prompt) for question in found],
-                    "labels": batch.get("label", [missing] * len(found)),
-                }
+        def read(rows: list[Row]) -> tuple[dict[str, list[Any]], int]:
+            found = [self.prompt.question(row, most) for row in rows]
+            cut = sum(any(len(row.get(name, "")) > most for name in ("text", "text_pair")) for row in rows)
+            prompts, answers = [question.prompt for question in found], [question.answers for question in found]
+            return {"prompt": prompts, "answers": answers, "length": list(map(len, prompts))}, cut
 
-        types = {
-            "prompt": Value("string"),
-            "answers": List(Value("string")),
-            "length": Value("int32"),
-            "labels": Value(label),
-        }
-        key = key_of("served questions", rows._fingerprint, self.prompt.fingerprint, most, label)
-        questions = cached(key, Features(types), batches, notes, f"wording {len(rows):,} questions")
-        if notes["cut"]:
-            logger.warning("cut the text of %d of %d rows to %d characters", notes["cut"], len(rows), most)
-        return questions
+        types = {"prompt": Value("string"), "answers": List(Value("string"))}
+        key = ("served", self.prompt.fingerprint, most)
+        return question_rows(texts, read, types, key, f"{most} characters", self.task.regression)
 
     @property
     def collator(self) -> Any:
