@@ -108,6 +108,6 @@ def test_several_files_are_refused(folder, tmp_path):
 
 
 def test_the_missing_package_is_named(folder, monkeypatch):
-    monkeypatch.setattr("sinkd.models.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr("sinkd.models.config.find_spec", lambda name: None)
     with pytest.raises(SinkdError, match=r"small\.gguf needs the package gguf; install it"):
         find_checkpoint(str(folder), "--model_path")

@@ -101,7 +101,7 @@ def test_weights_that_do_not_fit_are_refused(flags, capsys, weights):
 
 def test_rows_in_another_order_than_the_teachers_are_refused(flags, second, world, tmp_path):
     args = resolve_settings(DistillationArguments, flags("out", "--teacher_path", second), "test")
-    student, (family,) = student_and_teachers(load_task("cola", world.data), args, str(world.student), [str(second)])
+    student, (family,) = student_and_teachers(load_task("cola", world.data), args)
     trainer = DistillationTrainer(
         model=load_encoder(str(world.student), student.task, "S"),
         teacher=Teacher(str(second), family),

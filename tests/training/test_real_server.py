@@ -12,8 +12,9 @@ from llama_cpp_server import install, llama_cpp, write_float32
 from sinkd.cli.command import load_named_task
 from sinkd.exchange.packages import SMOLLM2
 from sinkd.exchange.snippets import SNIPPETS
+from sinkd.models import student_and_teachers
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.choose_teachers import ensemble_of, families_of
+from sinkd.training.ensemble import Ensemble
 
 ROWS = 20
 PROMPT = "Review: {{text}}\nThe sentiment of this movie review is"
@@ -40,8 +41,8 @@ def dev_logits(fetched, folder, **teacher):
         output_dir=str(folder / "run"),
         **teacher,
     )
-    _, families = families_of(args, load_named_task(args))
-    return ensemble_of(args, families).first.dev_answers(args)["dev"]
+    _, families = student_and_teachers(load_named_task(args), args)
+    return Ensemble.of(args, families).first.dev_answers(args)["dev"]
 
 
 @pytest.mark.slow

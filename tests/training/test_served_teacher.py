@@ -8,10 +8,10 @@ import torch
 
 from completions_server import CompletionsServer, next_words
 from sinkd.cli.main import main
-from sinkd.models import family_of
+from sinkd.models import family_of, student_and_teachers
 from sinkd.tasks import load_task
 from sinkd.training.arguments import DistillationArguments
-from sinkd.training.choose_teachers import ensemble_of, families_of
+from sinkd.training.ensemble import Ensemble
 
 SECRET = "sk-never-written"
 PROMPT = "{{sentence}}\nThe sentiment is"
@@ -78,8 +78,8 @@ def test_its_logits_are_the_answers_log_probabilities(server, world, tmp_path):
 
     args = resolve_settings(DistillationArguments, [*words, *flags(server, tmp_path)], "sinkd distill")
     task = load_task("cola", world.data)
-    student, families = families_of(args, task)
-    (teacher,) = ensemble_of(args, families).teachers
+    student, families = student_and_teachers(task, args)
+    (teacher,) = Ensemble.of(args, families).teachers
     progress = []
     answers = teacher.dev_answers(args, lambda done, rows: progress.append((done, rows)))["dev"]
     after = [next_words(f"{row['text']}\nThe sentiment is") for row in task.read("dev")]

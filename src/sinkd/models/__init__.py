@@ -1,6 +1,6 @@
 """The families of models, and students made of layers."""
 
-from sinkd.models.choose_family import family_of, served_classifier, student_and_teachers
+from sinkd.models.choose_family import family_of, student_and_teachers
 from sinkd.models.config import find_checkpoint
 from sinkd.models.encoder import Encoder, load_encoder
 from sinkd.models.family import Family
@@ -26,7 +26,6 @@ __all__ = [
     "load_encoder",
     "load_language_model",
     "load_tokenizer",
-    "served_classifier",
     "shared_vocabulary",
     "stack",
     "student_and_teachers",

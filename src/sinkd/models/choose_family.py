@@ -3,7 +3,6 @@ language model that is asked for the label."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +11,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as ENCODER_DECODERS
 
 from sinkd.errors import SinkdError
-from sinkd.models.config import find_checkpoint, load_config
+from sinkd.models.config import find_checkpoint, gguf_file, load_config
 from sinkd.models.encoder import Encoder
 from sinkd.models.family import Family, Reading
-from sinkd.models.gguf import gguf_file
 from sinkd.models.language_model import LanguageModel
 from sinkd.models.prompted import PromptedClassifier
 from sinkd.models.served_classifier import ServedClassifier
@@ -50,16 +48,20 @@ def family_of(
         config = load_config(named or path, "--config_name" if named else flag)
         return LanguageModel(tokenizer, task, reading, config)
     if not to_train and answers_in_words(path, flag):
-        return _prompted(task, reading, tokenizer, path, flag)
+        if reading.prompt is None:
+            side = "teacher_" if flag == "--teacher_path" else ""
+            raise SinkdError(
+                f"{flag} {path} is a language model; say how to ask it by --{side}prompt and --{side}answers, or give "
+                f"a model that was fine-tuned on {task.name}"
+            )
+        return PromptedClassifier(tokenizer, task, reading, load_config(path, flag), _prompt(task, reading))
     if reading.prompt is not None or reading.answers is not None:
         raise SinkdError(f"{flag} {path} is no language model, which a prompt and answers are for; leave them out")
     return Encoder(tokenizer, task, reading)
 
 
-def student_and_teachers(
-    task: Task, settings: Any, student: str, teachers: Sequence[str]
-) -> tuple[Family, list[Family]]:
-    """Return the families of a student and its teachers, for one task.
+def student_and_teachers(task: Task, settings: Any) -> tuple[Family, list[Family]]:
+    """Return the families of a run's student and of its teachers; without a student the first teacher's stands in.
 
     An encoder reads with the tokenizer in its own folder; a student without one reads with the first teacher's.
     Language models all read with one tokenizer, and have heads of one width.
@@ -67,10 +69,15 @@ def student_and_teachers(
     Raises:
         SinkdError: if language models have different tokenizers.
     """
-    reading = Reading.of(settings)
+    reading, path = Reading.of(settings), settings.student_path
+    asked = replace(reading, prompt=settings.teacher_prompt, answers=settings.teacher_answers)
+    if settings.teacher_url is not None:
+        served = ServedClassifier(task=task, reading=reading, prompt=_prompt(task, asked))
+        return family_of(task, settings, path, "--student_path", to_train=True) if path else served, [served]
+    teachers = settings.teacher_paths
+    student = path or teachers[0]
     readers = [tokenizers_of(teacher, student, reading, may_differ=not task.choices) for teacher in teachers]
     taught = family_of(task, settings, student, "--student_path", tokenizer=readers[0][1], to_train=True)
-    asked = replace(reading, prompt=settings.teacher_prompt, answers=settings.teacher_answers)
     worded = [not task.choices and answers_in_words(teacher, "--teacher_path") for teacher in teachers]
     families = []
     for teacher, (tokenizer, _), in_words in zip(teachers, readers, worded, strict=True):
@@ -79,14 +86,7 @@ def student_and_teachers(
         family = family_of(task, given, teacher, "--teacher_path", tokenizer=tokenizer)
         taught, family = taught.share_head(family)
         families.append(family.within(teacher, "--teacher_path"))
-    return taught, families
-
-
-def served_classifier(task: Task, settings: Any) -> ServedClassifier:
-    """Return the family of a model on a server that is asked `settings.teacher_prompt`."""
-    reading = Reading.of(settings)
-    prompt = LabelPrompt.read(task, settings.teacher_prompt, settings.teacher_answers, reading.templates_dir)
-    return ServedClassifier(task=task, reading=reading, prompt=prompt)
+    return taught if path else families[0], families
 
 
 def answers_in_words(path: str, flag: str) -> bool:
@@ -97,14 +97,6 @@ def answers_in_words(path: str, flag: str) -> bool:
     return not {*DECODERS.values(), *ENCODER_DECODERS.values()}.isdisjoint(named)
 
 
-def _prompted(
-    task: Task, reading: Reading, tokenizer: PreTrainedTokenizerBase, path: str, flag: str
-) -> PromptedClassifier:
-    if reading.prompt is None:
-        side = "teacher_" if flag == "--teacher_path" else ""
-        raise SinkdError(
-            f"{flag} {path} is a language model; say how to ask it by --{side}prompt and --{side}answers, or give a "
-            f"model that was fine-tuned on {task.name}"
-        )
-    prompt = LabelPrompt.read(task, reading.prompt, reading.answers, reading.templates_dir)
-    return PromptedClassifier(tokenizer, task, reading, load_config(path, flag), prompt)
+def _prompt(task: Task, reading: Reading) -> LabelPrompt:
+    assert reading.prompt is not None
+    return LabelPrompt.read(task, reading.prompt, reading.answers, reading.templates_dir)

@@ -1,4 +1,4 @@
-"""Find a model's folder, and load its config."""
+"""Find a model's folder, with a config.json or with one GGUF file (llama.cpp), and load its config."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import copy
 import functools
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoConfig, BertConfig, PretrainedConfig
 
 from sinkd.errors import SinkdError, first_sentence
-from sinkd.models.gguf import gguf_file
 
 # Where the published system puts the best model of a run, inside the run's folder.
 PUBLISHED_BEST = Path("checkpoints", "best_checkpoint")
+OTHER_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def find_checkpoint(path: str, flag: str) -> str:
@@ -37,6 +38,23 @@ def find_checkpoint(path: str, flag: str) -> str:
         if (candidate / "config.json").is_file() or gguf_file(candidate):
             return str(candidate)
     raise SinkdError(f"{flag} names {path}, which holds no model: no config.json in {tried[0]} or {tried[1]}")
+
+
+def gguf_file(folder: str | Path) -> dict[str, str]:
+    """Return the keyword for transformers' `from_pretrained` that names a folder's GGUF file; {} for other folders.
+
+    Raises:
+        SinkdError: for several such files, or if the package gguf is missing.
+    """
+    files = sorted(Path(folder).glob("*.gguf"))
+    if not files or any(path for kind in OTHER_WEIGHTS for path in Path(folder).glob(kind)):
+        return {}
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise SinkdError(f"{folder} holds {len(files)} GGUF files ({names}); leave one, in a folder of its own")
+    if find_spec("gguf") is None:
+        raise SinkdError(f"{files[0]} needs the package gguf; install it with .venv/bin/pip install gguf")
+    return {"gguf_file": files[0].name}
 
 
 def load_config(path: str, flag: str) -> PretrainedConfig:

@@ -11,9 +11,8 @@ from typing import Any
 from transformers import AutoTokenizer, BertTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from sinkd.errors import SinkdError, first_sentence
-from sinkd.models.config import find_checkpoint, load_config, untyped_bert
+from sinkd.models.config import find_checkpoint, gguf_file, load_config, untyped_bert
 from sinkd.models.family import Reading
-from sinkd.models.gguf import gguf_file
 
 SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model", "tokenizer.model")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", *SENTENCEPIECE_FILES)

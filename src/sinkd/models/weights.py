@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError, first_sentence
-from sinkd.models.gguf import dense, forget_gguf, gguf_file
+from sinkd.models.config import gguf_file
 
 
 def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[PreTrainedModel, list[str]]:
@@ -35,7 +36,9 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
     keywords |= {"dtype": "float32", "output_loading_info": True, "ignore_mismatched_sizes": True}
     converted = gguf_file(folder)
     if converted:
-        keywords |= converted | dense()
+        keywords |= converted
+        if hasattr(transformers, "GgufConfig"):  # older versions always convert to float32 while loading
+            keywords["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         model, found = kind.from_pretrained(folder, **keywords)
     except (pickle.UnpicklingError, EOFError) as error:
@@ -52,7 +55,8 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
             f"{named} does not fit its config: {name} has the shape {tuple(there)}, and {tuple(wanted)} is asked for"
         )
     if converted:
-        forget_gguf(model)
+        model.hf_quantizer = None  # else it could not be saved as any other
+        vars(model.config).pop("quantization_config", None)
     return model, sorted(found["missing_keys"])
 
 

@@ -16,12 +16,15 @@ from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.losses.top_k_cache import TopIds, TopView, kept_for
 from sinkd.models import Family
+from sinkd.models.served import ServedModel
+from sinkd.models.served_classifier import ServedClassifier
 from sinkd.tasks import Task
 from sinkd.tasks.encode import column, tokenizer_hash
 from sinkd.tasks.metrics import Scores
 from sinkd.training.answered_rows import READ, TAUGHT, Collate, OwnRows, TaughtRows, row_lengths
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.balance import Balance, prior_for
+from sinkd.training.served_teacher import ServedTeacher
 from sinkd.training.teacher import OnRows, Teacher
 from sinkd.training.teacher_cache import Answers
 
@@ -50,6 +53,19 @@ class Ensemble:
             given = " ".join(f"{weight:g}" for weight in weights)
             raise SinkdError(f"--teacher_weights is {given}; give one positive weight for each of the teachers")
         self.weights = [weight / sum(weights) for weight in weights]
+
+    @classmethod
+    def of(cls, args: DistillationArguments, families: Sequence[Family]) -> "Ensemble":
+        """The teachers that a run's settings name, from `student_and_teachers`."""
+        if args.teacher_url is None:
+            teachers = [Teacher(path, family) for path, family in zip(args.teacher_paths, families, strict=True)]
+            return cls(teachers, args.teacher_weights)
+        (family,) = families
+        assert args.teacher_model is not None and isinstance(family, ServedClassifier)
+        server = ServedModel(
+            args.teacher_url, args.teacher_model, timeout=args.teacher_timeout, max_requests=args.teacher_max_requests
+        )
+        return cls([ServedTeacher(server, family, args.teacher_concurrency)], args.teacher_weights)
 
     @property
     def first(self) -> Teacher:

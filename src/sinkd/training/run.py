@@ -17,7 +17,7 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from sinkd.errors import SinkdError, Terminated
-from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack
+from sinkd.models import Family, choose_layers, copy_layers, depth, family_of, keep_layers, stack, student_and_teachers
 from sinkd.models.config import load_config
 from sinkd.models.family import positions
 from sinkd.models.tokenizer import different_tokens
@@ -25,7 +25,6 @@ from sinkd.tasks import Task
 from sinkd.tasks.encode import tokenizer_hash
 from sinkd.training.arguments import DistillationArguments, FinetuneArguments, TaskArguments
 from sinkd.training.checkpoint import last_checkpoint, write_text
-from sinkd.training.choose_teachers import ensemble_of, families_of
 from sinkd.training.distillation import DistillationTrainer
 from sinkd.training.ensemble import Ensemble
 from sinkd.training.fingerprint import fingerprint_model
@@ -78,8 +77,8 @@ def distill(
     needed = bool(objective.teacher_needs) or copies
     teachers = None
     if needed or args.teacher_path or args.teacher_url:
-        student, families = families_of(args, task)
-        teachers = ensemble_of(args, families) if needed else None
+        student, families = student_and_teachers(task, args)
+        teachers = Ensemble.of(args, families) if needed else None
     else:
         student = family_of(task, args, path, "--student_path", to_train=True)
     if copies:
@@ -120,9 +119,9 @@ def cache_teacher(args: DistillationArguments, task: Task, on_rows: OnRows | Non
         SinkdError: if the objective needs nothing that can be cached.
     """
     objective = args.objective_for(task)
-    student, families = families_of(args, task)
+    student, families = student_and_teachers(task, args)
     student.refuse(args)
-    teachers = ensemble_of(args, families)
+    teachers = Ensemble.of(args, families)
     teachers.check(objective, student)
     if objective.compares_layers:
         # The student's depth decides which of the teacher's layers are needed.
