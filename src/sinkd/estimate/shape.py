@@ -65,9 +65,7 @@ class Shape:
     """The sizes that determine a model's memory.
 
     Attributes:
-        layers: Number of layers.
         decoder_layers: Number of decoder layers of an encoder-decoder; 0 otherwise.
-        width: The hidden width.
         widest: The largest side of a matrix in a layer.
         outputs: The size of the vocabulary, or the number of an encoder's labels.
         matrices: The shapes of all parameters.
@@ -96,7 +94,6 @@ def read_shape(model: str, flag: str, labels: int | None = None, vocabulary: int
     """The shape of a model of a known size ("11b"), in a folder, or on the hub.
 
     Args:
-        flag: The flag that names the model, for errors.
         labels: Number of labels of an encoder's head.
         vocabulary: Size of the vocabulary, instead of the model's own.
 

@@ -66,7 +66,6 @@ class Corpus:
 
     Attributes:
         folder: Its folder, in the published layout.
-        archives: The files to fetch.
         rows: File -> number of rows; None if unknown.
         inside: The folder in a ZIP archive.
         headerless: Files without a header line.

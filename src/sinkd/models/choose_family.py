@@ -34,7 +34,6 @@ def family_of(
     """Return the family of the model at `path`, for a task.
 
     Args:
-        task: The task to answer.
         settings: An object with (some of) the attributes of `Reading`.
         path: A model's folder, or a name on the hub.
         flag: The flag that gave the path, for messages.

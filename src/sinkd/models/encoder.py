@@ -81,8 +81,6 @@ def load_encoder(
     Args:
         path: A folder, or a name on the hub.
         task: The task; None takes the head as it is.
-        flag: The flag that gave the path, for messages.
-        overrides: Values for the model's config.
         must_have_head: Refuse a checkpoint whose head is missing, or of another task; otherwise it gets a new one.
 
     Raises:

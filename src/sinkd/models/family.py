@@ -63,9 +63,6 @@ class Family(ABC):
     Without a task it only runs models.
 
     Attributes:
-        tokenizer: Reads the task's text.
-        task: The task to answer.
-        reading: How rows are read.
         attributes: Whether attributions (saliency) are defined for it.
         answers_tokens: Whether its logits are of the tokens of an answer, and not of rows.
         zero_shot: Whether it answers a task that it was not trained on.

@@ -85,9 +85,6 @@ def observe(
 
     Args:
         model: Any model that returns logits for the batch's MODEL_INPUTS, see `logits_in`.
-        batch: The collated rows.
-        features: The features.
-        keywords: Further keywords for the model.
         logits_of: Takes the logits from the model's outputs.
         counts: (B,), the number of answer tokens of each row, for a language model.
     """

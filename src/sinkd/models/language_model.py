@@ -48,7 +48,6 @@ class LanguageModel(Family):
     same in every run, so that scores compare.
 
     Attributes:
-        config: The models' config.
         width: Heads are cut to this width; None leaves them as they are.
     """
 
@@ -209,9 +208,6 @@ def load_language_model(
     """Load a language model, float32: an encoder-decoder or a decoder, depending on its config.
 
     Args:
-        path: A folder, or a name on the hub.
-        flag: The flag that gave the path, for messages.
-        overrides: Values for its config.
         parallelize: Spread it over the machine's accelerators.
         config_path: Another folder to take the config from.
 

@@ -86,7 +86,6 @@ def choice_log_likelihoods(
     """Compute the log-likelihoods of each row's choices: (B, K) float32, -inf beyond a row's last choice.
 
     Args:
-        model: A language model.
         batch: Rows with choices, as `PromptCollator` makes them.
         length_normalize: Take the mean over a choice's tokens, end of sequence included, instead of the sum.
     """

@@ -40,7 +40,6 @@ class PromptCollator:
     - labels (B,), if the answers are known.
 
     Args:
-        tokenizer: For its padding.
         decoder_start: The token that an encoder-decoder's decoder begins with; None for a model of one sequence.
         pad_to: Pad prompts to at least this length.
     """

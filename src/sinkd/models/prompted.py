@@ -33,10 +33,6 @@ class PromptedClassifier(Family):
     """The family of language models, decoders and encoder-decoders, that are asked for a label or a number in words.
 
     Its rows depend on neither label nor seed. It answers, and is not trained.
-
-    Attributes:
-        config: The model's config.
-        prompt: The words.
     """
 
     config: PretrainedConfig = None

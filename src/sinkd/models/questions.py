@@ -42,8 +42,6 @@ class QuestionReader:
     """Converts rows to token ids.
 
     Attributes:
-        prompt: Words the rows.
-        reader: Converts text to token ids.
         most: The longest sequence that the model reads, in tokens. The text of a longer row is cut, longest column
             first, and never the question.
     """

@@ -25,10 +25,8 @@ def sampled_batch(
     Args:
         model: The language model, possibly wrapped (DDP, FSDP).
         batch: Training rows, as `collator` makes them.
-        collator: Makes the new batch.
         eos: The token that ends an answer.
         vocabulary: Token ids from here on are padding of the head, and are not drawn.
-        seed: Determines the samples.
     """
     prompts = collator.prompts_of(batch)
     device = batch["input_ids"].device

@@ -42,7 +42,6 @@ class ServedModel:
 
     Args:
         url: The address up to the version, http://127.0.0.1:8080/v1. The key is read from $OPENAI_API_KEY.
-        name: The model's name on the server.
         timeout: Seconds until a request is given up and tried again.
         max_requests: Requests to send at most, repeated ones included; None for no limit.
         retries: How often a request is repeated that the server did not answer, or answered with 408, 409, 429 or 5xx.
@@ -140,7 +139,6 @@ class ServedModel:
         """Return the log-likelihood of each answer after the prompt.
 
         Args:
-            prompt: The prompt.
             answers: Text that follows it directly, so that most begin with a space.
 
         Raises:

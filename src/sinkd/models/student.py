@@ -21,8 +21,6 @@ def choose_layers(text: str, available: int, flag: str, wanted: int | None = Non
     Args:
         text: "3" is three evenly spaced layers; "0,2,4" is these layers. If `wanted` is given, also "first" or
             "spaced".
-        available: The number of layers to choose from.
-        flag: The flag, for messages.
         wanted: The number of layers to fill.
 
     Raises:

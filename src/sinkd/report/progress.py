@@ -81,7 +81,6 @@ class RunProgress(MeterReader):
     """Shows one run at a time: the teacher's answers, then training; serves all seeds of a command.
 
     Args:
-        name: the run's name.
         metric: the score to show after each evaluation; None if nothing is evaluated.
     """
 

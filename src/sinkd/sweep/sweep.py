@@ -71,7 +71,6 @@ def make_sweep(content: Any, source: str, output_dir: Path, seeds: str | None = 
     """Combine the parts of a sweep into trials.
 
     Args:
-        content: the content of a sweep's file.
         source: the file's name, for errors.
         output_dir: the parent of the trials' folders.
         seeds: comma-separated seeds, instead of those in the content.

@@ -65,7 +65,6 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
 
     Args:
         key: Hash of everything that the rows depend on; becomes the data set's fingerprint.
-        features: Column names and types.
         batches: Returns an iterator of {column: values}, a bounded number of rows each.
         notes: JSON values that `batches` fills while it runs; read from the file if there is one.
         title: Title of the progress bar, which is shown if building takes longer than three seconds.

@@ -27,7 +27,6 @@ def encode(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 
     Args:
         dataset: Columns text, text_pair (optional) and label (optional), as `Task.read` and `read_unlabeled` give them.
-        tokenizer: The tokenizer.
         max_length: Tokens to keep, special tokens included.
         regression: Labels that are missing are NaN, not -100.
 

@@ -189,8 +189,6 @@ def records(
     """Yield the rows of a file with their line numbers: a record, or the error that describes a bad row.
 
     Args:
-        path: The file.
-        format: How it is written.
         needed: Columns that the header must name, once each. A first line that names all of them is a header, also if
             the format has names for a file without.
         optional: Further columns to read, where a file has them. Other columns may be left out.

@@ -33,12 +33,8 @@ class Glue:
     Attributes:
         folder: Name in GLUE's own archive, and of the submission file.
         labels: Label names in id order; () for regression.
-        layout: The columns of its files.
-        scorer: Scores a split.
         metric: The score that selects the best model.
         numbers: Submissions write label numbers, not names.
-        files: Split -> file name.
-        other_names: Other common names of the task.
     """
 
     folder: str

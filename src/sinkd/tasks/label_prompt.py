@@ -31,7 +31,6 @@ class LabelPrompt:
     Attributes:
         template: Its Jinja is the prompt, which sees the columns of text by their names in the file, and as text and
             text_pair. Its answer_choices are the answers.
-        task: The task.
     """
 
     template: Template
@@ -48,7 +47,6 @@ class LabelPrompt:
             prompt: A file with a template; or the name of a template of the task in `templates_dir`; or a template.
             answers: An answer for each label in the task's order, separated by |||; for a number to predict, at least
                 two numbers. None takes those of a named template.
-            templates_dir: A folder of templates.
 
         Raises:
             SinkdError: if the template is malformed or not UTF-8, reads a column that the task lacks, or none; or for

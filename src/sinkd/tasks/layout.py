@@ -32,7 +32,6 @@ class Layout:
         label: Column of the label, which files without labels lack; "" if no file has one.
         index: Column copied into submissions; rows are numbered from 0 if a file lacks it.
         open_label: Label of rows on which the annotators did not agree. They are left out.
-        format: How the files are written.
     """
 
     text: tuple[str, ...]
@@ -50,7 +49,6 @@ class Layout:
         """Yield rows as text[, text_pair][, label], index.
 
         Args:
-            path: The file.
             label: Converts a word to a label; None leaves labels out.
         """
         needed = self.text if label is None else (*self.text, self.label)

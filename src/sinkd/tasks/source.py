@@ -81,7 +81,6 @@ class TableSource(Source):
     """Tables on disk, with one or two columns of text and a label; the split "unlabeled" has only text.
 
     Attributes:
-        layout: The columns.
         words: A label as written in files -> its id; empty for regression.
         score_range: Lowest and highest score of a regression with a fixed scale.
         unlabelled: Splits without labels, in addition to test splits.
@@ -136,7 +135,6 @@ class FileSource(Source):
     """JSON lines on disk.
 
     Attributes:
-        columns: The columns of rows.
         parse: Converts the fields of a line to its rows.
         candidates: Split -> its possible files, for errors.
     """
@@ -178,7 +176,6 @@ class HubSource(Source):
         repository: Name on the hub.
         config: Its configuration, if any.
         named: Split -> the hub's name for it.
-        columns: Columns to read.
         advice: What a user can do without network.
     """
 

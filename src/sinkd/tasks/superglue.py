@@ -42,9 +42,7 @@ class SuperGlue:
     Attributes:
         folder: Name in the official archive, and of the submission file.
         labels: Label names in id order; () if the entities of a row are its labels.
-        features: The columns of its rows.
         parse: Converts a line of its files to rows.
-        scorer: Scores a split.
         metric: The score that selects the best model.
         words: The labels as written in a submission, in id order; empty if they are the same.
         lines: Formats a submission that is not one label per row.

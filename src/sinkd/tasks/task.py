@@ -36,8 +36,6 @@ class Task:
         metric: The key of `combine`'s result that selects the best model.
         source: The source of its rows. Splits: "train", "dev", "test" (MNLI: dev_matched, dev_mismatched and the same
             for test; AX: test).
-        scorer: Scores answers against the truth.
-        submission: Formats answers for the task's server.
         choices: True if each row has its own list of answers, which a template words (SuperGLUE).
         submissions: Split -> name of its submission file; <split>.tsv by default.
         bad_rows: "error" stops at the first bad row, "skip" leaves bad rows out and counts them.
@@ -201,9 +199,7 @@ class Task:
         """Write the answers to every row of a test split in the format of the task's server.
 
         Args:
-            split: A test split.
             answers: As for `scores`.
-            folder: Where to write.
             index: The rows' indices, unless they are a column of `read`.
 
         Returns:

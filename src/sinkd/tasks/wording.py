@@ -40,9 +40,6 @@ def examples(task: Task, split: str, template: Template, seed: int = 0) -> Datas
     without label is kept if the template would have an answer for some label.
 
     Args:
-        task: A task of choices.
-        split: One of its splits.
-        template: The wording.
         seed: Determines what the filter `choice` draws.
 
     Returns:
@@ -84,7 +81,6 @@ def chosen_answers(task: Task, worded: Any, chosen: Sequence[int]) -> list[Any]:
     """Convert chosen answers to the input of `Task.scores`: label ids (-1 for no label), or texts.
 
     Args:
-        task: The task.
         worded: n rows of `examples`; of the columns, meanings.
         chosen: The number of a choice of each row, (n,).
 

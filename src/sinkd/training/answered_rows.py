@@ -25,7 +25,6 @@ class OwnRows:
 
     Attributes:
         rows: They are in the order of the student's.
-        collator: Makes a batch of them.
     """
 
     rows: Dataset
@@ -47,7 +46,6 @@ class TaughtRows(TorchDataset):
 
     Args:
         rows: The student's rows.
-        collator: Makes a batch of them.
         teachers: For each teacher its answers, or its own rows, in the order of `rows`; None if it answers these live.
 
     Raises:

@@ -26,7 +26,6 @@ class AskedRows:
 
     Args:
         folder: The model's folder, which keeps nothing of other models.
-        server: The model.
         concurrency: How many requests to send at a time.
     """
 
@@ -55,7 +54,6 @@ class AskedRows:
 
         Args:
             questions: Questions by the number of their row.
-            on_answer: Called after each answer.
 
         Raises:
             SinkdError: if the server cannot answer. All answers before that are kept.

@@ -25,7 +25,6 @@ class Balance:
     """What balancing did to a teacher's answers.
 
     Attributes:
-        labels: The task's labels.
         prior: Their shares in the balanced answers.
         bias: What is added to the teacher's logits of every row, dev rows included.
         before: The share of the transfer set's rows that the teacher gave each label.
@@ -97,7 +96,6 @@ def parse_class_prior(text: str, labels: Sequence[str], counts: Sequence[int]) -
 
     Args:
         text: "none"; "uniform"; "labels", the frequencies of the labelled training rows; or a number for each class.
-        labels: The task's labels, in its order.
         counts: The number of training rows with each label; zeros if no row has one.
 
     Raises:

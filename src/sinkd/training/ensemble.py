@@ -117,11 +117,7 @@ class Ensemble:
         """Let each teacher answer the training rows, one after the other, or prepare it to answer live.
 
         Args:
-            objective: What is needed of the teachers.
-            student: The student's family.
             rows: Tokenised training rows, as the student reads them.
-            collator: Makes a batch of them.
-            args: The settings of the run.
             on_rows: See `Teacher.answers`.
 
         Returns:
@@ -165,7 +161,6 @@ class Ensemble:
 
         Args:
             batch: A batch of the rows that `ask` returned.
-            features: The features.
             top_k: How many entries of a language model's predictions are cached; None for all.
             width: The width of these predictions.
         """

@@ -43,8 +43,6 @@ def claim(folder: Path, args: TaskArguments, inputs: dict[str, str]) -> Outcome 
     """Write the run's manifest into its output folder, or return its outcome if it finished there earlier.
 
     Args:
-        folder: The output folder.
-        args: The run's settings.
         inputs: Fingerprints of everything else that determines the run.
 
     Raises:

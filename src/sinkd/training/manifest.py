@@ -37,11 +37,8 @@ class Manifest:
     Attributes:
         argv: The command line.
         config: The settings that affect the result.
-        settings: All settings.
         inputs: Fingerprints of the run's inputs (data files, starting model, teacher), by name.
         versions: Versions of Python and of packages, by name.
-        seed: The seed.
-        world_size: The number of processes.
         balances: How the teachers' answers were balanced, known once they have answered.
     """
 

@@ -18,7 +18,6 @@ def row_order(n_rows: int, update_rows: int, seed: int, epoch: int, lengths: np.
     """The order of an epoch's rows, a permutation of range(n_rows), (n_rows,) int64.
 
     Args:
-        n_rows: Number of rows.
         update_rows: Rows of an update; they have similar lengths and are ordered from long to short.
         seed: Determines the order, together with `epoch`.
         epoch: Counts from 0.

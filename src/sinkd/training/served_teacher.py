@@ -32,8 +32,6 @@ class ServedTeacher(Teacher):
     """A language model on a server, which shows nothing but its answers.
 
     Args:
-        server: The model.
-        family: Words the rows.
         concurrency: How many requests to send at a time.
     """
 

@@ -47,7 +47,6 @@ def resolve_settings(
 
     Args:
         kind: The dataclass to fill.
-        argv: The command line, without the program.
         prog: The program's name in errors and help.
         recipe: Returns the name of a task's published recipe, "glue/cola-student", which may not exist.
         trained: The settings to take from the run that trained `--model_path` (READING, DATA).

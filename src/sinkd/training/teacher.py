@@ -196,9 +196,7 @@ class Teacher:
         Processes that run at the same time share the work.
 
         Args:
-            features: The features to compute.
             rows: Tokenised rows with a `length` column.
-            collator: Makes a batch of rows.
             args: The folder and dtype of the cache, and the model's device, precision and batch size.
             on_rows: Called with (rows done, rows in total) while the teacher answers.
 

@@ -46,10 +46,7 @@ class Answers:
 
     Args:
         home: The folder, for this teacher and these rows only.
-        features: The cached features.
-        n_rows: Number of rows.
         dtype: Stored dtype of floating point features, one of DTYPES; they are read as float32.
-        shard: Rows of a shard.
     """
 
     def __init__(

@@ -39,7 +39,6 @@ class TaskTrainer(EvaluatingTrainer):
 
     Args:
         model: The model to train; its forward returns logits, alone, first in a tuple, or under this name.
-        args: The settings of the run.
         objective: The objective; hard labels by default.
         family: Runs the model; by default an encoder. If it has a task, that also gives the collator, the tokenizer,
             the reported scores and the score that selects the best model. Otherwise evaluation reports the hard-label

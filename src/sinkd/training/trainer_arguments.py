@@ -24,9 +24,6 @@ def check_arguments(kind: type[TaskArguments], args: Any, task: Task | None, key
 
     Args:
         kind: The type that `args` must have.
-        args: The settings.
-        task: The task of the trainer's family, if any.
-        keywords: The Trainer's keywords.
     """
     if not isinstance(args, kind):
         found = f"args is of the type {type(args).__name__}"

@@ -52,8 +52,6 @@ def served(values: Mapping[str, Any], defaults: Mapping[str, Any], place: str = 
     """Return the values of flags without those that ask for what is done anyway.
 
     Args:
-        values: By name.
-        defaults: By name.
         place: The file that sets them; the command line by default.
 
     Raises:
