@@ -1,21 +1,19 @@
 """A cache of Arrow files, built once and memory-mapped afterwards.
 
 - A file is written under a temporary name and renamed. A lock lets one process build while others wait.
-- A seal, a JSON file next to it, contains its CRC-32 and notes. Arrow reads a truncated stream as a shorter one,
+- A seal, a JSON file next to it, contains its SHA-256 and notes. Arrow reads a truncated stream as a shorter one,
   without an error; the checksum detects this, and the file is rebuilt.
 - Files are never stale: the name is a hash of everything the content depends on. The folder can always be deleted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import logging
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +71,12 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
         SinkdError: if the cache folder cannot be written. Errors of `batches` pass through and leave no file behind.
     """
     path = cache_dir() / key[:2] / f"{key}.arrow"
-    with _locked(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock")).acquire()  # the system releases it if its holder dies
+    except OSError as error:
+        raise SinkdError(f"cannot write in {path.parent} ({error.strerror}): point SINKD_CACHE elsewhere") from error
+    with lock:
         kept = _notes(path)
         if kept is None:
             if path.exists():
@@ -91,21 +94,6 @@ def batched(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> Iterat
         yield {name: [row[name] for row in batch] for name in columns}
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lock a file to be written. Other processes wait; the system releases the lock if its holder dies."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise SinkdError(f"cannot write in {path.parent} ({error.strerror}): point SINKD_CACHE elsewhere") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _build(path: Path, key: str, features: Features, batches: Batches, notes: dict[str, Any], title: str) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -117,30 +105,17 @@ def _build(path: Path, key: str, features: Features, batches: Batches, notes: di
                 writer.write_batch(batch)
                 bar.update(len(next(iter(batch.values()))))
             writer.finalize()
-        checksum = _checksum(temporary)
         os.replace(temporary, path)
-        temporary.write_text(json.dumps({"crc32": checksum, "notes": notes}), encoding="utf-8")
-        os.replace(temporary, _seal_of(path))
+        temporary.write_text(json.dumps({"sha256": file_hash(path), "notes": notes}), encoding="utf-8")
+        os.replace(temporary, path.with_suffix(".json"))
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _checksum(path: Path) -> int:
-    checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            checksum = zlib.crc32(chunk, checksum)
-    return checksum
 
 
 def _notes(path: Path) -> dict[str, Any] | None:
     """Return the notes of a complete file; None if it is absent, truncated or altered."""
     try:
-        seal = json.loads(_seal_of(path).read_text(encoding="utf-8"))
-        return dict(seal["notes"]) if seal["crc32"] == _checksum(path) else None
+        seal = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return dict(seal["notes"]) if seal["sha256"] == file_hash(path) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def _seal_of(path: Path) -> Path:
-    return path.with_suffix(".json")

@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, Features, Value, load_dataset
 
 from sinkd.errors import SinkdError
-from sinkd.tasks.arrow_cache import BATCH, file_hash, key_of
+from sinkd.tasks.arrow_cache import file_hash, key_of
 from sinkd.tasks.fields import Fields
 from sinkd.tasks.file_formats import FileFormat, Record, attempt, excerpt, records
 from sinkd.tasks.label_column import finite, spellings
@@ -154,14 +154,11 @@ class FileSource(Source):
         path = self._file(split)
         for number, found in records(path, FileFormat("jsonl"), ()):
             # All rows of a line or none: in exact match, half a paragraph would count as a complete one.
-            rows = attempt(self._parse, found, split)
+            rows = attempt(lambda record: list(self.parse(Fields(record), split != "test")), found)
             if isinstance(rows, SinkdError):
                 yield SinkdError(f"{path}, line {number}, {rows}")
             else:
                 yield from rows
-
-    def _parse(self, record: Record, split: str) -> list[Record]:
-        return list(self.parse(Fields(record), split != "test"))
 
 
 # The hub's Parquet copy of a data set whose main branch is a script, which `datasets` refuses to run.
@@ -199,9 +196,7 @@ class HubSource(Source):
         return self.columns
 
     def rows(self, split: str) -> Iterator[Record | SinkdError | None]:
-        for batch in self._load(split).iter(batch_size=BATCH):
-            for values in zip(*(batch[name] for name in self.columns), strict=True):
-                yield dict(zip(self.columns, values, strict=True))
+        yield from self._load(split).select_columns(list(self.columns))
 
     def _load(self, split: str) -> Dataset:
         if split not in self.named:
