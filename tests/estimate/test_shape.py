@@ -1,7 +1,6 @@
 """A model's shape is computed from its config, and agrees with the model that transformers builds."""
 
 import pytest
-import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, LlamaConfig, T5Config
 
 from sinkd import SinkdError
@@ -63,17 +62,7 @@ def test_the_vocabulary_can_be_overridden():
     assert more == (40000 - 30522) * 384
 
 
-def test_nothing_is_allocated_for_a_large_model():
-    assert read_shape("11b", "--teacher").layers == 24  # 44 GB, were it made
-    assert torch.empty(1).device.type == "cpu"
-
-
 @pytest.mark.parametrize("size", ["7b", "100m", "1.5b"])
 def test_an_unknown_size_lists_the_known_ones(size):
     with pytest.raises(SinkdError, match=f"--student is {size}, which is not a known size.*110m.*or give a folder"):
         read_shape(size, "--student")
-
-
-def test_a_folder_that_is_not_there_is_named():
-    with pytest.raises(SinkdError, match=r"^--student names \./none, which does not exist"):
-        read_shape("./none", "--student")

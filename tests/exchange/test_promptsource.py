@@ -20,22 +20,14 @@ ROOT = "promptsource-0.2.3/promptsource/templates"
 
 
 def archive(folder, members, name="promptsource-0.2.3.tar.gz"):
-    """A source distribution of these members: name -> bytes, or a TarInfo for anything stranger."""
+    """A source distribution of these members."""
     path = folder / name
     with tarfile.open(path, "w:gz") as tar:
         for member, content in members.items():
-            info = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(member)
-            info.name = member
-            if isinstance(content, bytes):
-                info.size = len(content)
-            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
     return path
-
-
-def link(target, kind=tarfile.SYMTYPE):
-    info = tarfile.TarInfo()
-    info.type, info.linkname = kind, target
-    return info
 
 
 def files(folder):
@@ -70,8 +62,6 @@ def test_a_wheel_works_too(tmp_path):
 
 HOSTILE = [  # tests/exchange/test_archive.py has more
     ({f"{ROOT}/../../../../evil.yaml": b"x"}, "leads out of the folder"),
-    ({f"{ROOT}/anli/templates.yaml": link("/etc/passwd")}, "is a link or a device"),
-    ({f"{ROOT}/anli": link("/etc"), f"{ROOT}/anli/templates.yaml": COPA}, "is a link or a device"),
     ({f"{ROOT}/{n}/templates.yaml": bytes(1 << 20) for n in range(33)}, "unpacks to more than"),
     ({f"{ROOT}/anli/script.py": b"x"}, "holds no templates"),
     ({}, "holds no templates"),
@@ -86,15 +76,6 @@ def test_a_hostile_archive_leaves_nothing_behind(tmp_path, members, message):
         unpack_templates(path, tmp_path / "a" / "b" / "out")
     assert files(tmp_path) == [path.name]
     assert os.listdir(tmp_path / "a" / "b") == []
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive", None])
-def test_a_damaged_archive_is_reported(tmp_path, content):
-    path = archive(tmp_path, {f"{ROOT}/{n}/templates.yaml": os.urandom(5000) for n in range(9)})
-    path.write_bytes(path.read_bytes()[:20000] if content is None else content)
-    with pytest.raises(SinkdError, match="cannot be unpacked"):
-        unpack_templates(path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_unpacked_files_can_be_read_by_others(tmp_path):
@@ -142,8 +123,3 @@ def test_without_the_index_one_sentence_says_so(tmp_path, monkeypatch):
     assert str(error.value).startswith("pip cannot download promptsource==0.2.3 (No matching distribution found")
     assert str(error.value).endswith("the package index must be in reach")
     assert not promptsource_dir().exists()
-
-
-def test_the_templates_lie_in_the_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("SINKD_CACHE", str(tmp_path))
-    assert promptsource_dir() == tmp_path / "promptsource-0.2.3"

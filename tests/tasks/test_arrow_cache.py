@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -94,31 +93,6 @@ def test_a_build_that_fails_leaves_nothing_behind(folder):
         get("a", batches)
     assert not [path for path in folder.rglob("*") if path.suffix in (".arrow", ".tmp")]
     assert get("a", Source())["n"] == list(range(10))
-
-
-def test_a_killed_processs_partial_file_is_not_used(folder):
-    get("a", Source())
-    path = only_file(folder)
-    path.rename(path.with_suffix(".12345.tmp"))
-    source = Source()
-    assert get("a", source)["n"] == list(range(10))
-    assert source.builds == 1
-
-
-def test_threads_that_come_at_once_build_once(folder):
-    source, found = Source(), []
-    gate = threading.Barrier(4)
-
-    def run():
-        gate.wait()
-        found.append(get("a", source)["n"])
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (source.builds, found) == (1, [list(range(10))] * 4)
 
 
 PROCESS = """

@@ -73,15 +73,6 @@ def test_a_file_with_any_bytes_is_read_or_named_in_one_error(folder, whole, data
         assert str(error).startswith((str(path), f"found encoding {encoding!r}"))
 
 
-@given(data=st.binary(max_size=300))
-def test_tsv_reads_any_bytes_at_all_as_rows_or_as_errors(folder, data):
-    path = folder / "noise.tsv"
-    path.write_bytes(b"a\tb\n" + data)
-    found = list(read(path, "tsv", headerless=("a", "b")))
-    assert all(isinstance(record, dict | SinkdError) for _, record in found)
-    assert [number for number, _ in found] == sorted({number for number, _ in found})
-
-
 # Python 3.10 neither writes nor reads a NUL in CSV.
 cell = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 
