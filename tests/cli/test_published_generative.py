@@ -226,9 +226,8 @@ def test_the_answers_of_each_seeds_shots_are_kept(place, monkeypatch, capsys):
     assert capsys.readouterr().out.count("24 answers of large (logits)") == 1
 
 
+@pytest.mark.parametrize("place", ["gpt"], indirect=True)  # T5 reads any number of tokens
 def test_padding_beyond_a_models_limit_is_refused(typed, place):
-    if place[0] == "t0":
-        pytest.skip("T5 reads any number of tokens")
     _, said = typed("teacher", *COPA, "-o", "./padded", "-m", "large", "-pml", status=2)
     assert "--pad_to_max_length pads to 1024 tokens" in said
     assert "do not fit the model, which reads 256; give a smaller --max_length" in said

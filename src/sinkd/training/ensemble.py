@@ -131,7 +131,8 @@ class Ensemble:
                 _check_order(rows, own.rows)
             teacher.refuse_long_rows(rows if own is None else own.rows)
             prior = self._prior(teacher, student.task, rows, args)
-            kept = self._kept(teacher, objective, args) | ({LOGITS} if prior is not None else frozenset())
+            kept = kept_features(objective, args) if teacher is self.first else frozenset({LOGITS})
+            kept |= {LOGITS} if prior is not None else frozenset()
             if args.teacher_cache == "off" or not kept or not teacher.cacheable or row_lengths(rows) is None:
                 if prior is not None:
                     raise SinkdError(
@@ -182,9 +183,6 @@ class Ensemble:
     def _asked(self, features: frozenset[Feature]) -> list[Teacher]:
         """All teachers if predictions are needed, else the first alone."""
         return self.teachers if LOGITS in features else [self.first]
-
-    def _kept(self, teacher: Teacher, objective: Objective, args: DistillationArguments) -> frozenset[Feature]:
-        return kept_features(objective, args) if teacher is self.first else frozenset({LOGITS})
 
     @staticmethod
     def _prior(teacher: Teacher, task: Task | None, rows: Any, args: DistillationArguments) -> Tensor | None:

@@ -22,17 +22,24 @@ TRAINING_STATE = ["optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_
 UNFINISHED = ["checkpoint-*", "best/*", ".*", "_*"]
 
 
-def open_repository(trainer: Any, token: str | None = None, private: bool | None = None) -> None:
-    """Create or find the repository that `--hub_model_id` names; by default it has the output folder's name.
+def repository(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:
+    """Create or find the repository that `--hub_model_id` names, by default the output folder's name; return its name.
 
     Args:
-        trainer: The trainer; sets its `hub_model_id`.
+        args: The settings of the run.
         token, private: Override `--hub_token` and `--hub_private_repo`.
 
     Raises:
         SinkdError: if the hub refuses or cannot be reached.
     """
-    trainer.hub_model_id, trainer.push_in_progress = _repository(trainer.args, token, private), None
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    token = args.hub_token if token is None else token
+    private = args.hub_private_repo if private is None else private
+    try:
+        return _api().create_repo(name, token=token, private=private, exist_ok=True).repo_id
+    except Exception as error:  # from the hub, its HTTP client, or the system
+        reason = first_sentence(error)
+        raise SinkdError(f"--push_to_hub: the hub refuses the repository {name}: {reason}") from error
 
 
 def push_checkpoint(trainer: Any, folder: Path) -> None:
@@ -60,7 +67,7 @@ def push_run(args: TrainingArguments) -> None:
         return
     folder = Path(args.output_dir)
     try:
-        _upload(args, _repository(args), folder, "End of training", ignore_patterns=UNFINISHED)
+        _upload(args, repository(args), folder, "End of training", ignore_patterns=UNFINISHED)
     except Exception as error:
         raise SinkdError(
             f"the run is finished in {folder}, but was not pushed to the hub ({first_sentence(error)}); "
@@ -72,20 +79,9 @@ def _api() -> HfApi:
     return HfApi(library_name="sinkd", library_version=sinkd.__version__)
 
 
-def _repository(args: TrainingArguments, token: str | None = None, private: bool | None = None) -> str:
-    name = args.hub_model_id or Path(args.output_dir).absolute().name
-    token = args.hub_token if token is None else token
-    private = args.hub_private_repo if private is None else private
-    try:
-        return _api().create_repo(name, token=token, private=private, exist_ok=True).repo_id
-    except Exception as error:  # from the hub, its HTTP client, or the system
-        reason = first_sentence(error)
-        raise SinkdError(f"--push_to_hub: the hub refuses the repository {name}: {reason}") from error
-
-
-def _upload(args: TrainingArguments, repository: str, folder: Path, message: str, **options: Any) -> None:
+def _upload(args: TrainingArguments, name: str, folder: Path, message: str, **options: Any) -> None:
     _api().upload_folder(
-        repo_id=repository,
+        repo_id=name,
         folder_path=folder,
         commit_message=message,
         token=args.hub_token,

@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from sinkd.errors import SinkdError
 from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
 from sinkd.training.cpu import CpuTrainer
-from sinkd.training.hub import open_repository, push_checkpoint
+from sinkd.training.hub import push_checkpoint, repository
 from sinkd.training.schedule import Schedule
 
 BEST = "best"
@@ -73,7 +73,7 @@ class ResumableTrainer(CpuTrainer):
 
     def init_hf_repo(self, token=None, private=None):
         if self.is_world_process_zero():
-            open_repository(self, token, private)
+            self.hub_model_id, self.push_in_progress = repository(self.args, token, private), None
 
     def _push_from_checkpoint(self, checkpoint_folder):
         """Do nothing: `_save_checkpoint` pushes the folder once it is complete."""
