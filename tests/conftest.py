@@ -81,8 +81,8 @@ def world(tmp_path_factory, own_cache) -> World:
     folder = tmp_path_factory.mktemp("world")
     write_corpus(folder / "glue", 160, 64, seed=3)
     tokenizer = train_tokenizer(load_task("cola", folder / "glue").read("train")["text"], 400)
-    teacher = write_encoder(folder / "teacher", tokenizer, layers=2, width=32, heads=2, seed=1)
-    student = write_encoder(folder / "student", tokenizer, layers=1, width=16, heads=2, seed=2)
+    teacher = write_encoder(folder / "teacher", tokenizer, layers=2, width=32, heads=2, seed=1, dropout=0.1)
+    student = write_encoder(folder / "student", tokenizer, layers=1, width=16, heads=2, seed=2, dropout=0.1)
     return World(folder / "glue", teacher, student)
 
 

@@ -19,7 +19,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
     return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=512)
 
 
-def write_encoder(folder: Path, tokenizer, *, layers: int, width: int, heads: int, seed: int = 0) -> Path:
+def write_encoder(folder: Path, tokenizer, *, layers: int, width: int, heads: int, seed: int = 0, dropout: float = 0.0) -> Path:
     """A folder from which finetune and distill can start."""
     set_seed(seed)
     config = BertConfig(
@@ -31,8 +31,8 @@ def write_encoder(folder: Path, tokenizer, *, layers: int, width: int, heads: in
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
         # No dropout, and larger weights than BERT's: otherwise such a small model learns little.
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
         initializer_range=0.05,
     )
     BertModel(config).save_pretrained(folder)
