@@ -19,7 +19,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerBas
     return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=True, model_max_length=512)
 
 
-def write_encoder(folder: Path, tokenizer, *, layers: int, width: int, heads: int, seed: int = 0, dropout: float = 0.0) -> Path:
+def write_encoder(folder: Path, tokenizer, *, layers: int, width: int, heads: int, seed=0, dropout=0.0) -> Path:
     """A folder from which finetune and distill can start."""
     set_seed(seed)
     config = BertConfig(
