@@ -14,18 +14,35 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_standin"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+def _entries(files: dict[str, bytes], place: str = "", recursive: bool = False) -> list[dict]:
+    """What a folder holds, folders too; all files below it if that is wanted."""
+    start, found = f"{place}/" if place else "", {}
+    for path, content in files.items():
+        name, deeper, _ = path.removeprefix(start).partition("/")
+        if path.startswith(start) and deeper and not recursive:
+            found[start + name] = {"type": "directory", "path": start + name, "oid": _hash(b""), "size": 0}
+        elif path.startswith(start):
+            found[path] = {"type": "file", "path": path, "oid": _hash(content), "size": len(content)}
+    return list(found.values())
 
 
 class Hub:
     """Serves until the block ends.
 
-    files: repository -> path -> content. commits: (repository, message, paths). private: repositories.
+    files: repository -> path -> content; "datasets/user/name" is a data set, "name@revision" another revision than main.
+    asked: paths. commits: (repository, message, paths). private: repositories.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, dict[str, bytes]] = {}
+        self.asked: list[str] = []
         self.commits: list[tuple[str, str, list[str]]] = []
         self.private: set[str] = set()
         self.refuse_commits = False
@@ -73,29 +90,39 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
+    def find(self, name: str, revision: str | None) -> str | None:
+        """The key in `files` of a repository's revision, which is asked for by its name or by its hash."""
+        for key in self.hub.files:
+            base, _, known = key.partition("@")
+            if base == name and (revision or "main") in (known or "main", _hash(key.encode())):
+                return key
+        return None
+
     def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        url = urlsplit(self.path)
+        path, kind = url.path, r"/(?:api/models/|api/(datasets/))?([^/]+/[^/]+)"
+        self.hub.asked.append(path)
         if path == "/api/whoami-v2":
             return self.reply({"name": "user", "type": "user", "orgs": []})
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path):
-            name = found[1]
-            if name not in self.hub.files:
-                return self.reply({"error": "no such repository"}, 404, X_Error_Code="RepoNotFound")
-            siblings = [{"rfilename": file} for file in self.hub.files[name]]
-            return self.reply({"id": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
-            entries = [
-                {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for file, content in self.hub.files[found[1]].items()
-            ]
-            return self.reply(entries)
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            content = self.hub.files.get(found[1], {}).get(found[2])
-            if content is None:
-                return self.reply({"error": "no such file"}, 404, X_Error_Code="EntryNotFound")
-            etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            return self.reply(content, X_Repo_Commit=COMMIT, ETag=etag, Accept_Ranges="bytes")
-        self.reply({"error": f"nothing at {path}"}, 404)
+        found = re.fullmatch(rf"{kind}()(?:/revision/(.+))?", path)
+        found = found or re.fullmatch(rf"{kind}/(tree)/([^/]+)(?:/(.*))?", path)
+        found = found or re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/(resolve)/([^/]+)/(.+)", path)
+        if found is None:
+            return self.reply({"error": f"nothing at {path}"}, 404)
+        group, name, what, revision, *place = map(unquote, (part or "" for part in found.groups()))
+        key = self.find(group + name, revision)
+        if key is None:
+            return self.reply({"error": "no such repository"}, 404, X_Error_Code="RepoNotFound")
+        files, commit = self.hub.files[key], _hash(key.encode())
+        if not what:
+            siblings = [{"rfilename": file} for file in files]
+            return self.reply({"id": name, "sha": commit, "siblings": siblings, "private": False, "tags": []})
+        if what == "tree":
+            return self.reply(_entries(files, *place, recursive="recursive=True" in url.query))
+        content = files.get(place[0])
+        if content is None:
+            return self.reply({"error": "no such file"}, 404, X_Error_Code="EntryNotFound")
+        self.reply(content, X_Repo_Commit=commit, ETag=f'"{_hash(content)}"', Accept_Ranges="bytes")
 
     do_HEAD = do_GET
 
@@ -132,4 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
                 paths.append(line["value"]["path"])
                 self.hub.files[name][paths[-1]] = base64.b64decode(line["value"]["content"])
         self.hub.commits.append((name, message, sorted(paths)))
-        self.reply({"commitUrl": f"{self.hub.environment['HF_ENDPOINT']}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+        self.reply(
+            {
+                "commitUrl": f"{self.hub.environment['HF_ENDPOINT']}/{name}/commit/{_hash(name.encode())}",
+                "commitOid": _hash(name.encode()),
+            }
+        )

@@ -11,7 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub_server import serve
+from hub_standin import Hub
 from sinkd.errors import SinkdError
 from sinkd.tasks import SUPERGLUE, load_superglue, names_superglue, superglue
 from sinkd.tasks.fields import Fields
@@ -339,18 +339,21 @@ def test_the_hub_is_asked_for_tables_and_never_for_a_program_to_run(tmp_path, ma
     write_card(tmp_path / "tables", "copa", "copa/{split}-*", SPLITS)
     (tmp_path / "program").mkdir()
     (tmp_path / "program" / "super_glue.py").write_text("raise SystemExit('a program was run')")
-    server = serve("aps/super_glue", {"main": tmp_path / main, "refs/convert/parquet": tmp_path / "export"})
     program = "import json; from sinkd.tasks import load_superglue; task = load_superglue('copa')\n"
     program += "print(json.dumps({split: task.read(split).to_list() for split in task.splits}))"
-    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
-    server.shutdown()
+    with Hub() as hub:
+        for revision, folder in {"": main, "@refs/convert/parquet": "export"}.items():
+            files = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+            content = {str(path.relative_to(tmp_path / folder)): path.read_bytes() for path in files}
+            hub.files[f"datasets/aps/super_glue{revision}"] = content
+        environment = {**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home")}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {split: local.read(split).to_list() for split in local.splits}
-    assert any("/refs%2Fconvert%2Fparquet/copa/train/" in path for path in server.asked) == (main == "program")
+    assert any("/refs%2Fconvert%2Fparquet/copa/train/" in path for path in hub.asked) == (main == "program")
 
 
 def test_datas_superglue_is_the_default_folder(tmp_path, monkeypatch):
