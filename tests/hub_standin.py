@@ -36,7 +36,7 @@ def _entries(files: dict[str, bytes], place: str = "", recursive: bool = False) 
 class Hub:
     """Serves until the block ends.
 
-    files: repository -> path -> content; "datasets/user/name" is a data set, "name@revision" another revision than main.
+    files: repository -> path -> content; "datasets/user/name" is a data set, "name@revision" one beside main.
     asked: paths. commits: (repository, message, paths). private: repositories.
     """
 
@@ -159,9 +159,5 @@ class _Handler(BaseHTTPRequestHandler):
                 paths.append(line["value"]["path"])
                 self.hub.files[name][paths[-1]] = base64.b64decode(line["value"]["content"])
         self.hub.commits.append((name, message, sorted(paths)))
-        self.reply(
-            {
-                "commitUrl": f"{self.hub.environment['HF_ENDPOINT']}/{name}/commit/{_hash(name.encode())}",
-                "commitOid": _hash(name.encode()),
-            }
-        )
+        commit = _hash(name.encode())
+        self.reply({"commitUrl": f"{self.hub.environment['HF_ENDPOINT']}/{name}/commit/{commit}", "commitOid": commit})

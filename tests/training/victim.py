@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+from functools import partial
 
 import torch
 
@@ -17,53 +18,25 @@ from sinkd.training.schedule import Schedule
 from sinkd.training.trainer import TaskTrainer
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_at_step(number: int) -> None:
+def signal_at_step(signum: int, number: int) -> None:
     on_step_begin = Schedule.on_step_begin
 
     def patched(self, args, state, control, **kwargs):
         if state.global_step == number:
-            die()
+            os.kill(os.getpid(), signum)
         return on_step_begin(self, args, state, control, **kwargs)
 
     Schedule.on_step_begin = patched
 
 
-def die_in_save(number: int) -> None:
+def act_in_save(act, number: int) -> None:
     write = TaskTrainer._save_optimizer_and_scheduler
     saves = []
 
     def patched(self, output_dir):
         saves.append(output_dir)
         if len(saves) == number:
-            die()
-        write(self, output_dir)
-
-    TaskTrainer._save_optimizer_and_scheduler = patched
-
-
-def terminate_at_step(number: int) -> None:
-    on_step_begin = Schedule.on_step_begin
-
-    def patched(self, args, state, control, **kwargs):
-        if state.global_step == number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return on_step_begin(self, args, state, control, **kwargs)
-
-    Schedule.on_step_begin = patched
-
-
-def fill_disk_at_save(number: int) -> None:
-    write = TaskTrainer._save_optimizer_and_scheduler
-    saves = []
-
-    def patched(self, output_dir):
-        saves.append(output_dir)
-        if len(saves) == number:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+            act()
         write(self, output_dir)
 
     TaskTrainer._save_optimizer_and_scheduler = patched
@@ -71,7 +44,7 @@ def fill_disk_at_save(number: int) -> None:
 
 def second_process_dies(number: int) -> None:
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        die_at_step(number)
+        signal_at_step(signal.SIGKILL, number)
 
 
 def second_process_gives_nan(number: int) -> None:
@@ -86,10 +59,10 @@ def second_process_gives_nan(number: int) -> None:
 
 
 MOMENTS = {
-    "step": die_at_step,
-    "save": die_in_save,
-    "terminate": terminate_at_step,
-    "full": fill_disk_at_save,
+    "step": partial(signal_at_step, signal.SIGKILL),
+    "save": partial(act_in_save, lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    "terminate": partial(signal_at_step, signal.SIGTERM),
+    "full": partial(act_in_save, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))),
     "worker": second_process_dies,
     "nan": second_process_gives_nan,
 }
