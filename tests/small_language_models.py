@@ -6,22 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MT5Config,
-    MT5ForConditionalGeneration,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-    set_seed,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast, set_seed
 
 WORDS = (
     "the a man woman king nun lamp door rain fell laughed slept broke ran so because choice what happened why".split()
@@ -57,37 +42,29 @@ def small_model(kind: str, vocabulary: int, width: int = 16, layers: int = 2, se
     """
     set_seed(seed)
     kind, tied = kind.removesuffix("_tied"), kind.endswith("_tied")
-    common = {"vocab_size": vocabulary, "initializer_range": 0.3, "pad_token_id": 0, "eos_token_id": 1}
-    rotary = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
-    rotary |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": positions}
-    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    calm = {"resid_dropout": 0.0, "embed_dropout": 0.0, "attention_dropout": 0.0}
-    rotary |= {"tie_word_embeddings": tied}
+    sizes = {"vocab_size": vocabulary, "pad_token_id": 0, "eos_token_id": 1}
     if kind in ("t5", "mt5"):
-        shape = {"d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": layers, "num_heads": 2}
-        shape |= {"vocab_size": vocabulary, "dropout_rate": 0.0, "decoder_start_token_id": 0}
-        if kind == "t5":
-            model = T5ForConditionalGeneration(T5Config(**shape, tie_word_embeddings=tied))
-        else:
-            model = MT5ForConditionalGeneration(MT5Config(**shape))
+        sizes |= {"d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": layers, "num_heads": 2}
+        sizes |= {"dropout_rate": 0.0, "decoder_start_token_id": 0, "tie_word_embeddings": tied or kind == "mt5"}
+        model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **sizes))
         if not tied:  # which no config says: a checkpoint of T5 1.1, mT5 or T0 holds a head, and loads with it
             model.lm_head.weight = nn.Parameter(0.3 * torch.randn(vocabulary, width))
             del model.all_tied_weights_keys["lm_head.weight"]
-    elif kind == "gpt2":
-        model = GPT2LMHeadModel(
-            GPT2Config(n_embd=width, n_layer=layers, n_head=2, n_positions=positions, **quiet, **common)
-        )
+        return model.eval()
+    sizes["initializer_range"] = 0.3
+    if kind == "gpt2":
+        sizes |= {"n_embd": width, "n_layer": layers, "n_head": 2, "n_positions": positions}
+        sizes |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     elif kind == "gpt_neo":
-        attention = [[["global", "local"], layers // 2]] if layers > 1 else [[["global"], 1]]
-        shape = {"hidden_size": width, "num_layers": layers, "num_heads": 2, "attention_types": attention}
-        model = GPTNeoForCausalLM(
-            GPTNeoConfig(**shape, window_size=8, max_position_embeddings=positions, **calm, **common)
-        )
-    elif kind == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**rotary, **common))
+        sizes |= {"hidden_size": width, "num_layers": layers, "num_heads": 2, "window_size": 8}
+        sizes |= {"attention_types": [[["global", "local"], layers // 2]] if layers > 1 else [[["global"], 1]]}
+        sizes |= {"max_position_embeddings": positions, "resid_dropout": 0.0, "embed_dropout": 0.0}
+        sizes["attention_dropout"] = 0.0
     else:
-        model = Qwen2ForCausalLM(Qwen2Config(**rotary, **common))
-    return model.eval()
+        sizes |= {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
+        sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": positions}
+        sizes["tie_word_embeddings"] = tied
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
 
 
 def write_language_model(folder: Path, kind: str, tokenizer=None, padding: int = 0, **shape: int) -> Path:
