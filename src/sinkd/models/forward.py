@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -63,12 +62,7 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
 
 def parameters(model: Any) -> frozenset[str]:
     """Return the names of the inputs that a model's forward declares."""
-    return _declared(type(getattr(model, "module", model)).forward)
-
-
-@cache
-def _declared(forward: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(forward).parameters)
+    return frozenset(inspect.signature(type(getattr(model, "module", model)).forward).parameters)
 
 
 def observe(

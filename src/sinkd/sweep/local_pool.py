@@ -81,7 +81,9 @@ def cores() -> int:
 def _rooms(resources: Mapping[str, float]) -> list[dict[str, str]]:
     """The environments (threads and GPU) of the trials that this machine can run in parallel."""
     cpus, gpus = resources.get("num_cpus", 1), resources.get("num_gpus", 0)
-    devices = _gpus() if gpus else [""]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = map(str, range(torch.cuda.device_count())) if visible is None else filter(None, visible.split(","))
+    devices = list(there) if gpus else [""]
     by_cpu = [int(cores() / cpus)] if cpus else []
     by_gpu = [int(1 / gpus) * len(devices)] if gpus else []
     room = min(by_cpu + by_gpu, default=cores())
@@ -90,13 +92,6 @@ def _rooms(resources: Mapping[str, float]) -> list[dict[str, str]]:
         raise SinkdError(f"a trial asks for {asked}, which this machine does not have; lower the sweep's resources")
     threads = str(max(1, int(cpus)))
     return [{"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": devices[i % len(devices)]} for i in range(room)]
-
-
-def _gpus() -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name]
-    return [str(i) for i in range(torch.cuda.device_count())]
 
 
 @contextmanager

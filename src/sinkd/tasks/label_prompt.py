@@ -111,7 +111,8 @@ class LabelPrompt:
         space = shown.prompt[len(shown.prompt.rstrip()) :]
         answers = [answer.rstrip() for answer in shown.choices]
         self._check_answers(answers)
-        return Question(prompt, [_joined(space, answer) for answer in answers])
+        # exactly one space before an answer, unless prompt or answer bring white space
+        return Question(prompt, [(space or " " * (not answer[0].isspace())) + answer for answer in answers])
 
     @property
     def _named(self) -> str:
@@ -146,11 +147,6 @@ class LabelPrompt:
             )
         if any(not answer.strip() for answer in answers):
             raise SinkdError(f"an answer for {self.task.name} is empty; give a word for each label")
-
-
-def _joined(space: str, answer: str) -> str:
-    """Put exactly one space before an answer, unless prompt or answer bring white space."""
-    return space + answer if space or answer[0].isspace() else f" {answer}"
 
 
 def _number(text: str) -> float:

@@ -25,7 +25,7 @@ from sinkd.training.answered_rows import READ, TAUGHT, Collate, OwnRows, TaughtR
 from sinkd.training.arguments import DistillationArguments
 from sinkd.training.balance import Balance, prior_for
 from sinkd.training.served_teacher import ServedTeacher
-from sinkd.training.teacher import OnRows, Teacher
+from sinkd.training.teacher import OnRows, Teacher, reported_scores
 from sinkd.training.teacher_cache import Answers
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Ensemble:
             return False
         if len(self.teachers) > 1 or teacher.balance is not None:
             return True
-        return teacher.loaded and teacher.reported_scores is None and world_size == 1
+        return teacher.loaded and reported_scores(teacher.folder, task) is None and world_size == 1
 
     def _score(self, dev: Mapping[Teacher, Mapping[str, Tensor]]) -> None:
         """Score the mean of the teachers' answers to the dev rows, given by split; and what balancing changed."""

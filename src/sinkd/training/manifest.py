@@ -69,8 +69,10 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
     """Return the manifest of a run that is about to start."""
     settings = json.loads(json.dumps(args.to_dict(), default=str))
     names = {f.name for f in fields(args)} - INCIDENTAL
+    program = Path(sys.argv[0])
     return Manifest(
-        argv=[_program(sys.argv[0]), *_without_secrets(sys.argv[1:])],
+        # a script as typed, T0/distillation.py; of an installed program its name alone
+        argv=[program.name if program.is_absolute() else sys.argv[0], *_without_secrets(sys.argv[1:])],
         config={name: settings[name] for name in sorted(names) if name in settings},
         settings=settings,
         inputs=inputs,
@@ -82,11 +84,6 @@ def describe(args: TaskArguments, inputs: dict[str, str]) -> Manifest:
         seed=args.seed,
         world_size=args.world_size,
     )
-
-
-def _program(path: str) -> str:
-    """A script as typed, `T0/distillation.py`; for an installed program, its name only."""
-    return Path(path).name if Path(path).is_absolute() else path
 
 
 def _without_secrets(words: list[str]) -> list[str]:

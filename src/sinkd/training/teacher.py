@@ -166,12 +166,6 @@ class Teacher:
         else:
             vars(self).pop("model", None)
 
-    @cached_property
-    def reported_scores(self) -> Scores | None:
-        """The dev scores that the teacher's own run reported on the same files; None if there are none."""
-        task = self.family.task
-        return None if self.folder is None else reported_scores(self.folder, task)
-
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any], features: Iterable[Feature]) -> View:
         """Run the model on a batch and return its features."""
@@ -250,8 +244,10 @@ class Teacher:
         }
 
 
-def reported_scores(folder: Path, task: Task) -> Scores | None:
+def reported_scores(folder: Path | None, task: Task) -> Scores | None:
     """The dev scores in the folder of a model's own run, if it had the same task and dev files; else None."""
+    if folder is None:
+        return None
     outcome, manifest = read_outcome(folder), read_manifest(folder)
     if outcome is None or manifest is None or outcome.task != task.name:
         return None
