@@ -97,9 +97,7 @@ def tokenizers_of(
         if (side == "teacher" and named is None) or not has_tokenizer(find_checkpoint(path, flag)):
             continue
         own = load_tokenizer(path, flag, reading.do_lower_case)
-        difference = tokenizer_difference(tokenizer, own)
-        if difference is None and may_differ and not same_pairs(tokenizer, own):
-            difference = "how they join two texts"
+        difference = tokenizer_difference(tokenizer, own, pairs=may_differ)
         if difference is None:
             continue
         if named is not None:
@@ -132,8 +130,10 @@ def different_tokens(difference: str | None, why: str = "") -> SinkdError:
 PROBE = "A Café, naïve.  In 2026: 'tis\n\tÜber 12,345 词"
 
 
-def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str | None:
-    """Return a short reason why two tokenizers read a text as different tokens; None if they do not."""
+def tokenizer_difference(
+    one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, pairs: bool = False
+) -> str | None:
+    """Return a short reason why two tokenizers read a text, or `pairs` of texts, as different tokens; else None."""
     vocabulary, other_vocabulary = one.get_vocab(), other.get_vocab()
     if len(vocabulary) != len(other_vocabulary):
         return f"size ({len(vocabulary)} and {len(other_vocabulary)} tokens)"
@@ -147,13 +147,9 @@ def tokenizer_difference(one: PreTrainedTokenizerBase, other: PreTrainedTokenize
         )
     if difference is None and one.tokenize(PROBE) != other.tokenize(PROBE):
         return "how they cut or lower-case text"
+    if difference is None and pairs and dict(one("a", "b")) != dict(other("a", "b")):
+        return "how they join two texts"
     return difference
-
-
-def same_pairs(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Return whether two tokenizers add the same special tokens and segments to a pair of texts."""
-    read = [dict(side("a", "b")) for side in (one, other)]
-    return read[0] == read[1]
 
 
 def _pieces_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:

@@ -22,7 +22,7 @@ from sinkd.losses.term import View
 from sinkd.models import Encoder, Family, find_checkpoint, stack
 from sinkd.models.config import load_config
 from sinkd.models.family import positions, positions_of
-from sinkd.models.tokenizer import different_tokens, same_pairs, tokenizer_difference
+from sinkd.models.tokenizer import different_tokens, tokenizer_difference
 from sinkd.tasks import Task
 from sinkd.tasks.arrow_cache import cache_dir, file_hash
 from sinkd.tasks.encode import column
@@ -98,20 +98,17 @@ class Teacher:
         content = "".join(f"{path.name} {file_hash(path)}" for path in files)
         return hashlib.sha256(f"{content} {more}".encode() if more else content.encode()).hexdigest()
 
-    def differs_from(self, student: Family) -> str | None:
-        """The difference between the tokenizers of teacher and student; None if they read the same tokens."""
+    def differs_from(self, student: Family, pairs: bool = False) -> str | None:
+        """The difference between the tokenizers of teacher and student; None if they read a text, or pairs, alike."""
         ours, theirs = self.family.tokenizer, student.tokenizer
         if ours is theirs or ours is None or theirs is None:
             return None
-        return tokenizer_difference(ours, theirs)
+        return tokenizer_difference(ours, theirs, pairs)
 
     def reads_own_rows(self, student: Family) -> bool:
         """True if the teacher needs rows of its own: it reads other tokens, fewer of them, or in another way."""
         other_kind = type(self.family) is not type(student)
-        if other_kind or self.differs_from(student) or self._reads_fewer(student):
-            return True
-        ours, theirs = self.family.tokenizer, student.tokenizer
-        return ours is not theirs and None not in (ours, theirs) and not same_pairs(ours, theirs)
+        return other_kind or bool(self.differs_from(student, pairs=True) or self._reads_fewer(student))
 
     def _reads_fewer(self, student: Family) -> str | None:
         ours, theirs = (family.reading.max_seq_length for family in (self.family, student))
