@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sinkd.errors import SinkdError
+from refused import refused
 from sinkd.exchange import transfer
 from sinkd.exchange.transfer import fetch
 
@@ -66,14 +66,6 @@ def server():
 
 def get(server, target: Path, size: int = SIZE, sha256=SHA) -> Path:
     return fetch(server.url, target, size, sha256, pause=0.001)
-
-
-def refused(call, *fragments: str) -> None:
-    with pytest.raises(SinkdError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    for fragment in fragments:
-        assert fragment in str(caught.value)
 
 
 # Transfers

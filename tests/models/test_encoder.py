@@ -19,6 +19,7 @@ from transformers import (
     DistilBertModel,
 )
 
+from refused import refused
 from sinkd import SinkdError
 from sinkd.models import Encoder, load_encoder, load_tokenizer, tokenizers_of
 from sinkd.models.config import find_checkpoint
@@ -55,14 +56,6 @@ def model(tmp_path):
         return str(tmp_path / name)
 
     return model
-
-
-def refused(call, *fragments: str) -> None:
-    with pytest.raises(SinkdError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    for fragment in fragments:
-        assert fragment in str(caught.value)
 
 
 # Where a model lies

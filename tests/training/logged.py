@@ -1,4 +1,4 @@
-"""Distil on the world's corpus, and keep the losses of the log."""
+"""Distil on the world's corpus, and keep the log."""
 
 import numpy as np
 from transformers import TrainerCallback
@@ -10,14 +10,22 @@ from sinkd.training.run import distill
 from sinkd.training.settings import resolve_settings
 
 
-def distilled(argv: list[str]) -> tuple[np.ndarray, Outcome]:
-    """The logged losses of a run, and its outcome."""
-    args = resolve_settings(DistillationArguments, argv, "test")
-    seen = []
+class Log(TrainerCallback):
+    """The log's lines about training; `log["loss"]` is a column of them."""
 
-    class See(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            seen.extend([logs["loss"]] if "loss" in logs else [])
+    def __init__(self):
+        self.lines: list[dict[str, float]] = []
 
-    summary = distill(args, load_task("cola", args.data_dir), [See()])
-    return np.array(seen), summary.outcomes[0]
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.lines.append(dict(logs))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.array([line[name] for line in self.lines])
+
+
+def distilled(argv: list[str], *callbacks: TrainerCallback) -> tuple[Log, Outcome]:
+    """The log of a run, and its outcome."""
+    args, log = resolve_settings(DistillationArguments, argv, "test"), Log()
+    summary = distill(args, load_task("cola", args.data_dir), [log, *callbacks])
+    return log, summary.outcomes[0]

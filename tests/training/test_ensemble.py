@@ -49,7 +49,8 @@ def probabilities(folder, world, split):
 @pytest.mark.parametrize("objective", ["kd+sinkhorn", "kd+sinkhorn_hidden"])
 def test_cached_and_live_teachers_give_the_same_losses(flags, objective):
     cached, live = (
-        distilled(flags(kind, "--distill_loss", objective, "--teacher_cache", kind))[0] for kind in ("auto", "off")
+        distilled(flags(kind, "--distill_loss", objective, "--teacher_cache", kind))[0]["loss"]
+        for kind in ("auto", "off")
     )
     assert len(cached) == 10
     np.testing.assert_allclose(cached, live, atol=1e-5)
@@ -87,7 +88,7 @@ def test_weights_change_the_loss_and_equal_ones_are_the_default(flags):
     first = {
         name: distilled(
             flags(name or "default", "--distill_loss", "kd", *(["--teacher_weights", *name.split()] if name else []))
-        )[0][0]
+        )[0]["loss"][0]
         for name in ("", "2 2", "1 9")
     }
     assert first["2 2"] == first[""] != first["1 9"]

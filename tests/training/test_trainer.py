@@ -17,24 +17,11 @@ from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.run import distill, finetune
 from sinkd.training.sampler import row_order
 from sinkd.training.settings import resolve_settings
+from training.logged import Log, distilled
 
 STILL = ["--config_overrides", "hidden_dropout_prob=0,attention_probs_dropout_prob=0"]
 BOTH = ["--distill_loss", "kd+sinkhorn", "--sinkhorn_weight", "1", "--sinkhorn_reduction", "mean"]
 EVERY_STEP = ["--logging_steps", "1"]
-
-
-class Log(TrainerCallback):
-    """Keeps the log lines, and what the trainer held when it began."""
-
-    def __init__(self):
-        self.lines: list[dict[str, float]] = []
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
-            self.lines.append(dict(logs))
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return np.array([line[name] for line in self.lines])
 
 
 @pytest.fixture
@@ -44,10 +31,7 @@ def run(world, taught, tmp_path):
 
     def run(*flags: str, callbacks=()) -> Log:
         paths = ["--teacher_path", taught, "--student_path", world.student]
-        argv = world.flags(tmp_path / f"run-{next(count)}", *paths, *flags)
-        log = Log()
-        distill(resolve_settings(DistillationArguments, argv, "test"), load_task("cola", world.data), [log, *callbacks])
-        return log
+        return distilled(world.flags(tmp_path / f"run-{next(count)}", *paths, *flags), *callbacks)[0]
 
     return run
 
