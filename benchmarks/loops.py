@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -104,23 +105,28 @@ def none(logits: Tensor, labels: Tensor, taught: Tensor) -> Tensor:
 
 
 class Loop:
-    """Steps of a copy of the student under a loss, with SDPA, fused AdamW, pinned batches."""
+    """Steps of a copy of the student under a loss, with SDPA, fused AdamW, pinned batches.
 
-    def __init__(self, lesson: Lesson, loss: Loss, compiled: bool = False):
+    `compiled` is what PyTorch compiles: nothing, the "model", or the "loss" with it.
+    """
+
+    def __init__(self, lesson: Lesson, loss: Loss, compiled: str = ""):
         self.lesson, self.loss = lesson, loss
         self.student = copy.deepcopy(lesson.student).train()
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=5e-5, weight_decay=0.0, fused=True)
-        self.run = self.student
-        if compiled:
-            how = {"mode": "reduce-overhead"} if device.on_cuda() else {"backend": "eager"}
-            self.run = torch.compile(self.student, dynamic=False, **how)
+        how = {"mode": "reduce-overhead"} if device.on_cuda() else {"backend": "eager"}
+        self.run = torch.compile(self.student, dynamic=False, **how) if compiled == "model" else self.student
+        self.value = torch.compile(self.forward, dynamic=False, **how) if compiled == "loss" else self.forward
         self.compiled = compiled
+
+    def forward(self, ids: Tensor, labels: Tensor, taught: Tensor) -> Tensor:
+        return self.loss(self.run(ids).logits, labels, taught)
 
     def step(self, ids: Tensor, labels: Tensor, taught: Tensor) -> Tensor:
         if self.compiled and device.on_cuda():
             torch.compiler.cudagraph_mark_step_begin()
         with self.lesson.autocast(), static_masks():
-            loss = self.loss(self.run(ids).logits, labels, taught)
+            loss = self.value(ids, labels, taught)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
@@ -145,10 +151,11 @@ class Loop:
 
 
 class Published(Loop):
-    """As the published code does: the teacher live, every hidden state and attention, eager."""
+    """As the published code does: the teacher live, every hidden state and attention, eager, float32."""
 
-    def __init__(self, lesson: Lesson):
+    def __init__(self, lesson: Lesson, bf16: bool):
         super().__init__(lesson, none)
+        self.bf16 = bf16
         self.teacher = copy.deepcopy(lesson.teacher)
         for model in (self.teacher, self.student):
             model.set_attn_implementation("eager")
@@ -158,7 +165,7 @@ class Published(Loop):
     def step(self, ids: Tensor, labels: Tensor, taught: Tensor) -> Tensor:
         shown = {"output_hidden_states": True, "output_attentions": True}
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-        with self.lesson.autocast():
+        with self.lesson.autocast() if self.bf16 else nullcontext():
             logits = self.student(**inputs, **shown).logits.float()
             with torch.no_grad():
                 answers = self.teacher(**inputs, **shown).logits.float()

@@ -1,4 +1,4 @@
-"""Rows per second of a training step: a BERT-base of 12 layers teaches one of 6, in bfloat16.
+"""Rows per second of a training step: a BERT-base of 12 layers teaches one of 6.
 
     python -m benchmarks.step --device cuda --json step.json
 
@@ -6,15 +6,15 @@ Models are built from configs, with random weights and the usual dropout; rows a
 Nothing is read from disk or network. For each batch size the arms take turns, round by round:
 
 - published: the teacher live in every step, both models with eager attention returning all hidden states and
-  attentions, the loss written plainly, PyTorch's default AdamW.
-- fine-tuning: hard labels alone, PyTorch's attention (SDPA), fused AdamW, batches from pinned memory.
+  attentions, the loss written plainly, PyTorch's default AdamW, float32; and the same in bfloat16.
+- fine-tuning: hard labels alone, bfloat16, PyTorch's attention (SDPA), fused AdamW, batches from pinned memory.
 - sinkd: the same with `Objective`, kd + sinkhorn (Lorentz), and the teacher's answers computed once before.
 - sinkd, compiled: the same with the student under `torch.compile(mode="reduce-overhead")`, for which PyTorch records
-  CUDA graphs.
+  CUDA graphs; and with its loss in the same graph.
 - sinkd, trainer: `DistillationTrainer` with its defaults, data loader and callbacks included, where `datasets` is
   installed; and with --torch_compile.
 
-All arms clip gradients and use autocast. A figure is the median over rounds; ratios are those of the medians.
+All arms clip gradients. A figure is the median over rounds; ratios are those of the medians.
 
 The fraction of peak is 6 x parameters x tokens per second over the rate of a product of two bfloat16 matrices measured
 here. Parameters are those of the student without embeddings, which multiply nothing.
@@ -45,6 +45,8 @@ from benchmarks.result import machine, publish, write
 from transformers import TrainerCallback
 
 from sinkd.report import Table
+
+OTHERS = ("published", "published, bf16", "fine-tuning")
 
 
 class Stopwatch(TrainerCallback):
@@ -156,13 +158,15 @@ class Report:
         print(f"SKIPPED {text}", flush=True)
 
 
-def measure(lesson: Lesson, batch: int, compiled: bool, found: dict[str, Any]) -> None:
+def measure(lesson: Lesson, batch: int, compiled: str, found: dict[str, Any]) -> None:
     """Rows per second of each loop, the median over rounds in which they take turns; the loss's share at small ones."""
     if compiled:
-        loops = {"sinkd, compiled": Loop(lesson, distilling(), compiled=True)}
+        name = "sinkd, compiled" if compiled == "model" else "sinkd, compiled with its loss"
+        loops = {name: Loop(lesson, distilling(), compiled)}
     else:
         loops = {
-            "published": Published(lesson),
+            "published": Published(lesson, bf16=False),
+            "published, bf16": Published(lesson, bf16=True),
             "fine-tuning": Loop(lesson, hard),
             "sinkd": Loop(lesson, distilling()),
         }
@@ -172,7 +176,7 @@ def measure(lesson: Lesson, batch: int, compiled: bool, found: dict[str, Any]) -
     speeds = [{name: loop.rows_per_second(batch) for name, loop in loops.items()} for _ in rounds]
     into = found["rows per second"].setdefault(batch, {})
     into |= {name: statistics.median(each[name] for each in speeds) for name in loops}
-    if batch == lesson.sizes.batches[0]:
+    if batch == lesson.sizes.batches[0] and compiled != "loss":
         name, loop = loops.popitem()  # sinkd's
         found["loss's share"][name] = loss_share(loop, batch)
 
@@ -181,14 +185,19 @@ def table_of(found: dict[str, Any], lesson: Lesson) -> Table:
     """A row for each batch size and arm."""
     rate, parameters = found.get("product"), lesson.parameters["without embeddings"]
     table = Table(f"A step of BERT, {lesson.sizes.layers[0]} layers to {lesson.sizes.layers[1]} ({machine()})", [])
-    table.columns = ["", "batch", "rows/s", "ms a step", "over published", "over fine-tuning", "of the product's rate"]
+    table.columns = [
+        "",
+        "batch",
+        "rows/s",
+        "ms a step",
+        *(f"over {other}" for other in OTHERS),
+        "of the product's rate",
+    ]
     for batch, speeds in found["rows per second"].items():
         for name, speed in speeds.items():
-            ratios = [
-                f"{speed / speeds[other]:.2f}x" if other in speeds else "" for other in ("published", "fine-tuning")
-            ]
+            ratios = [f"{speed / speeds[other]:.2f}x" if other in speeds else "" for other in OTHERS]
             flops = 6 * parameters * lesson.sizes.length * speed
-            fraction = f"{100 * flops / rate:.1f} %" if rate and name != "published" else ""
+            fraction = f"{100 * flops / rate:.1f} %" if rate and not name.startswith("published") else ""
             table.add(name, batch, f"{speed:.0f}", f"{1e3 * batch / speed:.2f}", *ratios, fraction)
     notes = [f"the teacher answered {lesson.cached_per_second:.0f} rows/s once before"]
     notes += [f"bfloat16 products run at {rate / 1e12:.0f} TFLOP/s"] if rate else []
@@ -216,8 +225,8 @@ def main() -> None:
     found |= {"sizes": sizes._asdict(), "parameters": lesson.parameters}
     small, large = sizes.batches
 
-    def loops(batch: int, compiled: bool) -> None:
-        name = f"{'compiled ' if compiled else ''}loops at batch {batch}"
+    def loops(batch: int, compiled: str = "") -> None:
+        name = f"loops at batch {batch}{compiled and f', compiled {compiled}'}"
         report.part(name, lambda: measure(lesson, batch, compiled, found))
 
     def trainer(batch: int, name: str, **more: Any) -> None:
@@ -226,15 +235,16 @@ def main() -> None:
         report.part(f"{name} at batch {batch}", lambda: into.update({name: measured()}))
 
     report.part("product", lambda: found.update(product=product_rate(sizes.product)))
-    loops(small, False)
-    loops(large, False)
-    loops(small, True)
+    loops(small)
+    loops(large)
+    loops(small, "model")
     if find_spec("datasets") is None:
         report.skip("sinkd, trainer: `datasets` is not installed; every figure is that of a plain loop")
     else:
         trainer(small, "sinkd, trainer")
         trainer(large, "sinkd, trainer")
-    loops(large, True)
+    loops(large, "model")
+    loops(small, "loss")
     if find_spec("datasets") is not None:
         how = {"torch_compile_mode": "reduce-overhead"} if device.on_cuda() else {"torch_compile_backend": "eager"}
         trainer(small, "sinkd, trainer, compiled", torch_compile=True, **how)
