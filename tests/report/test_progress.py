@@ -49,7 +49,7 @@ def play(progress: RunProgress, clock: list[float]) -> None:
 def test_a_pipe_gets_a_line_per_evaluation_and_one_a_minute(clock, capsys):
     play(RunProgress("kd", "mcc"), clock)
     shown = capsys.readouterr()
-    loss, scores = "loss 0.25 (ce 0.5, kd 0.125)", "mcc 0.5000 (best 0.5000)"
+    loss, scores = "loss 0.25 (ce 0.5, kd 0.125)", "mcc 0.5000, best 0.5000"
     first, minute, second = shown.err.splitlines()
     assert (first, second) == ("kd, seed 3: epoch 1 of 4, mcc 0.5000", "kd, seed 3: epoch 2 of 4, mcc 0.4000")
     assert minute == f"kd, seed 3: step 10 of 20, {loss}, {scores}, 0 rows/s, 0:01:00 left"
@@ -62,7 +62,7 @@ def test_a_terminal_gets_a_live_line_that_disappears(clock, screen, capsys):
     progress.on_step_end(ARGS, state(15), None)
     progress.on_train_end(ARGS, state(20), None)
     shown = screen.getvalue()
-    for part in ("kd, seed 3", "15/20", "loss 0.25 (ce 0.5, kd 0.125), mcc 0.4000 (best 0.5000), 0 rows/s"):
+    for part in ("kd, seed 3", "15/20", "loss 0.25 (ce 0.5, kd 0.125), mcc 0.4000, best 0.5000, 0 rows/s"):
         assert part in shown
     assert capsys.readouterr() == ("", "")
 

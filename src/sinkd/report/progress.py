@@ -89,11 +89,11 @@ class RunProgress(MeterReader):
         self.metric = metric
         self._line: Line | None = None
         self._last_epoch = 0
-        self._score = ""
+        self._score: float | None = None
         self._best: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._last_epoch, self._score, self._best = 0, "", state.best_metric
+        self._last_epoch, self._score, self._best = 0, None, state.best_metric
         if state.is_world_process_zero:
             self._open(f"{self.name}, seed {args.seed}", "step", state.max_steps, state.global_step)
 
@@ -105,15 +105,16 @@ class RunProgress(MeterReader):
         """Loss and parts since the last line of the log, scores, and speed."""
         loss, *parts = self.meter.means().items()
         by_part = ", ".join(f"{name} {value:.4g}" for name, value in parts)
-        found = [f"loss {loss[1]:.4g}" + (f" ({by_part})" if len(parts) > 1 else ""), self._score]
-        return ", ".join(filter(None, [*found, f"{self.meter.speed:,.0f} rows/s"]))
+        told = [f"loss {loss[1]:.4g}" + (f" ({by_part})" if len(parts) > 1 else "")]
+        scores = {str(self.metric): self._score, "best": self._best}
+        told += [f"{name} {score:.4f}" for name, score in scores.items() if score is not None]
+        return ", ".join([*told, f"{self.meter.speed:,.0f} rows/s"])
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         score = (metrics or {}).get(f"eval_{self.metric}")
         if score is None or self._line is None:
             return
-        self._best = score if self._best is None else max(score, self._best)
-        self._score = f"{self.metric} {score:.4f} (best {self._best:.4f})"
+        self._score, self._best = score, score if self._best is None else max(score, self._best)
         # In a pipe, one line per epoch, since the published protocol evaluates every few steps.
         new_epoch = state.epoch is not None and (args.eval_strategy == "epoch" or int(state.epoch) > self._last_epoch)
         if new_epoch:

@@ -3,7 +3,7 @@
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -27,36 +27,37 @@ COLUMN = 29  # --per_device_train_batch_size
 
 
 def overview(
-    flags: Iterable[Any], prog: str, description: str | None, terms: Mapping[str, str], everything: bool = False
+    flags: Sequence[Any], prog: str, description: str | None, terms: Mapping[str, str], everything: bool = False
 ) -> str:
     """A line for each flag, cut to the terminal's width."""
     width = shutil.get_terminal_size((100, 24)).columns
-    operands, shown, lines = [], [], []
-    for flag in flags:
-        operands += [f"[{flag.name.upper()}]" if flag.nargs == "?" else flag.name.upper()] * flag.operand
-        shown.append(flag)
-    lines = [f"usage: {' '.join([prog, *operands])} [FLAGS]", "", *textwrap.wrap(description or "", width)]
-    for topic, group in groupby(shown, lambda flag: flag.topic):
+    operands = [f"[{flag.name}]" if flag.nargs == "?" else flag.name for flag in flags if flag.operand]
+    lines = [
+        f"usage: {' '.join([prog, *map(str.upper, operands)])} [FLAGS]",
+        "",
+        *textwrap.wrap(description or "", width),
+    ]
+    topics = dict.fromkeys(flag.topic for flag in flags)
+    for topic, group in groupby(flags, lambda flag: flag.topic):
         if topic == MORE and not everything:
             continue
         lines += ["", f"{topic}: {TOPICS[topic]}" if TOPICS[topic] else "flags:"]
         if topic == "objective":
             lines += textwrap.wrap(f"terms: {', '.join(terms)}", width, initial_indent="  ", subsequent_indent="    ")
-        lines += [_line(flag, width) for flag in group if everything or not flag.terms]
-    topics = dict.fromkeys(flag.topic for flag in shown)
+        for flag in group:
+            lines += _line(flag, width, len(topics) == 1) if everything or not flag.terms else []
     if len(topics) > 1:
-        hint = f"--help TOPIC tells all about {', '.join(topics)}; --help-all lists all {len(shown)} flags"
+        hint = f"--help TOPIC tells all about {', '.join(topics)}; --help-all lists all {len(flags)} flags"
         lines += ["", *textwrap.wrap(hint, width)]
     return "\n".join(lines)
 
 
-def describe_topic(flags: Iterable[Any], topic: str, terms: Mapping[str, str]) -> str:
+def describe_topic(flags: Sequence[Any], topic: str, terms: Mapping[str, str]) -> str:
     """The flags of a topic with whole texts and choices; for the objective also its terms, with their own options.
 
     Raises:
         SinkdError: if no flag has this topic.
     """
-    flags = list(flags)
     if topic not in {flag.topic for flag in flags}:
         raise unknown(topic, "topic of the help", dict.fromkeys(flag.topic for flag in flags))
     lines = [f"{topic}: {TOPICS[topic]}"]
@@ -72,12 +73,15 @@ def describe_topic(flags: Iterable[Any], topic: str, terms: Mapping[str, str]) -
     return "\n".join(lines)
 
 
-def _line(flag: Any, width: int) -> str:
-    """Name, the first sentence of the text, and the default."""
-    short = re.split(r"(?<!\.)\.(?: |$)", _plain(flag.help), maxsplit=1)[0]
-    default = _default(flag)
+def _line(flag: Any, width: int, whole: bool) -> list[str]:
+    """Name, text and default: the first sentence cut to a line, or the whole text and choices on several."""
+    text, default = _plain(flag.help), _default(flag)
     start = f"  {_name(flag):{COLUMN}} "
-    return start + textwrap.shorten(short, max(20, width - len(start) - len(default)), placeholder=" …") + default
+    if whole:
+        text += f" ({', '.join(flag.choices)})" if flag.choices else ""
+        return textwrap.wrap(start + text + default, width, subsequent_indent=" " * (COLUMN + 3))
+    short = re.split(r"(?<!\.)\.(?: |$)", text, maxsplit=1)[0]
+    return [start + textwrap.shorten(short, max(20, width - len(start) - len(default)), placeholder=" …") + default]
 
 
 def _name(flag: Any) -> str:
