@@ -16,6 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # POT imports an installed TensorFlow, which takes seconds, for a backend that is not used here.
 os.environ["POT_BACKEND_DISABLE_TENSORFLOW"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Without a GPU, Triton's kernels run in its interpreter; Triton asks as it is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 # Otherwise hundreds of processes would compile all of sinkd again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -30,7 +30,12 @@ class Rows(NamedTuple):
     def wide(self) -> bool:
         """True for rows of a vocabulary, (n, V), that can be compared directly from the logits."""
         flat = self.student.dim() == 2 and self.mask is None and not self.teacher.requires_grad
-        return flat and self.student.shape[-1] >= chunked.WIDE and may_wait(self.student) and may_wait(self.teacher)
+        return flat and self.student.shape[-1] >= chunked.WIDE
+
+    @property
+    def readable(self) -> bool:
+        """True if values may be read, even if that synchronises the device."""
+        return may_wait(self.student) and may_wait(self.teacher)
 
 
 def check_shapes(student: Tensor, teacher: Tensor, equal_rows: bool = True) -> None:
@@ -65,15 +70,19 @@ def guard(student: Tensor, teacher: Tensor) -> None:
         return check_finite(student, teacher)
     for side, logits in (("student", student), ("teacher", teacher)):
         if logits.numel():
-            text = f"{side} logits hold NaN, +inf, or a row of -inf throughout"
-            torch._assert_async(torch.isfinite(logits.detach().amax(-1)).all(), text)
+            assert_usable(side, torch.isfinite(logits.detach().amax(-1)).all())
     return None
+
+
+def assert_usable(side: str, fine: Tensor) -> None:
+    """Fail, without waiting for the device, unless a side's logits are fine, a tensor of one value."""
+    torch._assert_async(fine, f"{side} logits hold NaN, +inf, or a row of -inf throughout")
 
 
 def pair_rows(
     student: Tensor, teacher: Tensor, mask: Tensor | None, ids: Tensor | None, by_sequence: bool, equal_rows: bool
 ) -> Rows:
-    """Checked rows of logits (B, C) or (B, L, V), without those that are masked (on an accelerator they are 0).
+    """Rows of logits (B, C) or (B, L, V), without those that are masked (on an accelerator they are 0).
 
     Args:
         mask, ids: (B,) or (B, L); see `SinkhornLoss.forward`.
@@ -81,7 +90,7 @@ def pair_rows(
         equal_rows: require as many teacher rows as student rows.
 
     Raises:
-        SinkdError: for shapes that do not pair; for values as `guard`.
+        SinkdError: for shapes that do not pair.
     """
     check_shapes(student, teacher, equal_rows)
     if student.dim() > 3 or (by_sequence and student.shape[:-2] != teacher.shape[:-2]):
@@ -105,7 +114,6 @@ def pair_rows(
             mask = None
         else:
             student, teacher = (x.masked_fill(~mask.unsqueeze(-1), 0.0) for x in (student, teacher))
-    guard(student, teacher)
     return Rows(student, teacher, mask, ids)
 
 
@@ -119,7 +127,7 @@ def points_of(
             return rows.student.double() / temperature, rows.teacher.double() / temperature
         if representation == "log_odds":
             return log_odds(rows.student, temperature) * scale, log_odds(rows.teacher, temperature) * scale
-        if top_k is not None and rows.wide:
+        if top_k is not None and rows.wide and rows.readable:
             return fold_logits(*sides, temperature, top_k, top_k_of)
         p, q = (probabilities(side, temperature) for side in sides)
         return (p, q) if top_k is None else fold(p, q, top_k, rows.mask, top_k_of)

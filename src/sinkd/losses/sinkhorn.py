@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SinkdError
+from ..transport.backend import BACKENDS, Backend, use_triton
 from ..transport.cost import COSTS
 from ..transport.curvature import Curvature, Scale
 from ..transport.precision import full_precision, result_type
 from ..transport.solver import GRADIENTS, Gradient, Transport, sinkhorn
-from .logits import Rows, pair_rows, points_of
+from .logits import Rows, guard, pair_rows, points_of
 from .vocabulary_cost import WIDE_COSTS
 
 Representation = Literal["probability", "log_odds", "vector"]
@@ -29,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "gradient": GRADIENTS,
     "group": get_args(Group),
     "top_k_of": ("both", "teacher"),
+    "backend": BACKENDS,
 }
 """The allowed values of the keywords that take one of several names."""
 
@@ -48,7 +50,8 @@ class SinkhornLoss(nn.Module):
     Args:
         cost: l1 (SinKD), l2, sqeuclidean, cosine, fisher_rao, hellinger, or lorentz (also called poincare).
         temperature: T > 0, for both sides.
-        epsilon, n_iters, tolerance, gradient: see `sinkd.sinkhorn`.
+        epsilon, n_iters, tolerance, gradient, backend: see `sinkd.sinkhorn`. On a GPU, l1, sqeuclidean and lorentz of
+            up to 64 classes are one launch from logits to loss, and one for the gradient.
         curvature: c > 0 of lorentz (curvature -c).
         learnable_curvature: make log c a parameter, bounded to [c / 10, 10 c]. Trained alone it runs to a bound; see
             `Curvature`.
@@ -95,13 +98,14 @@ class SinkhornLoss(nn.Module):
         group: Group = "batch",
         top_k: int | None = None,
         top_k_of: Literal["both", "teacher"] = "both",
+        backend: Backend = "auto",
     ):
         super().__init__()
         self.cost, self.temperature, self.epsilon = cost, temperature, epsilon
         self.n_iters, self.tolerance, self.gradient = n_iters, tolerance, gradient
         self.representation, self.reduction, self.weight = representation, reduction, weight
         self.value, self.pairing, self.debias, self.group, self.top_k = value, pairing, debias, group, top_k
-        self.top_k_of = top_k_of
+        self.top_k_of, self.backend = top_k_of, backend
         self._check()
         self._given_scale = representation_scale is not None  # which replaces the 1 / sqrt(C) of log_odds
         # make both even if they are not used, so that both are checked
@@ -144,6 +148,15 @@ class SinkhornLoss(nn.Module):
         if 0 in rows.student.shape or 0 in rows.teacher.shape:
             # empty sums, since -inf times 0 would be NaN
             return (rows.student[..., :0].sum() + rows.teacher[..., :0].sum()).to(result_type(*rows[:2]))
+        if use_triton(rows.student, self.backend, rows.student.shape[-2], rows.teacher.shape[-2]):
+            from . import one_launch  # imports Triton
+
+            if one_launch.fits(self, rows):
+                if rows.mask is not None:
+                    return self._reduce(one_launch.distances(self, rows, 1.0), rows)
+                value = one_launch.distances(self, rows, self.weight / self._count(rows))
+                return value.mean() if value.dim() else value
+        guard(rows.student, rows.teacher)
         if self.debias:
             x, y = self._points(rows)
             both, own_x, own_y = (
@@ -163,6 +176,7 @@ class SinkhornLoss(nn.Module):
         With group "batch" in eager mode on a CPU the plan leaves masked rows out; otherwise they are rows of 0.
         """
         rows = self._rows(student_logits, teacher_logits, mask, ids)
+        guard(rows.student, rows.teacher)
         return self._solve(self._cost(rows), rows)[1]
 
     def _rows(self, student: Tensor, teacher: Tensor, mask: Tensor | None, ids: Tensor | None) -> Rows:
@@ -179,9 +193,16 @@ class SinkhornLoss(nn.Module):
         """W (..., n, m)."""
         whole = self.representation == "probability" and self.top_k is None
         if whole and self.cost in WIDE_COSTS and rows.wide:
+            sides = rows.student, rows.teacher
             curvature = [] if self.hyperbolic is None else [self.hyperbolic()]
+            known = result_type(*sides) == torch.float32 and not any(isinstance(c, Tensor) for c in curvature)
             with full_precision(rows.student.device):
-                return WIDE_COSTS[self.cost](rows.student, rows.teacher, self.temperature, *curvature)
+                if known and use_triton(rows.student, self.backend):
+                    from .vocabulary_kernel import wide_costs  # imports Triton
+
+                    return wide_costs(self.cost, *sides, self.temperature, *curvature)
+                if rows.readable:
+                    return WIDE_COSTS[self.cost](*sides, self.temperature, *curvature)
         return self._cost_of(*self._points(rows), rows)
 
     def _cost_of(self, x: Tensor, y: Tensor, rows: Rows) -> Tensor:
@@ -212,6 +233,7 @@ class SinkhornLoss(nn.Module):
             col_weights=rows.mask,
             gradient=self.gradient,
             cost_bound=COSTS[self.cost].bound + self.pairing if bounded else None,
+            backend=self.backend,
         )
         return cost, transport
 
@@ -230,13 +252,16 @@ class SinkhornLoss(nn.Module):
     def _reduce(self, value: Tensor, rows: Rows) -> Tensor:
         """The scalar from sums over rows (...): per row or not, averaged over sequences with at least one row."""
         if rows.mask is None:
-            if self.reduction == "mean":
-                value = value / rows.student.shape[-2]
+            value = value / self._count(rows)
             return value.mean() * self.weight if value.dim() else value * self.weight
         count = rows.mask.sum(-1)
         if self.reduction == "mean":
             value = value / count.clamp_min(1)
         return value.sum() / (count > 0).sum().clamp_min(1) * self.weight
+
+    def _count(self, rows: Rows) -> int:
+        """What a sum over all rows is divided by."""
+        return rows.student.shape[-2] if self.reduction == "mean" else 1
 
     def _check(self) -> None:
         for name, allowed in CHOICES.items():

@@ -126,6 +126,26 @@ def logs_reverse(steps: Steps, a: Weights, b: Weights, df: Tensor, dg: Tensor) -
     return d_kernel
 
 
+def implicit_reverse(
+    plan: Tensor, paid: Tensor, epsilon: float, d_plan: Tensor | None, each: Tensor, *d_potentials: Tensor | None
+) -> Tensor:
+    """dL/dcost if the plan is the fixed point.
+
+    Args:
+        paid: plan times cost.
+        d_plan, each, d_potentials: derivatives of the plan, of the distance, (..., 1, 1), and of f and g.
+    """
+    df, dg = d_potentials
+    d_log_plan = paid * each
+    if d_plan is not None:
+        d_log_plan = d_log_plan.addcmul(d_plan, plan)
+    rows, cols = d_log_plan.sum(-1), d_log_plan.sum(-2)
+    rows = rows if df is None else rows + df
+    cols = cols if dg is None else cols + dg
+    d_kernel = fixed_point_reverse(plan, rows, cols).addcmul_(plan, each, value=-epsilon)
+    return d_kernel.add_(d_log_plan).mul_(-1 / epsilon)
+
+
 def fixed_point_reverse(plan: Tensor, df: Tensor, dg: Tensor) -> Tensor:
     """dL/dM through the potentials if the plan is the fixed point (implicit function theorem).
 

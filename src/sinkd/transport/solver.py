@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import SinkdError
 from . import iteration
+from .backend import Backend, use_triton
 from .iteration import Weights
 from .precision import full_precision, is_static, result_type
 
@@ -27,7 +28,7 @@ class Transport:
         plan: (..., n, m), mass moved from row i to column j. Columns sum to their weights exactly, rows nearly.
         distance: (...), sum of plan times cost (without the entropy).
         f, g: (..., n) and (..., m), log-scalings: plan = exp(f_i + g_j - cost_ij / epsilon).
-        n_iters: number of iterations done.
+        n_iters: number of iterations done; a tensor (...) where a kernel stopped each problem at the tolerance.
         row_weights: (..., n) or a number, the mass that each row should have.
     """
 
@@ -35,7 +36,7 @@ class Transport:
     distance: Tensor
     f: Tensor
     g: Tensor
-    n_iters: int
+    n_iters: int | Tensor
     row_weights: Weights = 1.0
 
     def marginal_error(self) -> Tensor:
@@ -55,6 +56,7 @@ def sinkhorn(
     col_weights: Tensor | None = None,
     gradient: Gradient = "unroll",
     cost_bound: float | None = None,
+    backend: Backend = "auto",
 ) -> Transport:
     """Move rows onto columns at least cost, blurred by entropy (Cuturi, NeurIPS 2013; as in SinKD, 2024).
 
@@ -68,8 +70,8 @@ def sinkhorn(
             that type, without TF32 or autocast; larger ones by logarithms in float64.
         epsilon: weight of the entropy, in units of the cost, > 0.
         n_iters: iterations, >= 1; with a tolerance the maximum.
-        tolerance: stop once `marginal_error()` of every batch entry is at most this (give enough `n_iters`). Reads
-            values, so it works in eager mode only and synchronises a GPU.
+        tolerance: stop once `marginal_error()` of every batch entry is at most this (give enough `n_iters`). In PyTorch
+            it reads values, so it works in eager mode only and synchronises a GPU; a kernel stops each entry by itself.
         row_weights: (..., n), masses >= 0, default 1 each. A row of weight 0 takes no part.
         col_weights: (..., m), masses >= 0 with the same total, default (sum of row masses) / m each.
         gradient: "unroll" differentiates the iterations, storing only their potentials; "implicit" the fixed point
@@ -77,6 +79,8 @@ def sinkhorn(
         cost_bound: a known bound of |cost|, if any. Up to cost_bound / epsilon = 40 the solver multiplies instead of
             adding logarithms, and with a bound it need not read values to decide. On a CPU in eager mode the solver
             computes the bound.
+        backend: "auto" solves problems of up to 512 x 512 on a GPU by a Triton kernel, in one launch (and one for the
+            gradient), if Triton is installed; "torch" and "triton" force either.
 
     Returns:
         Transport with plan, distance, f, g, all differentiable with respect to `cost` (not to the weights).
@@ -90,6 +94,9 @@ def sinkhorn(
     tensor([1., 1.])
     """
     _check(cost, epsilon, n_iters, tolerance, gradient)
+    by_kernel = use_triton(cost, backend, *cost.shape[-2:]) and cost.numel() > 0
+    if tolerance is not None and not by_kernel and torch.compiler.is_compiling():
+        raise SinkdError("sinkhorn: tolerance looks at values and cannot be compiled; give n_iters alone")
     dtype = result_type(cost)
     a, b = _weights(cost, row_weights, col_weights, dtype)
     with full_precision(cost.device):
@@ -108,13 +115,19 @@ def sinkhorn(
         use_products = cost_bound is not None and cost_bound <= limit * epsilon
         # float32 holds cost / epsilon to 1e-7 of itself, which is too little where it is large
         solved = cost if use_products else cost.double()
-        plan, distance, f, g, done = _Solve.apply(
-            solved, epsilon, n_iters, tolerance, *(_scaled(w, scale, solved) for w in (a, b)), gradient, use_products
-        )
+        masses = _scaled(a, scale, solved), _scaled(b, scale, solved)
+        if by_kernel:
+            from .triton import solve_batch  # imports Triton
+
+            plan, distance, f, g, done = solve_batch(solved, epsilon, n_iters, tolerance, *masses, gradient)
+        else:
+            plan, distance, f, g, done = _Solve.apply(
+                solved, epsilon, n_iters, tolerance, *masses, gradient, use_products
+            )
         if scale is not None:
             plan, distance, f = plan * scale.unsqueeze(-1), distance * scale.squeeze(-1), f + scale.log()
         plan, distance, f, g = (result.to(dtype) for result in (plan, distance, f, g))
-    return Transport(plan, distance, f, g, int(done), a)
+    return Transport(plan, distance, f, g, n_iters if tolerance is None else done, a)
 
 
 class _Solve(torch.autograd.Function):
@@ -167,6 +180,9 @@ class _Solve(torch.autograd.Function):
         each = d_distance.unsqueeze(-1).unsqueeze(-1)
         if ctx.gradient == "envelope":
             return plan * each, *(None,) * 7
+        if ctx.gradient == "implicit":
+            with full_precision(paid.device):
+                return iteration.implicit_reverse(plan, paid, ctx.epsilon, d_plan, each, df, dg), *(None,) * 7
         steps = iteration.Steps(kernel, us, vs)
         a, b = (number if weight is None else weight for number, weight in zip(ctx.numbers, weights, strict=True))
         with full_precision(paid.device):
@@ -179,10 +195,7 @@ class _Solve(torch.autograd.Function):
             if plan is None:
                 d_kernel = iteration.products_reverse(steps, a, b, rows, cols, -ctx.epsilon * d_distance)
             else:
-                if ctx.gradient == "unroll":
-                    d_kernel = iteration.logs_reverse(steps, a, b, rows, cols)
-                else:
-                    d_kernel = iteration.fixed_point_reverse(plan, rows, cols)
+                d_kernel = iteration.logs_reverse(steps, a, b, rows, cols)
                 d_kernel.addcmul_(plan, each, value=-ctx.epsilon)
         return d_kernel.add_(d_log_plan).mul_(-1 / ctx.epsilon), *(None,) * 7
 
@@ -207,11 +220,8 @@ def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, 
         raise SinkdError(f"sinkhorn: n_iters is {n_iters}; it must be at least 1")
     if gradient not in GRADIENTS:
         raise SinkdError(f"sinkhorn: gradient is {gradient!r}; it must be one of {', '.join(GRADIENTS)}")
-    if tolerance is not None:
-        if torch.compiler.is_compiling():
-            raise SinkdError("sinkhorn: tolerance looks at values and cannot be compiled; give n_iters alone")
-        if not tolerance > 0:
-            raise SinkdError(f"sinkhorn: tolerance is {tolerance}; it must be greater than 0, or None")
+    if tolerance is not None and not tolerance > 0:
+        raise SinkdError(f"sinkhorn: tolerance is {tolerance}; it must be greater than 0, or None")
 
 
 def _weights(cost: Tensor, rows: Tensor | None, cols: Tensor | None, dtype: torch.dtype) -> tuple[Weights, Weights]:
