@@ -228,7 +228,9 @@ def lorentz_pull(
             for c in range(COLS):
                 if tl.max(tl.where(j == k + c, close, 0.0), 0) > 0:
                     total = tl.load(y_total + k + c)
-                    row = tl.load(y + (k + c).to(tl.int64) * width + column, mask=column < width, other=float("-inf"))
+                    row = tl.load(
+                        y + (tl.full((), k, tl.int64) + c) * width + column, mask=column < width, other=float("-inf")
+                    )
                     row = row.to(tl.float32)
                     q = tl.exp(row * by_t - total.to(tl.float32))
                     t = tl.where(z == row[None, :], 0.0, z - row[None, :]) * by_t - (xt - total).to(tl.float32)[:, None]

@@ -225,7 +225,7 @@ def reverse_one(
             u = _scaling(rows + t * n, i, n, LOGS)
             mass = _weight(a, 1.0, i, n)
             by_row = tl.where(mass > 0, 1.0 / tl.where(mass > 0, mass, 1.0), 0.0).to(kind)
-            d_row = tl.load(d_rows + t * n + i, mask=(i < n) & (t == last), other=0.0)
+            d_row = tl.load(d_rows + t * n + i, mask=i < tl.where(t == last, n, 0), other=0.0)
             if LOGS:
                 d_row -= tl.sum(_moved(kernel, u, v, LOGS) * d_col[None, :], 1)
                 less = tl.where(mass > 0, u - tl.log(tl.where(mass > 0, mass, 1.0)), float("-inf"))
@@ -236,7 +236,7 @@ def reverse_one(
                 before += tl.sum(kernel * d_row[:, None], 0)
             tl.store(d_rows + t * n + i, d_row, mask=i < n)
         d_col = before if LOGS else -before * earlier * earlier * by_col
-        tl.store(d_cols + (t - 1) * m + j, d_col, mask=(j < m) & (t > 0))
+        tl.store(d_cols + (t - 1) * m + j, d_col, mask=j < tl.where(t > 0, m, 0))
         tl.debug_barrier()
         t -= 1
     v = _scaling(cols + last * m, j, m, LOGS)
