@@ -156,7 +156,7 @@ def test_bfloat16_and_clipping_do_not_see_the_cut(cut):
     )
     assert whole["gradient"].norm() > 0.5, "clipping has something to do"
     assert differences(parts, whole)["gradient"] < 0.005
-    assert differences(micro, whole)["gradient"] > 0.05
+    assert differences(micro, whole)["gradient"] > 0.03
 
 
 def test_cuts_do_not_change_an_update_with_unlabelled_rows(cut, tmp_path):
