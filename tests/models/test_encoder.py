@@ -23,6 +23,7 @@ from refused import refused
 from sinkd import SinkdError
 from sinkd.models import Encoder, load_encoder, load_tokenizer, tokenizers_of
 from sinkd.models.config import find_checkpoint
+from sinkd.models.seal import SEAL
 from sinkd.tasks import load_task, table_task
 from sinkd.training.teacher import Teacher
 
@@ -228,7 +229,7 @@ def test_a_broken_checkpoint_is_one_sentence(cola, model):
     (Path(path) / "config.json").write_text((Path(path) / "config.json").read_text().replace('"b"', '"LABEL_1"'))
     refused(lambda: load_encoder(path, cola, "--teacher_path"), "--teacher_path", path, "cannot be loaded")
     (Path(path) / "config.json").write_text("{")
-    refused(lambda: load_encoder(path, cola, "--teacher_path"), "--teacher_path", path)
+    refused(lambda: load_encoder(path, cola, "--teacher_path"), f"{path}/config.json is cut or damaged")
 
 
 # Weights
@@ -240,6 +241,7 @@ def damaged(taught, tmp_path):
 
     def make(rename):
         shutil.copytree(taught, tmp_path / "damaged")
+        (tmp_path / "damaged" / SEAL).unlink()
         path = tmp_path / "damaged" / "model.safetensors"
         renamed = {rename(name): tensor for name, tensor in load_file(path).items() if rename(name) is not None}
         save_file(renamed, path, metadata={"format": "pt"})

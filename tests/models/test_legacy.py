@@ -126,13 +126,3 @@ def test_a_config_that_is_no_object_is_one_sentence(published):
     (published / "checkpoints" / "best_checkpoint" / "config.json").write_text("[]")
     with pytest.raises(SinkdError, match=r"config\.json holds no JSON object"):
         load_encoder(str(published), None, "--model_path")
-
-
-def test_weights_of_another_shape_are_named(published, world, capfd):
-    weights = published / "checkpoints" / "best_checkpoint" / "pytorch_model.bin"
-    state = torch.load(weights, weights_only=True)
-    torch.save(state | {"classifier.weight": torch.zeros(2, 7)}, weights)
-    flags = ["--task_name", "cola", "--data_dir", str(world.data), "--model_path", str(published)]
-    assert main(["evaluate", *flags]) == 2
-    error = capfd.readouterr().err
-    assert error.count("\n") == 1 and "classifier.weight has the shape (2, 7), and (2, 32) is asked for" in error

@@ -83,6 +83,18 @@ def test_one_stray_quote_does_not_decide_for_a_file(tmp_path):
     assert task(path).read("train")["text"] == [*(f'he said "{number}"' for number in range(20)), '5" disks']
 
 
+@pytest.mark.parametrize("mark", [";", ",", "\t", "|"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+@pytest.mark.parametrize("header", [True, False])
+def test_a_delimiter_of_another_format_is_found_in_the_header_or_in_all_lines(tmp_path, mark, suffix, header):
+    path = tmp_path / f"train.{suffix}"
+    text = "a film" if mark == "\t" else f"a film{mark} or two"
+    path.write_text("\n".join([f"text{mark}label"] * header + [f'"{text}"{mark}0', f"more{mark}1"]))
+    names = [] if header else ["text", "label"]
+    found = task(path, column_names=names, quoting="minimal" if mark == "\t" else "auto").read("train")
+    assert found["text"] == [text, "more"]
+
+
 @pytest.mark.parametrize(
     ("suffix", "quoting", "expected"),
     [("tsv", "none", '"a ""b"""'), ("csv", "none", '"a ""b"""'), ("tsv", "minimal", 'a "b"'), ("csv", "auto", 'a "b"')],

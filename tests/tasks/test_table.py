@@ -95,14 +95,6 @@ def test_classes_are_scored_by_accuracy_and_macro_f1_and_scores_by_correlation(t
         task.read("train")
 
 
-def test_a_label_that_training_never_saw_is_named_with_its_line(tmp_path):
-    train = write(tmp_path / "train.csv", [("a", "x"), ("b", "y")], ("text", "label"))
-    dev = write(tmp_path / "dev.csv", [("a", "x"), ("b", "w")], ("text", "label"))
-    task = table_task(train, dev, text_columns=["text"], label_column="label")
-    with pytest.raises(SinkdError, match=r"dev\.csv, line 3: found label 'w' in column 'label', expected one of x, y"):
-        task.read("dev")
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize(
     ("labels", "odd", "expected"),
@@ -126,22 +118,6 @@ def test_one_odd_cell_is_a_bad_row_and_does_not_decide_for_the_file(tmp_path, su
     if expected and odd:
         task = table_task(path, text_columns=["text"], label_column="y", labels=[*expected, odd])
         assert task.read("train")["label"][3] == 2
-
-
-@pytest.mark.parametrize("label", [["a", "b"], [], [0, 1], {"name": "a"}, [["a"]]])
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_a_list_or_an_object_is_no_label(tmp_path, label, suffix):
-    path = tmp_path / f"rows{suffix}"
-    kinds = [label, label] if suffix == ".parquet" else ["a", label, "b"]  # a column of Parquet has one type
-    write(path, [("Text", kind) for kind in kinds], ("text", "y"))
-    place = r"parquet, row 1" if suffix == ".parquet" else r"jsonl, line 2"
-    with pytest.raises(
-        SinkdError, match=rf"rows\.{place}: found [\[{{].* in column 'y', expected one label, a word or"
-    ):
-        table_task(path, text_columns=["text"], label_column="y")
-    if suffix == ".jsonl":
-        task = table_task(path, text_columns=["text"], label_column="y", bad_rows="skip")
-        assert (task.labels, len(task.read("train"))) == (("a", "b"), 2)
 
 
 def test_whole_numbers_are_the_same_labels_with_and_without_point(tmp_path):
@@ -198,11 +174,8 @@ def test_files_without_header_are_read_by_column_names(tmp_path):
     task = table_task(train, dev, **names)
     assert (task.read("train")["text"][:], task.read("dev")["text"][:]) == (["one", "two"], ["one"])
     assert read_unlabeled(train, task)["text"] == ["one", "two"]
-    for wrong in (["label", "id"], ["label", "text", "text"]):
-        with pytest.raises(
-            SinkdError, match=r"found column names label, .*, expected different ones, 'label' and 'text'"
-        ):
-            table_task(train, **{**names, "column_names": wrong})
+    with pytest.raises(SinkdError, match=r"found column names label, text, text, expected different ones"):
+        table_task(train, **{**names, "column_names": ["label", "text", "text"]})
 
 
 def test_scores_are_written_with_the_digits_they_need(tmp_path):
@@ -215,15 +188,11 @@ def test_scores_are_written_with_the_digits_they_need(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "a \ud83d", "label": "x"}, "found half a character in column 'text', 'a \\ud83d', expected whole"),
         ({"text": "a", "label": "x\ud83d"}, "found label 'x\\ud83d' in column 'label', expected it on one line"),
         ({"text": "a", "label": "x\ty"}, "found label 'x\\ty' in column 'label', expected it on one line"),
         ({"text": "a", "label": "x", "index": "1\n2"}, "found '1\\n2' in column 'index', expected text on one line"),
-        ({"text": 3, "label": "x"}, "found 3 in column 'text', expected text"),
-        ({"text": " ", "label": "x"}, "found an empty sentence in column 'text', expected text"),
         ({"label": "x"}, "found no column 'text', expected text"),
         ({"text": None, "label": "x"}, "found null in column 'text', expected text"),
-        ({"text": "c"}, "found no 'label' in"),
         ({"text": "c", "label": None}, "found no 'label' in"),
     ],
 )
@@ -286,17 +255,6 @@ def test_wrong_arguments_are_refused(tmp_path):
         table_task(path, path, text_columns=["text"], label_column="label", kind="ranking")
     with pytest.raises(SinkdError, match="found 3 text columns"):
         table_task(path, path, text_columns=["a", "b", "c"], label_column="label")
-    with pytest.raises(SinkdError, match=r"no train file: looked for .*none\.csv"):
-        table_task(tmp_path / "none.csv", path, text_columns=["text"], label_column="label")
-    with pytest.raises(SinkdError, match="line 1: found the header 'text, label', expected columns 'text' and 'stars'"):
-        table_task(path, path, text_columns=["text"], label_column="stars")
-    with pytest.raises(SinkdError, match="found 1 different label in column 'label'"):
-        table_task(path, path, text_columns=["text"], label_column="label")
-    for empty in ("", "text,label\n"):
-        path.write_text(empty)
-        with pytest.raises(SinkdError, match=r"found no row with a label in .*r\.csv"):
-            table_task(path, text_columns=["text"], label_column="label")
-    path = write(tmp_path / "r.csv", [("a", "x"), ("b", "x")], ("text", "label"))
     task = table_task(path, tmp_path / "none.csv", text_columns=["text"], label_column="label", kind="regression")
     with pytest.raises(SinkdError, match="no dev file for table/r: looked for"):
         task.read("dev")

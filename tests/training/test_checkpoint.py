@@ -2,6 +2,7 @@
 
 import pytest
 
+from sinkd.models.seal import SEAL
 from sinkd.training.checkpoint import PARTIAL, last_checkpoint, remove_partial, write_text, written_whole
 
 
@@ -15,7 +16,7 @@ def fill(folder, text: str) -> None:
 
 
 def content(folder) -> dict[str, str]:
-    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file() and p.name != SEAL}
 
 
 def test_the_name_appears_when_everything_is_written(tmp_path):

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from sinkd import DistillationArguments, SinkdError
 from sinkd.errors import Terminated
+from sinkd.models.seal import SEAL
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
 from sinkd.training.folder import LOCK
@@ -204,6 +205,7 @@ def test_other_data_and_other_models_are_another_run(start, copied, no_training,
         model = AutoModelForSequenceClassification.from_pretrained(changed)
         model.classifier.bias.data += 1
         model.save_pretrained(changed)
+        (changed / SEAL).unlink()
         start(copied, *SINKHORN, "--teacher_path", changed)
     with pytest.raises(SinkdError, match="starting model was"):
         tokenizer = AutoTokenizer.from_pretrained(taught)

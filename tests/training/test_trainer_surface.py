@@ -108,7 +108,7 @@ class Answering(nn.Module):
         super().__init__()
         self.embedding, self.form = nn.EmbeddingBag(len(TOKENIZER), 2), form
 
-    def forward(self, input_ids, **inputs):
+    def forward(self, input_ids, attention_mask=None):  # and no segments, which the rows have
         return self.form(self.embedding(input_ids))
 
 

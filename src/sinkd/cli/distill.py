@@ -25,7 +25,6 @@ def main(argv: Sequence[str]) -> None:
 
 def run(args: DistillationArguments) -> None:
     """Train, write the model card, show the result, and predict the test set if requested."""
-    args.parse_objective()  # refuse a wrong one before any data is read
     task = load_named_task(args)
     objective = args.objective_for(task)
     if args.should_log:

@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import AutoConfig, BertConfig, PretrainedConfig
 
 from sinkd.errors import SinkdError, first_sentence
+from sinkd.models.seal import SEAL, damaged
 
 # Where the published system puts the best model of a run, inside the run's folder.
 PUBLISHED_BEST = Path("checkpoints", "best_checkpoint")
@@ -26,7 +27,7 @@ def find_checkpoint(path: str, flag: str) -> str:
     A path that does not exist is a name on the hub, unless it looks like a path.
 
     Raises:
-        SinkdError: if the folder does not exist, or contains no model.
+        SinkdError: if the folder does not exist, contains no model, or a file that changed after sinkd wrote it.
     """
     folder = Path(path).expanduser()
     if not folder.exists():
@@ -36,6 +37,11 @@ def find_checkpoint(path: str, flag: str) -> str:
     tried = [folder, folder / PUBLISHED_BEST]
     for candidate in tried:
         if (candidate / "config.json").is_file() or gguf_file(candidate):
+            if (broken := damaged(candidate)) is not None:
+                raise SinkdError(
+                    f"{flag} {path} is refused: {broken} is not as it was written; copy it again, or delete "
+                    f"{candidate / SEAL} if you changed it"
+                )
             return str(candidate)
     raise SinkdError(f"{flag} names {path}, which holds no model: no config.json in {tried[0]} or {tried[1]}")
 
@@ -66,7 +72,9 @@ def load_config(path: str, flag: str) -> PretrainedConfig:
             source = Path(folder, file["gguf_file"])
             return copy.deepcopy(_gguf_config(source, source.stat().st_mtime_ns))
         return untyped_bert(Path(folder)) or AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except SinkdError:
+        raise
+    except Exception as error:  # a value that a config's class does not expect may fail in any way
         raise SinkdError(f"{flag} {path} cannot be loaded: {first_sentence(error)}") from error
 
 
@@ -79,7 +87,10 @@ def _gguf_config(path: Path, changed: int) -> PretrainedConfig:
 def untyped_bert(folder: Path) -> BertConfig | None:
     """Load a config that names no model type, as in BERT's first releases; None for any other."""
     path = folder / "config.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise SinkdError(f"{path} is cut or damaged ({first_sentence(error)}); fetch it again") from error
     if not isinstance(content, dict):
         raise SinkdError(f"{path} holds no JSON object, which a config is")
     # RoBERTa has one token type, DistilBERT none.

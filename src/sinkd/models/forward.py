@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,16 +48,34 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     Models without segments get none. Segments that a model's table lacks become 0: RoBERTa has one, and may have
     BERT's tokenizer.
     """
-    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
     network = getattr(model, "module", model)
-    if "token_type_ids" not in inputs or not isinstance(network, PreTrainedModel):
-        return inputs
-    segments = inputs["token_type_ids"]
-    if "token_type_ids" not in parameters(network):
-        del inputs["token_type_ids"]
-    elif (kinds := getattr(network.config, "type_vocab_size", None)) is not None:
+    declared = inspect.signature(type(network).forward).parameters
+    # transformers' own take any keyword, and read those that they name.
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in declared.values())
+    ignored = {"token_type_ids"} if isinstance(network, PreTrainedModel) else set()
+    reads = declared.keys() | (set(MODEL_INPUTS) - ignored if takes_any else set())
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch and name in reads}
+    kinds = getattr(getattr(network, "config", None), "type_vocab_size", None)
+    if kinds is not None and (segments := inputs.get("token_type_ids")) is not None:
         inputs["token_type_ids"] = segments.where(segments < kinds, 0)
     return inputs
+
+
+@contextmanager
+def known_tokens(model: Any, inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Raise SinkdError for torch's IndexError about a token that the model's table lacks."""
+    try:
+        yield
+    except IndexError as error:
+        network = getattr(model, "module", model)
+        table = network.get_input_embeddings() if isinstance(network, PreTrainedModel) else None
+        largest = int(inputs["input_ids"].max())
+        if table is None or largest < len(table.weight):
+            raise
+        raise SinkdError(
+            f"the tokenizer gives the token {largest}, which {type(network).__name__} does not know; give the "
+            "tokenizer that the model was made with"
+        ) from error
 
 
 def parameters(model: Any) -> frozenset[str]:
@@ -90,7 +108,7 @@ def observe(
     options = {**(keywords or {}), **({"output_hidden_states": True} if hidden else {})}
     attributes = "embeddings" in captures
     draws = RandomState(batch["input_ids"].device) if attributes and model.training else None
-    with watched(model) if attributes else nullcontext([None]) as embeddings:
+    with watched(model) if attributes else nullcontext([None]) as embeddings, known_tokens(model, inputs):
         outputs = model(**inputs, **options)
     states = outputs.hidden_states if hidden else None
     seen = Forward(model, inputs, logits_of(outputs), states, embeddings[0], draws, counts)

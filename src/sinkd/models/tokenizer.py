@@ -46,7 +46,9 @@ def load_tokenizer(
         wanted = True if do_lower_case else _wants_lower_case(tokenizer, Path(folder))
         if wanted is not None and wanted != _lowers(tokenizer):
             tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=wanted, **known)
-    except (OSError, ValueError) as error:
+    except SinkdError:
+        raise
+    except Exception as error:  # tokenizers raises Exception itself, and others for a key that is missing
         raise SinkdError(f"the tokenizer of {flag} {path} cannot be loaded: {first_sentence(error)}") from error
     return tokenizer
 

@@ -62,8 +62,8 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
 
 def _reason(error: Exception, folder: Path) -> str:
     """The error's first sentence, with the file if it is truncated: neither torch nor the system name it."""
-    file = folder / "pytorch_model.bin"
+    files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     nameless = not isinstance(error, OSError) or error.errno is not None
-    if nameless and file.is_file() and not (folder / "model.safetensors").is_file():
-        return f"{file} is cut or damaged ({first_sentence(error)}); fetch it again"
+    if files and (isinstance(error, SafetensorError) or (nameless and files[0].suffix == ".bin")):
+        return f"{files[0]} is cut or damaged ({first_sentence(error)}); fetch it again"
     return first_sentence(error)

@@ -79,7 +79,7 @@ def make_sweep(content: Any, source: str, output_dir: Path, seeds: str | None = 
         SinkdError: if something in the content is wrong or could not run; names its key.
     """
     _check_keys(content, source)
-    command = content.get("command", "distill")
+    command = str(content.get("command", "distill"))
     tasks = _axis(content["tasks"], "tasks", "task_name", source, command)
     for name, flags in tasks.items():
         if flags.keys().isdisjoint({"train_file", "text_columns"}):
@@ -89,10 +89,12 @@ def make_sweep(content: Any, source: str, output_dir: Path, seeds: str | None = 
         objectives = {name: {"distill_loss": name, **flags} for name, flags in objectives.items()}
     settings = _axis(content.get("settings") or {"": None}, "settings", "", source, command)
     shared = _flags(content.get("flags") or {}, f"{source} (flags)", "", command)
-    baseline = content.get("baseline", next(iter(objectives)))
+    baseline = str(content.get("baseline", next(iter(objectives))))
     if baseline not in objectives:
         raise SinkdError(f'{source} sets baseline to "{baseline}"; it must be one of {", ".join(objectives)}')
-    numbers = _seeds(content.get("seeds", [0, 1, 2]) if seeds is None else seeds, source)
+    numbers = _seeds(content.get("seeds", [0, 1, 2]), f"{source} sets seeds to")
+    if seeds is not None:
+        numbers = _seeds(seeds, "--seeds is")
     trials: dict[str, Combination] = {}
     for task, objective, setting, seed in product(tasks, objectives, settings, numbers):
         names = [name for name in (task, objective, setting) if name]
@@ -118,7 +120,7 @@ def _check_keys(content: Any, source: str) -> None:
     for key in content:
         if key not in KEYS:
             raise unknown(str(key), f"key of a sweep, but {source} sets it", KEYS)
-    command = content.get("command", "distill")
+    command = str(content.get("command", "distill"))
     if command not in COMMANDS:
         raise SinkdError(f'{source} sets command to "{command}"; it must be {" or ".join(COMMANDS)}')
     if command == "finetune" and content.get("objectives"):
@@ -130,18 +132,18 @@ def _check_keys(content: Any, source: str) -> None:
 
 def _axis(content: Any, key: str, own: str, source: str, command: str) -> dict[str, dict[str, Any]]:
     """The names under a key with the flags that each sets; `own` is the only decided flag that they may set."""
+    for name in content if isinstance(content, list | dict) else ():
+        if not isinstance(name, str):
+            raise SinkdError(
+                f"{source} names {name!r} among its {key}; a name is text: quote what YAML reads as something else"
+            )
     if isinstance(content, list) and content and key != "settings":
-        if len(set(map(str, content))) < len(content):
+        if len(set(content)) < len(content):
             raise SinkdError(f"{source} names one of its {key} twice; give each once")
         content = dict.fromkeys(content)
     if not isinstance(content, dict) or not content:
         shape = "names with flags" if key == "settings" else "a list of names, or names with flags"
         raise SinkdError(f"{source} sets {key} to {content!r}; it must hold {shape}")
-    for name in content:
-        if not isinstance(name, str):
-            raise SinkdError(
-                f"{source} names {name!r} among its {key}; a name is text: quote what YAML reads as something else"
-            )
     return {name: _flags(flags or {}, f"{source} ({key}: {name})", own, command) for name, flags in content.items()}
 
 
@@ -155,9 +157,9 @@ def _flags(flags: Any, place: str, own: str, command: str) -> dict[str, Any]:
     return checked
 
 
-def _seeds(content: Any, source: str) -> list[int]:
+def _seeds(content: Any, place: str) -> list[int]:
     """Seeds from the file's list, or from the command line's text."""
-    where = f"--seeds {content}" if isinstance(content, str) else f"{source} sets seeds to {content!r}"
+    where = f"{place} {content!r}"
     try:
         seeds = [int(str(number)) for number in (content.split(",") if isinstance(content, str) else content)]
     except (TypeError, ValueError) as error:

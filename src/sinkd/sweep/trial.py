@@ -34,10 +34,7 @@ class Trial:
 
     def settings(self) -> TaskArguments:
         """Resolve the command line as its command does. Raises SinkdError if the command would refuse it."""
-        args = resolve_settings(COMMANDS[self.command], self.argv, f"sinkd {self.command}")
-        if isinstance(args, DistillationArguments):
-            args.parse_objective()
-        return args
+        return resolve_settings(COMMANDS[self.command], self.argv, f"sinkd {self.command}")
 
     def outcome(self, files: Mapping[str, str]) -> Outcome | None:
         """The outcome of a finished trial; None for a trial to start or resume.

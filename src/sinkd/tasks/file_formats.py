@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +21,17 @@ from sinkd.errors import SinkdError, first_sentence
 from sinkd.tasks.quoting import is_quoted
 from sinkd.tasks.text_file import decode, text_lines
 
+logger = logging.getLogger(__name__)
+
 Record = dict[str, Any]
 Fields = Iterator[tuple[int, "list[str] | SinkdError"]]
 T = TypeVar("T")
 
 SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+# Further ones, for a file whose own does not fit. Spreadsheets write ; where the comma is for decimals.
+OTHER_DELIMITERS = (";", "\t", ",", "|")
+PEEK = 20  # lines that tell the delimiter of a file without header
 FIELD_LIMIT = 1 << 24  # characters in a CSV field: a stray quote must not swallow a whole file into memory
 
 
@@ -114,13 +121,35 @@ def _quoted(path: Path, delimiter: str, encoding: str) -> Fields:
             yield number, wrong if isinstance(wrong, SinkdError) else fields
 
 
-def _fields(path: Path, format: FileFormat) -> Fields:
+def _fields(path: Path, format: FileFormat, needed: tuple[str, ...]) -> Fields:
     """Yield the rows of a csv or tsv file, its header among them."""
-    name = format.of(path)
+    mark = _delimiter(path, format, needed)
     quoted = format.quoting == "minimal" or (
-        format.quoting == "auto" and (name == "csv" or is_quoted(path, format.encoding))
+        format.quoting == "auto" and (mark != "\t" or format.of(path) == "csv" or is_quoted(path, format.encoding))
     )
-    return (_quoted if quoted else _unquoted)(path, DELIMITERS[name], format.encoding)
+    return (_quoted if quoted else _unquoted)(path, mark, format.encoding)
+
+
+def _delimiter(path: Path, format: FileFormat, needed: tuple[str, ...]) -> str:
+    """Return what separates a file's fields: its format's delimiter, unless the header or all lines fit another."""
+    usual = DELIMITERS[format.of(path)]
+    head = [line for _, line in islice(lines(path, format.encoding), PEEK)]
+    for mark in (usual, *OTHER_DELIMITERS):
+        rows = [_split(line, mark) for line in head]
+        fits = [len(fields) == len(format.headerless) for fields in rows]
+        if rows and (set(needed) <= set(rows[0]) or (any(fits) if mark == usual else all(fits))):
+            if mark != usual:
+                logger.info("%s: %r separates its fields", path, mark)
+            return mark
+    return usual
+
+
+def _split(line: str, mark: str) -> list[str]:
+    """The fields of one line, quoted or not."""
+    try:
+        return next(csv.reader([line], delimiter=mark), [])
+    except csv.Error:  # a carriage return, or a field beyond the limit
+        return line.split(mark)
 
 
 def _object(line: str, encoding: str) -> Record:
@@ -207,7 +236,7 @@ def records(
         yield from ((number, attempt(_object, line, format.encoding)) for number, line in rows)
         return
     columns: tuple[str, ...] = ()
-    for number, fields in _fields(path, format):
+    for number, fields in _fields(path, format, needed):
         if not columns:
             if not isinstance(fields, SinkdError) and set(needed) <= set(fields):
                 _check_header(path, number, fields, (*needed, *set(optional).intersection(fields)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 
@@ -17,6 +18,8 @@ MISSING = frozenset(
 )  # fmt: skip
 # Signs that stand for a missing label beside words and numbers; beside other signs ("+" and "-") they are classes.
 SIGNS = frozenset(("-", "--", "?", "."))
+# Numbers as people and spreadsheets write them, which float() does not read: 1,5  1.234,5  10%  $ 3
+WRITTEN = re.compile(r"[-+]?[$€£]? ?\d+(?:[.,' \xa0\u202f]\d{3})*(?:[.,]\d+)? ?[%‰$€£]?")
 LARGEST = 3.4028234663852886e38  # the type of a score is float32
 
 
@@ -61,6 +64,15 @@ def numbers(counts: Mapping[str, int]) -> set[str]:
         rows[word in found] += counts[word]
     twice = {word for word in found if word.endswith(".0") and word.removesuffix(".0") in found}
     return found - twice if rows[True] > rows[False] else set()
+
+
+def written(counts: Mapping[str, int]) -> set[str]:
+    """Return the labels that are numbers in a form that is not read, if most rows have a number in any form."""
+    found = {word for word in counts if WRITTEN.fullmatch(word) and math.isnan(finite(word))}
+    rows: Counter[bool] = Counter()
+    for word in classes(counts):
+        rows[word in found or not math.isnan(finite(word))] += counts[word]
+    return found if rows[True] > rows[False] else set()
 
 
 def in_order(words: set[str]) -> tuple[str, ...]:

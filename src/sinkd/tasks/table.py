@@ -9,7 +9,7 @@ from pathlib import Path
 from sinkd.errors import SinkdError
 from sinkd.tasks import metrics, submission
 from sinkd.tasks.file_formats import FileFormat, excerpt
-from sinkd.tasks.label_column import classes, finite, in_order, numbers, present, spellings
+from sinkd.tasks.label_column import classes, finite, in_order, numbers, present, spellings, written
 from sinkd.tasks.layout import UNWRITABLE, Layout
 from sinkd.tasks.quoting import QUOTINGS
 from sinkd.tasks.source import TableSource
@@ -146,10 +146,16 @@ def _classes(path: Path, layout: Layout, kind: str, bad_rows: str) -> tuple[str,
             counts[row["label"]] += 1
             first.setdefault(row["label"], line)
     numeric = numbers(counts) if kind == "auto" else set()
+    if kind == "auto" and not numeric and (odd := written(counts)):
+        line, word = min((first[word], word) for word in odd)
+        raise SinkdError(
+            f"{layout.format.place(path, line)}: found {excerpt(word)} {column}, expected numbers with a decimal point "
+            "and no other sign, as 1.5, or --table_kind classification for classes of such names"
+        )
     words = numeric or classes(counts)
     expected = "a number as in most rows, or --table_kind classification" if numeric else "one; --labels names classes"
-    odd = [word for word in counts if words.isdisjoint(spellings(word))]
-    bad += [(first[word], f"found label {excerpt(word)} {column}, expected {expected}") for word in odd]
+    none = [word for word in counts if words.isdisjoint(spellings(word))]
+    bad += [(first[word], f"found label {excerpt(word)} {column}, expected {expected}") for word in none]
     stop = [f"{layout.format.place(path, line)}: {reason}" for line, reason in sorted(bad)[:1]]
     if stop and bad_rows == "error":
         raise SinkdError(f"{stop[0]} {SKIPPING}")

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError, pass_context
+from jinja2 import StrictUndefined, pass_context
 from jinja2.meta import find_undeclared_variables
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
 from sinkd.tasks.arrow_cache import key_of
 from sinkd.tasks.file_formats import excerpt
 
@@ -94,9 +94,9 @@ class Template:
         """Raise SinkdError if the Jinja is malformed or uses an unknown filter."""
         try:
             self._program  # noqa: B018 - compiling it is the check
-        except TemplateError as error:
+        except Exception as error:  # Jinja's own; or brackets hundreds deep, numbers of thousands of digits
             place = "" if self.source is None else f" of {self.source}"
-            raise SinkdError(f"template {self.name!r}{place} is not well formed: {error}") from error
+            raise SinkdError(f"template {self.name!r}{place} is not well formed: {first_sentence(error)}") from error
 
     @property
     def names(self) -> set[str]:
@@ -188,7 +188,7 @@ def read_templates(path: Path) -> list[Template]:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader: see above
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except Exception as error:  # PyYAML fails in any way on a value with a wrong tag
         raise SinkdError(f"{path} is not a file of templates: {' '.join(str(error).split())}") from error
     found = content.get("templates") if isinstance(content, dict) else None
     if not isinstance(found, dict):

@@ -1,11 +1,12 @@
 """What a served model answered, on disk row by row: a run that is cut off asks for the rest alone.
 
 A file in the model's folder has a line of JSON for each row, appended when its answer comes, after a first line about
-the model. Lines that are not whole are ignored. One process asks at a time; others that need the same model wait, and
-then read.
+the model. Lines that are not whole, or differ from their checksum, are ignored. One process asks at a time; others that
+need the same model wait, and then read.
 """
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -126,11 +127,13 @@ class AskedRows:
                 self._read_to += len(line)
                 try:
                     found = json.loads(line)
+                    if found.pop("crc32") != _checksum(found):
+                        continue
                     if "model" in found:
                         self._about = {"model": found["model"], "way": found["way"]}
                     else:
                         self._scores[found["question"]] = [float(score) for score in found["scores"]]
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
 
 
@@ -143,5 +146,9 @@ def _in_row(row: int, score: Callable[..., list[float]], question: Question) -> 
 
 
 def _write(file: Any, content: Mapping[str, Any]) -> None:
-    file.write(json.dumps(content).encode() + b"\n")
+    file.write(json.dumps({**content, "crc32": _checksum(content)}).encode() + b"\n")
     file.flush()
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content).encode())

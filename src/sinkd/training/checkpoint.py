@@ -1,16 +1,22 @@
 """Atomic checkpoints: complete or absent.
 
 A checkpoint is written to a partial folder that is renamed at the end, so a run that is killed while saving still has
-the previous checkpoint. The next start removes partial folders.
+the previous checkpoint. The next start removes partial folders. A seal of checksums tells a checkpoint that was damaged
+later.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from sinkd.models.seal import damaged, seal
+
+logger = logging.getLogger(__name__)
 
 PARTIAL = ".writing"
 
@@ -32,6 +38,7 @@ def written_whole(target: Path, writer: bool = True) -> Iterator[Path]:
     partial.mkdir(parents=True, exist_ok=True)
     yield partial
     if writer:
+        seal(partial)
         for path in partial.rglob("*"):
             if path.is_file():
                 _flush(path)
@@ -55,9 +62,14 @@ def remove_partial(folder: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a run's folder, or None."""
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return None if found is None else Path(found)
+    """The newest checkpoint in a run's folder that is whole, or None. A damaged one is logged."""
+    numbers = {path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in folder.glob("checkpoint-*")}
+    for number in sorted(map(int, filter(str.isdecimal, numbers)), reverse=True):
+        path = numbers[str(number)]
+        if (broken := damaged(path)) is None:
+            return path
+        logger.warning("%s is not as it was written; the run goes on from the checkpoint before it", broken)
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

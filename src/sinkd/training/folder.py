@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sinkd.errors import SinkdError
+from sinkd.models.seal import SEAL
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import PARTIAL, is_partial
 from sinkd.training.manifest import describe, read_manifest
@@ -74,7 +75,7 @@ def clear(folder: Path) -> None:
     checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in [*checkpoints, folder / BEST, folder / PARTIAL, folder / "runs"]:
         shutil.rmtree(path, ignore_errors=True)
-    for name in ("metrics.json", "results.csv", "model.safetensors", "README.md"):
+    for name in ("metrics.json", "results.csv", "model.safetensors", "README.md", SEAL):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -25,8 +25,10 @@ def read_yaml(path: Path, example: str) -> Any:
         raise SinkdError(f"--config names {path}, which does not exist; give a YAML file, as in {example}")
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SinkdError(f"{path} is not YAML: {first_sentence(error)}") from error
+    except Exception as error:  # PyYAML fails in any way on a value with a wrong tag
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else first_sentence(error)
+        raise SinkdError(f"{path} is not YAML ({place})") from error
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -186,11 +188,10 @@ def _converted(flag: Flag, value: Any, key: str, place: str) -> Any:
     if isinstance(value, list) and (flag.nargs == "+" or isinstance(flag.default, list)):
         return value
     convert = TYPES[flag.type]
-    if isinstance(value, list) and convert is str:
-        text = ",".join(map(str, value))
-    else:
-        text = json.dumps(value) if isinstance(value, dict) else str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) and convert is str else str(value)
     try:
+        if isinstance(value, dict):
+            text = json.dumps(value)
         if value is None:
             raise ValueError("the value is missing")
         typed = convert(text)

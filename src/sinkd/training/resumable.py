@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sinkd.errors import SinkdError
+from sinkd.models.seal import damaged
 from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
 from sinkd.training.cpu import CpuTrainer
 from sinkd.training.hub import push_checkpoint, repository
@@ -91,20 +92,24 @@ class ResumableTrainer(CpuTrainer):
         is_best = super()._determine_best_metric(metrics, trial)
         self.state.best_global_step = None  # else the Trainer would look for the best model among the checkpoints
         if is_best:
-            with written_whole(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as partial:
-                self.save_model(str(partial), _internal_call=True)
-                self.accelerator.wait_for_everyone()
-            self.accelerator.wait_for_everyone()
+            self._save_best()
         return is_best
+
+    def _save_best(self) -> None:
+        with written_whole(Path(self.args.output_dir) / BEST, writer=self.args.should_save) as partial:
+            self.save_model(str(partial), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
     def adopt_best(self) -> None:
         """Copy the best model into the output folder and load it; the last model if none was evaluated."""
         folder = Path(self.args.output_dir)
         best = folder / BEST
         if not best.is_dir():
-            self.save_model(_internal_call=True)
-            return
+            self._save_best()
         self.accelerator.wait_for_everyone()
+        if (broken := damaged(best)) is not None:
+            raise SinkdError(f"{broken} is not as it was written; --overwrite trains the model again")
         if self.args.should_save:
             for path in best.iterdir():
                 shutil.copy2(path, folder / path.name)

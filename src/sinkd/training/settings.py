@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sinkd import recipes
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
 from sinkd.tasks import names_superglue
-from sinkd.training.arguments import TaskArguments
+from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.flag_topics import flag_parser
 from sinkd.training.manifest import read_manifest
 
@@ -67,12 +67,14 @@ def resolve_settings(
     if task is not None and recipe is not None and recipe(task) in recipes.names():
         layers.append(parser.read(recipes.find(recipe(task))))
     settings = merge(*layers, given)
+    file = f" (settings of {given['config']})" if given.get("config") is not None else ""
     try:
-        return kind(**settings)
-    except SinkdError:
-        raise
-    except (ValueError, TypeError, ImportError) as error:  # raised by transformers
-        raise SinkdError(str(error)) from error
+        made = kind(**settings)
+        if isinstance(made, DistillationArguments):
+            made.parse_objective()  # refuse a wrong one before any data is read
+        return made
+    except (ValueError, TypeError, ImportError) as error:  # SinkdError is a ValueError; the others are transformers'
+        raise SinkdError(f"{first_sentence(error)}{file}") from error
 
 
 def named_task(settings: Mapping[str, Any]) -> str | None:

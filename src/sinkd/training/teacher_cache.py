@@ -1,7 +1,7 @@
 """A teacher's answers on disk: computed once, by any number of processes, and read memory-mapped.
 
 The folder has a folder per feature, and in it one per shard of `SHARD` rows: `values.npy` (the concatenated rows),
-`offsets.npy` if rows differ in length, and `index.json` (dtype and checksums), which is written last. A shard that is
+`offsets.npy` if rows differ in length, and `index.json` (checksums), which is written last. A shard that is
 truncated, altered or has a different number of rows counts as missing.
 
 Processes share the work without messages: each claims shards that are not locked. A shard has the same rows and
@@ -30,15 +30,19 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Shard(NamedTuple):
     """The rows of one feature in one shard, memory-mapped."""
 
-    values: np.ndarray
+    values: np.ndarray  # bfloat16, which NumPy lacks, as the same bits of uint16
     offsets: np.ndarray | None
-    dtype: torch.dtype
 
     def row(self, place: int) -> Tensor:
         """One row; floating point as float32."""
         where = place if self.offsets is None else slice(self.offsets[place], self.offsets[place + 1])
-        row = torch.from_numpy(np.array(self.values[where])).view(self.dtype)
-        return row.float() if row.is_floating_point() else row
+        return self.tensor(self.values[where])
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """A copy of some values; floating point as float32."""
+        found = torch.from_numpy(np.array(values))
+        found = found.view(torch.bfloat16) if found.dtype == torch.uint16 else found
+        return found.float() if found.is_floating_point() else found
 
 
 class Answers:
@@ -74,7 +78,7 @@ class Answers:
     def column(self, feature: Feature) -> Tensor:
         """A feature of all rows, (n_rows, ...); its rows must have one shape."""
         shards = [self._shards[feature.name, number] for number in range(-(-self.n_rows // self.shard))]
-        return torch.cat([torch.from_numpy(np.array(shard.values)).view(shard.dtype).float() for shard in shards])
+        return torch.cat([shard.tensor(shard.values).float() for shard in shards])
 
     def fill(self, answer: Callable[[range, list[Feature]], Mapping[str, Sequence[Tensor]]]) -> None:
         """Compute every missing shard, and return once all shards exist, including those of other processes.
@@ -134,11 +138,11 @@ class Answers:
         ragged = kept[0].dim() > 0 and len({len(row) for row in kept}) > 1
         values = torch.cat(kept) if ragged else torch.stack(kept)
         if values.dtype == torch.bfloat16:
-            values = values.view(torch.uint16)  # NumPy has no bfloat16, so keep its bits
+            values = values.view(torch.uint16)
         np.save(folder / "values.npy", values.numpy())
         if ragged:
             np.save(folder / "offsets.npy", np.cumsum([0, *map(len, kept)]))
-        index = {"of": self._name(folder), "rows": len(kept), "dtype": str(kept[0].dtype).removeprefix("torch.")}
+        index: dict[str, Any] = {"of": self._name(folder), "rows": len(kept)}
         index["sha256"] = {path.name: file_hash(path) for path in sorted(folder.glob("*.npy"))}
         write_text(folder / "index.json", json.dumps(index, indent=1))
 
@@ -159,7 +163,7 @@ class Answers:
             offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False) if ragged else None
             if n_rows != (len(values) if offsets is None else len(offsets) - 1):
                 return None
-            shard = Shard(values, offsets, getattr(torch, index["dtype"]))
+            shard = Shard(values, offsets)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         self._shards[feature.name, number] = shard

@@ -69,8 +69,11 @@ def refuse_impossible(args: Any) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise SinkdError(f"--{name} is {value}; it must be at least 1")
+    for name, value in vars(args).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SinkdError(f"--{name} is {value}; it must be finite")
     for name in ("learning_rate", "num_train_epochs"):
-        if not 0 < getattr(args, name) < math.inf:
+        if not getattr(args, name) > 0:
             raise SinkdError(f"--{name} is {getattr(args, name)}; it must be above 0")
     _refuse_unserved(args)
     for seed in args.seed_list:
