@@ -34,7 +34,7 @@ def overview(
     operands = [f"[{flag.name}]" if flag.nargs == "?" else flag.name for flag in flags if flag.operand]
     lines = [
         f"usage: {' '.join([prog, *map(str.upper, operands)])} [FLAGS]",
-        "",
+        *([""] if description else []),
         *textwrap.wrap(description or "", width),
     ]
     topics = dict.fromkeys(flag.topic for flag in flags)
