@@ -14,6 +14,9 @@ Logits are Zipf's law over the vocabulary, what a position adds (deviation 1.5),
 The whole objective of language models, ce + 0.1 kl + sinkhorn, as plain expressions with the published transport, and
 as sinkd's `Objective` with Lorentz.
 
+`semantic`, each side's 32 likeliest of 49,152 tokens with embeddings of width 576 (SmolLM2's sizes), beside `kl` on the
+same 256 positions.
+
 A step is a forward and backward pass of a decoder with a head of that width, prompts of 32 tokens, and the loss.
 Evaluation: four choices to each of 8 prompts of 256 tokens, scored from one prefix and each from a sequence of its own.
 Times are of the processor, on one thread (on a GPU, of the clock): medians over rounds in which all take turns. Memory
@@ -38,7 +41,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration, set_seed
 
-from sinkd.losses import SinkhornLoss
+from sinkd.losses import SinkhornLoss, kl, semantic_transport
 from sinkd.losses.feature import LOGITS
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
@@ -48,6 +51,7 @@ from sinkd.models.prompt_collator import PromptCollator
 from sinkd.report import Table
 
 SIZES = ((8, 4, 32128), (8, 8, 50257), (4, 64, 151936))
+TOKENS = (4, 64, 49152)  # the logits of `semantic`
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -85,6 +89,13 @@ LOSSES: dict[str, Loss] = {
     "l1, top 50": SinkhornLoss.published(cost="l1", weight=0.0008, top_k=50),
 }
 SUMS: dict[str, Loss] = {"plain PyTorch": published_sum, "sinkd": sinkds_sum}
+
+
+def row_terms() -> dict[str, Loss]:
+    """`kl` and `semantic`, with embeddings that share a direction, as trained ones do."""
+    torch.manual_seed(0)
+    embedding = torch.randn(TOKENS[-1], 576) + 0.6 * torch.randn(576)
+    return {"kl": kl, "semantic": lambda student, teacher: semantic_transport(student, teacher, embedding)}
 
 
 def medians(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -215,6 +226,10 @@ def main() -> None:
         for row in compared(size, options.rounds, SUMS):
             sums.append(row)
             whole.add(f"{size} {row['loss']}", *cells(row))
+    tokens = compared(TOKENS, options.rounds, row_terms())
+    beside = Table(f"{TOKENS}", ["loss", "ms", "extra MB", "times kl's ms"])
+    for row in tokens:
+        beside.add(row["loss"], *cells(row)[:2], f"{1 / row['faster']:.2f}")
     asked = {
         "decoder": evaluation(decoder(32128), options.rounds),
         "encoder-decoder": evaluation(encoder_decoder(32128), options.rounds),
@@ -223,7 +238,9 @@ def main() -> None:
     for name, seconds in asked.items():
         single, each = seconds["once"], seconds["for each"]
         scored.add(name, f"{single * 1e3:,.0f}", f"{each * 1e3:,.0f}", f"{each / single:.1f}")
-    publish("generative", options.out, one, whole, scored, rows=rows, sums=sums, evaluation=asked)
+    publish(
+        "generative", options.out, one, whole, beside, scored, rows=rows, sums=sums, tokens=tokens, evaluation=asked
+    )
 
 
 if __name__ == "__main__":

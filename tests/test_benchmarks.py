@@ -124,6 +124,7 @@ def test_generative(tmp_path):
     found = json.loads((tmp_path / "generative.json").read_text())
     assert {row["loss"] for row in found["rows"]} == {"published", "lorentz", "l1, top 50"}
     assert {row["loss"] for row in found["sums"]} == {"plain PyTorch", "sinkd"}
+    assert {row["loss"] for row in found["tokens"]} == {"kl", "semantic"}
     gradient = 4 * 8 * 4 * 32128 / 1e6  # megabytes, which every loss must hold
     assert all(row["megabytes"] >= gradient for row in found["rows"] + found["sums"])
     assert "| decoder |" in printed and "| encoder-decoder |" in printed

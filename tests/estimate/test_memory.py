@@ -175,6 +175,11 @@ def test_a_live_teacher_is_there_and_a_cached_one_is_not():
     )
 
 
+def test_semantic_keeps_the_embedding_of_a_cached_teacher():
+    plan = Plan(**compares(Objective.parse("kl:1+semantic:1"), STUDENT, TEACHER))
+    assert part("teacher's parameters", plan, TEACHER) == (4 * TEACHER.outputs * TEACHER.width,) * 2
+
+
 def test_the_window_holds_the_points_of_all_micro_batches_and_devices():
     plan = Plan(batch_size=4, answer_tokens=8, gradient_accumulation_steps=2, devices=3, sharding="fsdp2")
     points = 4 * 8 * 2 * 3

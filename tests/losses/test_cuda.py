@@ -11,7 +11,7 @@ from losses.test_golden import CASES, LOSSES
 from losses.test_top_k_union import KEYWORDS, WIDTH, value_and_gradient
 from memory import peak_bytes
 from sinkd import Objective, SinkhornLoss
-from sinkd.losses import chunked, mgskd
+from sinkd.losses import chunked, mgskd, semantic_transport
 from sinkd.losses.term import View
 from sinkd.transport import COSTS
 
@@ -189,6 +189,25 @@ def test_rows_of_a_vocabulary_are_compared_without_waiting(no_synchronisation):
     student, teacher = torch.randn(2, 16, 10_000, device="cuda")
     labels = torch.zeros(16, dtype=torch.int64, device="cuda")
     published(student, teacher, labels, "ce:1+kd:1+kl:1+reverse_kl:1+js:1+tvd:1")
+
+
+def semantic(*tensors):
+    student = tensors[0].detach().requires_grad_()
+    value = semantic_transport(student, *tensors[1:])
+    return value.detach(), torch.autograd.grad(value, student)[0]
+
+
+def test_semantic_transport_agrees_with_the_cpu():
+    torch.manual_seed(0)
+    tensors = torch.randn(24, 10_000), torch.randn(24, 10_000) * 3, torch.randn(10_000, 64)
+    expected, wanted = semantic(*(tensor.double() for tensor in tensors))
+    found, gradient = semantic(*(tensor.cuda() for tensor in tensors))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert reference.relative_error(gradient.cpu(), wanted) < 1e-4
+
+
+def test_semantic_transport_does_not_wait(no_synchronisation):
+    semantic(*torch.randn(2, 16, 10_000, device="cuda"), torch.randn(10_000, 64, device="cuda"))
 
 
 @pytest.mark.parametrize("options", [{}, {"cost": "l1", "top_k": 20}], ids=["lorentz", "l1-20"])

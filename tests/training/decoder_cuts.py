@@ -40,7 +40,7 @@ def run(job: dict) -> None:
     student = small_model(job["kind"], len(word_tokenizer()), seed=1, layers=1)
     args = DistillationArguments(
         output_dir=job["out"] + ".run",
-        distill_loss="ce:0.02+kl:0.1+sinkhorn:1",
+        distill_loss="ce:0.02+kl:0.1+sinkhorn:1+semantic:0.1",
         sinkhorn_weight=1.0,
         sinkhorn_reduction="mean",
         # A rate at which weights move by far more than float32 rounds them: the displacement is their difference.

@@ -29,6 +29,12 @@ def second(world, tmp_path_factory):
     return folder / "teacher"
 
 
+def test_transport_between_tokens_is_for_answers_in_words(world, taught, capsys, tmp_path):
+    models = ["--teacher_path", taught, "--student_path", world.student, "--distill_loss", "kl:1+semantic:1"]
+    assert main(["distill", *map(str, world.flags(tmp_path / "out", *models))]) == 2
+    assert "semantic transports the tokens of a language model's answer" in capsys.readouterr().err
+
+
 @pytest.fixture
 def flags(world, taught, second, tmp_path):
     def flags(name, *more):

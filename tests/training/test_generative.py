@@ -258,6 +258,18 @@ def test_a_top_k_cache_matches_a_live_run_up_to_the_mass_it_leaves_out(two, tmp_
     assert kept == pytest.approx(live, rel=bound / 5)
 
 
+def test_semantic_transport_trains_from_a_cache_as_live(two, tmp_path):
+    def losses(name, **settings):
+        return trained(two, tmp_path, name, distill_loss="kl:1+semantic:5", semantic_top_k=20, **settings)
+
+    live = losses("live", teacher_cache="off")
+    assert losses("cached") == pytest.approx(live, rel=1e-5)
+    assert losses("top", teacher_cache_top_k=VOCABULARY) == pytest.approx(live, rel=1e-4)
+    parts = {"gradient_accumulation_steps": 4, "per_gpu_batch_size": 1}
+    assert losses("parts", **parts) == pytest.approx(live, rel=1e-4)
+    assert all(map(math.isfinite, losses("policy", on_policy=0.5, bf16=True)))
+
+
 def test_objectives_that_share_a_cache_add_what_they_lack(two, tmp_path):
     for temperature in (1.0, 1.5):
         trained(two, tmp_path, f"t{temperature}", temperature=temperature, teacher_cache_top_k=4)

@@ -21,6 +21,7 @@ With P parameters:
 - a batch term: three matrices of rows by rows (cost, plan, gradient) for the rows of all micro-batches and devices;
   with several of these, also the points of student and teacher and the student's gradient. A point is a prediction, or
   the sentences of all compared layers.
+- the input embedding of a teacher that is not live, for `semantic`.
 - hidden states that are compared within a row (`mgskd`): a live teacher's of every layer, float32, for the
   micro-batches to come, and a gradient at the student's for each of four parts.
 
@@ -58,6 +59,7 @@ class Plan:
         batchwise: True if a term transports predictions.
         sentence_layers: Number of layers whose sentences are compared over an update.
         hidden_states: True if hidden states of tokens are compared within a row.
+        embedding: True if a term reads the teacher's input embedding.
         device: A GPU has fused kernels for attention and dropout.
 
     Raises:
@@ -79,6 +81,7 @@ class Plan:
     batchwise: bool = True
     sentence_layers: int = 0
     hidden_states: bool = False
+    embedding: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
 
     def __post_init__(self) -> None:
@@ -125,6 +128,7 @@ def compares(objective: Objective, student: Shape, teacher: Shape | None) -> dic
         "batchwise": any(LOGITS in term.student_needs for term in objective.batch_terms),
         "sentence_layers": sum(len(feature.layers) for feature in sentences),
         "hidden_states": HIDDEN_STATES in objective.student_needs,
+        "embedding": objective.reads_embedding,
     }
 
 
@@ -151,6 +155,8 @@ def estimate(student: Shape, plan: Plan, teacher: Shape | None = None) -> list[P
     if teacher is not None and plan.live_teacher:
         taught = float(DTYPE_BYTES[plan.teacher_dtype]) * teacher.parameters
         work = max(work, tokens * (2 * FLOAT * teacher.width + 2 * plan.width * teacher.widest))
+    elif teacher is not None and plan.embedding:
+        taught = float(FLOAT) * teacher.outputs * teacher.width
     head = 0 if student.kind == "encoder" else (2 if plan.half_weights else FLOAT) * student.outputs * student.width
     window, hidden = (
         (0.0, 0.0) if teacher is None else (_window(student, teacher, plan), _hidden(student, teacher, plan))

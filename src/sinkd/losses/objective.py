@@ -19,6 +19,7 @@ from sinkd.losses.infonce import InfoNCE
 from sinkd.losses.labels import HardLabels
 from sinkd.losses.option_flags import Options, flags_of, read_options
 from sinkd.losses.relation_terms import Relation
+from sinkd.losses.semantic import SemanticTransport
 from sinkd.losses.sinkhorn_term import SinkhornTerm
 from sinkd.losses.term import BatchTerm, Progress, RowTerm, Term, View
 
@@ -31,6 +32,7 @@ TERMS: dict[str, type[Term]] = {
     "js": Divergence,
     "tvd": Divergence,
     "sinkhorn": SinkhornTerm,
+    "semantic": SemanticTransport,
     "sinkhorn_hidden": HiddenTransport,
     "infonce": InfoNCE,
     "saliency": AttributionLoss,
@@ -115,6 +117,12 @@ class Objective(nn.Module):
         for term in self._all:
             term.bind(student, teacher)
 
+    def embed(self, embedding: Tensor) -> None:
+        """Give the teacher's input embedding (V, d) to the terms that read it, on the student's device."""
+        for term in self._all:
+            if term.reads_embedding:
+                term.embedding = embedding
+
     def without_labels(self) -> "Objective":
         """Return the sum of the terms that need no hard labels. Raises SinkdError if there is none."""
         kept = [term for term in self._all if not term.needs_labels]
@@ -162,6 +170,11 @@ class Objective(nn.Module):
     def compares_layers(self) -> bool:
         """True if the objective must be bound to both models before its needs are known."""
         return any(term.compares_layers for term in self._all)
+
+    @property
+    def reads_embedding(self) -> bool:
+        """True if the teacher's input embedding must be given to `embed`."""
+        return any(term.reads_embedding for term in self)
 
     @property
     def cacheable(self) -> bool:

@@ -67,6 +67,8 @@ class Term(nn.Module, ABC):
         needs_labels: True if the batch must contain hard labels.
         weighted_by: The setting that weights the term if the objective's text gives no weights.
         compares_layers: True if `bind` decides what is needed.
+        reads_embedding: True if it needs the teacher's input embedding, see `Objective.embed`.
+        reads_top: The number of a teacher's likeliest tokens that it needs from a cache that keeps only these.
         applies: False if the bound models leave the term nothing to compare: it is skipped.
 
     Args:
@@ -80,6 +82,8 @@ class Term(nn.Module, ABC):
     needs_labels: bool = False
     weighted_by: Literal["1 - alpha", "alpha", "beta", "mgskd_w"] = "beta"
     compares_layers: bool = False
+    reads_embedding: bool = False
+    reads_top: int = 1
     applies: bool = True
 
     def __init__(self, name: str, options: Any = None):

@@ -112,7 +112,8 @@ def kept_for(terms: Iterable[Term], k: int) -> frozenset[Feature]:
     """The features to cache instead of whole predictions, for these terms.
 
     Raises:
-        SinkdError: for a term that needs more than the prediction at one temperature known in advance.
+        SinkdError: for a term that needs more than k entries, or more than the prediction at one temperature known in
+            advance.
     """
     temperatures = set()
     for term in terms:
@@ -123,6 +124,8 @@ def kept_for(terms: Iterable[Term], k: int) -> frozenset[Feature]:
                 "--teacher_cache_top_k keeps predictions softened at temperatures known beforehand, with what is "
                 f"not kept spread evenly, and {term.name} needs more than that; leave the flag out, or the term"
             )
+        if term.reads_top > k:
+            raise SinkdError(f"--teacher_cache_top_k is {k}; it must be at least --{term.name}_top_k, {term.reads_top}")
         temperatures.add(float(term.softens_at))
     rests = [Rest(k, temperature) for temperature in temperatures]
     return frozenset({TopIds(k), TopLogs(k), *rests}) if rests else frozenset()

@@ -78,7 +78,7 @@ def fold_logits(student: Tensor, teacher: Tensor, temperature: float, k: int, of
 class _Fold(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, temperature: float, columns: Tensor) -> Tensor:
-        total = _log_total(logits, temperature)
+        total = log_total(logits, temperature)
         kept = torch.exp(logits[:, columns].double().div_(temperature).sub_(total))
         rest = (1 - kept.sum(-1, keepdim=True)).clamp_min_(0.0)
         result = torch.cat([kept, rest], -1)
@@ -100,7 +100,7 @@ class _Fold(torch.autograd.Function):
         return d_logits, None, None
 
 
-def _log_total(logits: Tensor, temperature: float) -> Tensor:
+def log_total(logits: Tensor, temperature: float) -> Tensor:
     """logsumexp of logits / temperature, (n, 1) float64, from float32 exponentials relative to each row's maximum."""
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     parts = []

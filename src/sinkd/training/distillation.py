@@ -90,6 +90,9 @@ class DistillationTrainer(TaskTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         if self.objective.teacher_needs and not isinstance(self.train_dataset, TaughtRows):
             assert self.teachers is not None
+            if self.objective.reads_embedding:
+                # before `ask`, which frees a model whose answers are cached
+                self.objective.embed(self.teachers.first.embedding.to(self.args.device))
             rows, collator = self._columns_in_use(self.train_dataset)
             ask = self.teachers.ask
             self.train_dataset = ask(self.objective, self.family, rows, collator, self.args, self.on_teacher_rows)

@@ -77,6 +77,8 @@ class Ensemble:
         self.first.check_tokens(objective, student)
         if len(self.teachers) > 1 and student.answers_tokens:
             raise SinkdError("several teachers are averaged over a task's labels, and this task is answered in words")
+        if objective.reads_embedding and not student.answers_tokens:
+            raise SinkdError("semantic transports the tokens of a language model's answer, and this task has labels")
 
     def refuse_shared(self, student: nn.Module) -> None:
         """Raise SinkdError if a teacher, which is frozen, has parameters of the student."""

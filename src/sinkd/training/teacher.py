@@ -78,6 +78,15 @@ class Teacher:
         return model.eval().requires_grad_(False)
 
     @property
+    def embedding(self) -> Tensor:
+        """The model's input embedding (V, d). Loads the model. Raises SinkdError if it has none."""
+        module = self.model.get_input_embeddings() if isinstance(self.model, PreTrainedModel) else None
+        weight = getattr(module, "weight", None)
+        if weight is None:
+            raise SinkdError(f"the teacher, {type(self.model).__name__}, has no input embedding, and semantic needs it")
+        return weight.detach()
+
+    @property
     def loaded(self) -> bool:
         """True if the model is in memory."""
         return self.folder is None or "model" in vars(self)

@@ -20,6 +20,12 @@ def result_type(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def exact_products(x: Tensor) -> Tensor:
+    """x, or float64 if products of its matrices might be rounded to TF32 or bfloat16."""
+    rounds = x.device.type != "cpu" or torch.get_float32_matmul_precision() != "highest"
+    return x.double() if rounds and x.dtype == torch.float32 else x
+
+
 def is_static(tensor: Tensor) -> bool:
     """True if control flow must ignore values: on an accelerator (reading one synchronises), or under compile."""
     return torch.compiler.is_compiling() or tensor.device.type != "cpu"
