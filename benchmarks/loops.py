@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
     width: int = 768
     layers: tuple[int, int] = (12, 6)
     vocabulary: int = 30522
-    rounds: int = 5
+    rounds: int = 3
     rows: int = 1024
     """Rows of a round."""
     product: int = 8192

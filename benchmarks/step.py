@@ -6,7 +6,7 @@ Models are built from configs, with random weights and the usual dropout; rows a
 Nothing is read from disk or network. For each batch size the arms take turns, round by round:
 
 - published: the teacher live in every step, both models with eager attention returning all hidden states and
-  attentions, the loss written plainly, PyTorch's default AdamW, float32; and the same in bfloat16.
+  attentions, the loss written plainly, PyTorch's default AdamW, float32 without TF32; and the same in bfloat16.
 - fine-tuning: hard labels alone, bfloat16, PyTorch's attention (SDPA), fused AdamW, batches from pinned memory.
 - sinkd: the same with `Objective`, kd + sinkhorn (Lorentz), and the teacher's answers computed once before.
 - sinkd, compiled: the same with the student under `torch.compile(mode="reduce-overhead")`, for which PyTorch records
@@ -184,15 +184,9 @@ def measure(lesson: Lesson, batch: int, compiled: str, found: dict[str, Any]) ->
 def table_of(found: dict[str, Any], lesson: Lesson) -> Table:
     """A row for each batch size and arm."""
     rate, parameters = found.get("product"), lesson.parameters["without embeddings"]
-    table = Table(f"A step of BERT, {lesson.sizes.layers[0]} layers to {lesson.sizes.layers[1]} ({machine()})", [])
-    table.columns = [
-        "",
-        "batch",
-        "rows/s",
-        "ms a step",
-        *(f"over {other}" for other in OTHERS),
-        "of the product's rate",
-    ]
+    columns = ["", "batch", "rows/s", "ms a step", *(f"over {other}" for other in OTHERS), "of the product's rate"]
+    layers = " to ".join(map(str, lesson.sizes.layers))
+    table = Table(f"A step of BERT, {layers} layers ({machine()})", columns)
     for batch, speeds in found["rows per second"].items():
         for name, speed in speeds.items():
             ratios = [f"{speed / speeds[other]:.2f}x" if other in speeds else "" for other in OTHERS]
