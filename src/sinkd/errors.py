@@ -1,8 +1,12 @@
 """The errors that sinkd raises."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+import errno
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what can only be about writing
 
 
 class SinkdError(ValueError):
@@ -44,3 +48,17 @@ def one_sentence(setting: str) -> Iterator[None]:
         raise
     except (ImportError, TypeError, ValueError) as error:
         raise SinkdError(f"{setting}: {first_sentence(error)}") from error
+
+
+@contextmanager
+def writing(path: Path, only: Container[int | None] | None = None) -> Iterator[None]:
+    """Turn an OSError, or those with the numbers `only`, into a SinkdError: the disk is full, or takes no writing."""
+    try:
+        yield
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        reason = error.strerror or first_sentence(error)
+        raise SinkdError(
+            f"{path} cannot be written ({reason}); make room or choose another folder, and run the same command again"
+        ) from error

@@ -127,5 +127,5 @@ def test_two_processes_at_once_end_with_one_whole_file(folder, tmp_path, monkeyp
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SINKD_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(SinkdError, match=r"cannot write in .*: point SINKD_CACHE elsewhere"):
+    with pytest.raises(SinkdError, match=r"cannot write in .*: make room, or point SINKD_CACHE elsewhere"):
         get("a", Source())

@@ -4,8 +4,6 @@ import hashlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from sinkd.errors import Terminated
 from sinkd.models.seal import SEAL
 from sinkd.tasks import load_task
 from sinkd.training.arguments import FinetuneArguments
-from sinkd.training.folder import LOCK
 from sinkd.training.inference import Model, megabytes, parameters
 from sinkd.training.manifest import read_manifest
 from sinkd.training.outcome import Outcome, Summary, read_outcome
@@ -395,31 +392,6 @@ def test_a_student_may_be_of_another_family_with_the_teachers_vocabulary(name, s
     assert trained.config.model_type == name
     # And it may teach in turn.
     start(tmp_path / "next", *flags, "--teacher_path", tmp_path / "run")
-
-
-HOLD = """import sys
-from filelock import FileLock
-lock = FileLock(sys.argv[1])
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_second_command_in_one_folder_is_refused_and_leaves_the_first_alone(start, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    holder = [sys.executable, "-c", HOLD, str(folder / LOCK)]
-    with subprocess.Popen(holder, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(SinkdError, match=r"another command is using .*run; wait until it ends"):
-            start(folder, "--max_steps", "1")
-        assert [path.name for path in folder.iterdir()] == [LOCK]
-        other.kill()
-    # a lock's file without its process keeps nobody out
-    assert (folder / LOCK).exists()
-    start(folder, "--max_steps", "1")
-    assert (folder / "metrics.json").exists() and not (folder / LOCK).exists()
 
 
 def test_a_run_shorter_than_its_logging_steps_logs_its_parts_and_evaluation_slows_no_rows(start, tmp_path, monkeypatch):

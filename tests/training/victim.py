@@ -1,12 +1,11 @@
 """Runs a sinkd command that something happens to: `victim.py step 7 distill ...`, `victim.py save 2 ...`.
 
 step N: SIGKILL right after update N. save N: the same in the middle of writing the N-th checkpoint, with half of its
-files on disk. terminate N: SIGTERM. full N: from the N-th checkpoint on the system lets no file grow. worker N: SIGKILL
-for the second process of the first attempt alone. nan N: the student of the second process gives NaN.
+files on disk. terminate N: SIGTERM. worker N: SIGKILL for the second process of the first attempt alone. nan N: the
+student of the second process gives NaN.
 """
 
 import os
-import resource
 import signal
 import sys
 from functools import partial
@@ -29,14 +28,14 @@ def signal_at_step(signum: int, number: int) -> None:
     Schedule.on_step_begin = patched
 
 
-def act_in_save(act, number: int) -> None:
+def die_in_save(number: int) -> None:
     write = TaskTrainer._save_optimizer_and_scheduler
     saves = []
 
     def patched(self, output_dir):
         saves.append(output_dir)
         if len(saves) == number:
-            act()
+            os.kill(os.getpid(), signal.SIGKILL)
         write(self, output_dir)
 
     TaskTrainer._save_optimizer_and_scheduler = patched
@@ -60,9 +59,8 @@ def second_process_gives_nan(number: int) -> None:
 
 MOMENTS = {
     "step": partial(signal_at_step, signal.SIGKILL),
-    "save": partial(act_in_save, lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    "save": die_in_save,
     "terminate": partial(signal_at_step, signal.SIGTERM),
-    "full": partial(act_in_save, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))),
     "worker": second_process_dies,
     "nan": second_process_gives_nan,
 }

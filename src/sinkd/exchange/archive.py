@@ -15,8 +15,8 @@ from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from sinkd.errors import SinkdError
-from sinkd.exchange.transfer import CHUNK, scratch, writing
+from sinkd.errors import SinkdError, writing
+from sinkd.exchange.transfer import CHUNK, scratch
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DAMAGED = (

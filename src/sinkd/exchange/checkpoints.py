@@ -10,9 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
-from sinkd.errors import SinkdError, first_sentence
+from sinkd.errors import SinkdError, first_sentence, writing
 from sinkd.exchange.archive import is_archive, unpack
-from sinkd.exchange.transfer import writing
 
 SMALL_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

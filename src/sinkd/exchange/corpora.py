@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, writing
 from sinkd.exchange.archive import unpack
-from sinkd.exchange.transfer import fetch, writing
+from sinkd.exchange.transfer import fetch
 from sinkd.tasks.file_formats import lines
 
 HOST = "https://dl.fbaipublicfiles.com"

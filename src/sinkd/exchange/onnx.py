@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from sinkd.errors import SinkdError, first_sentence
-from sinkd.exchange.transfer import writing
+from sinkd.errors import SinkdError, first_sentence, writing
 from sinkd.models import Encoder, find_checkpoint, load_encoder, load_tokenizer
 from sinkd.models.family import Reading, positions
 from sinkd.models.forward import model_inputs
@@ -82,8 +81,9 @@ def export(path: str, task: Task | None, args: TaskArguments, output: Path, int8
     first = next(iter(splits.values()))[0]
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in first]
     _empty(output)
-    model.config.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    with writing(output):
+        model.config.save_pretrained(output)
+        tokenizer.save_pretrained(output)
     file = export_onnx(model, {name: first[name] for name in names}, output / "model.onnx")
 
     def by_torch(batch: Batch) -> np.ndarray:
@@ -143,7 +143,7 @@ def export_onnx(model: PreTrainedModel, inputs: Batch, file: Path) -> Path:
     most = positions(model) or LONGEST
     axes = {0: torch.export.Dim("batch", min=1, max=LONGEST), 1: torch.export.Dim("length", min=1, max=most)}
     try:
-        with _quiet():
+        with _quiet(), writing(file):
             torch.onnx.export(
                 _Logits(model.eval(), names).eval(),
                 example,
@@ -156,6 +156,9 @@ def export_onnx(model: PreTrainedModel, inputs: Batch, file: Path) -> Path:
                 external_data=sum(parameter.nbytes for parameter in model.parameters()) > 1.8e9,
                 verbose=False,
             )
+    except SinkdError:  # half a file
+        file.unlink(missing_ok=True)
+        raise
     except torch.onnx.OnnxExporterError as error:
         kind, cause = type(model).__name__, first_sentence(error.__cause__ or error)
         raise SinkdError(f"torch.onnx cannot export a {kind}: {cause}") from error
@@ -169,7 +172,7 @@ def quantize_onnx(file: Path, target: Path) -> Path:
 
     model = onnx.load(file)
     del model.graph.value_info[:]  # traced sizes, which older versions of ONNX Runtime enforce on dynamic axes
-    with _quiet():
+    with _quiet(), writing(target):
         quantize_dynamic(model, str(target), weight_type=QuantType.QInt8, per_channel=True)
     return target
 

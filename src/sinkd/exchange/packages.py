@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, writing
 from sinkd.exchange.archive import unpack
-from sinkd.exchange.transfer import writing
 from sinkd.tasks.arrow_cache import file_hash
 
 LIMIT = 1 << 28  # bytes that a package may unpack to

@@ -27,8 +27,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from sinkd.errors import SinkdError, first_sentence
-from sinkd.exchange.transfer import scratch, writing
+from sinkd.errors import SinkdError, first_sentence, writing
+from sinkd.exchange.transfer import scratch
 from sinkd.tasks.file_formats import lines
 from sinkd.tasks.text_file import decode
 

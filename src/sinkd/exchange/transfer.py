@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from tqdm.auto import tqdm
 
 import sinkd
-from sinkd.errors import SinkdError, first_sentence
+from sinkd.errors import SinkdError, first_sentence, writing
 from sinkd.tasks.arrow_cache import file_hash
 
 CHUNK = 1 << 16
@@ -99,18 +99,6 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
         return answer.read(CHUNK)
     except OSError as error:
         raise http.client.HTTPException(first_sentence(error)) from error
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an OSError into a SinkdError: the disk is full, or the folder is missing or not writable."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or first_sentence(error)
-        raise SinkdError(
-            f"{path} cannot be written ({reason}); make room or choose another folder, and run the same command again"
-        ) from error
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from sinkd.errors import SinkdError
+from sinkd.errors import FULL, SinkdError, first_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +75,26 @@ def cached(key: str, features: Features, batches: Batches, notes: dict[str, Any]
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock")).acquire()  # the system releases it if its holder dies
     except OSError as error:
-        raise SinkdError(f"cannot write in {path.parent} ({error.strerror}): point SINKD_CACHE elsewhere") from error
+        raise _unwritable(path, error) from error
     with lock:
         kept = _notes(path)
         if kept is None:
             if path.exists():
                 logger.warning("%s is damaged, or of an earlier version, and is built again", path)
-            _build(path, key, features, batches, notes, title)
+            try:
+                _build(path, key, features, batches, notes, title)
+            except OSError as error:
+                if error.errno not in FULL:  # one of `batches`
+                    raise
+                raise _unwritable(path, error) from error
         else:
             notes.update(kept)
     return Dataset.from_file(str(path))
+
+
+def _unwritable(path: Path, error: OSError) -> SinkdError:
+    reason = error.strerror or first_sentence(error)
+    return SinkdError(f"cannot write in {path.parent} ({reason}): make room, or point SINKD_CACHE elsewhere")
 
 
 def batched(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> Iterator[dict[str, list[Any]]]:

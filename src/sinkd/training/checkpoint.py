@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from sinkd.errors import writing
 from sinkd.models.seal import damaged, seal
 
 logger = logging.getLogger(__name__)
@@ -31,25 +33,37 @@ def written_whole(target: Path, writer: bool = True) -> Iterator[Path]:
 
     Yields:
         The partial folder.
+
+    Raises:
+        SinkdError: if it cannot be written; the earlier folder stays.
     """
     partial = target.parent / PARTIAL / target.name
     if writer:
         shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    yield partial
-    if writer:
-        seal(partial)
-        for path in partial.rglob("*"):
-            if path.is_file():
-                _flush(path)
-        replaced = partial.with_name(f"{target.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        if target.exists():
-            target.rename(replaced)
-        partial.rename(target)
-        shutil.rmtree(replaced, ignore_errors=True)
-        with suppress(OSError):  # another process may be writing another folder
-            partial.parent.rmdir()
+    with writing(target):
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        if writer:
+            _complete(partial, target)
+
+
+def _complete(partial: Path, target: Path) -> None:
+    """Seal a partial folder, and put it in the place of `target`."""
+    seal(partial)
+    for path in partial.rglob("*"):
+        if path.is_file():
+            _flush(path)
+    replaced = partial.with_name(f"{target.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
+    partial.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
+    with suppress(OSError):  # another process may be writing another folder
+        partial.parent.rmdir()
 
 
 def remove_partial(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sinkd.errors import SinkdError
+from sinkd.errors import FULL, SinkdError, writing
 from sinkd.models.seal import SEAL
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.checkpoint import PARTIAL, is_partial
@@ -27,14 +27,17 @@ def locked(folder: Path, writer: bool) -> Iterator[None]:
     if not writer:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            said = f"another command is using {folder}; wait until it ends, or choose another folder"
+            raise SinkdError(said) from None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise SinkdError(f"another command is using {folder}; wait until it ends, or choose another folder") from None
-    try:
-        yield
+        with writing(folder, FULL):
+            yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)  # before the release, so that no process locks a deleted file
         lock.release()

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
 from sinkd.models.seal import damaged
 from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
 from sinkd.training.cpu import CpuTrainer
@@ -55,12 +54,9 @@ class ResumableTrainer(CpuTrainer):
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save:
                     self.save_extras(staged)
-            except (OSError, RuntimeError, SafetensorError) as error:
-                reason = str(error).splitlines()[0]
-                raise SinkdError(
-                    f"{name} could not be written in {folder} ({reason}); once it can, the same command goes on from "
-                    "the checkpoint before it"
-                ) from error
+            except RuntimeError as error:  # torch.save's, which does not say that a disk is full
+                full = shutil.disk_usage(folder).free < 2**20
+                raise OSError("No space left on device" if full else first_sentence(error)) from error
             finally:
                 self._saving_to = None
             self.accelerator.wait_for_everyone()

@@ -202,7 +202,7 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
         started = time.perf_counter()
         resume = last_checkpoint(folder)
         try:
-            result = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         except KeyboardInterrupt as stop:
             kept = last_checkpoint(folder) or "what the teacher has answered"
             raise KeyboardInterrupt(f"interrupted; {kept} is kept, and the same command goes on from there") from stop
@@ -211,7 +211,7 @@ def _run(args: Any, family: Family, make_trainer: MakeTrainer, taught: Callable[
         seconds = time.perf_counter() - started
         _record_balances(folder, trainer)
         trainer.adopt_best()
-        outcome = _outcome(trainer, family.task, args, seconds, result.metrics, taught())
+        outcome = _outcome(trainer, family.task, args, seconds, taught())
         if args.should_save:
             content = {name: value for name, value in asdict(outcome).items() if name != "folder"}
             write_text(folder / "metrics.json", json.dumps(content, indent=1) + "\n")
@@ -243,9 +243,7 @@ def _record_balances(folder: Path, trainer: TaskTrainer) -> None:
         replace(manifest, balances=teachers.balances).write(folder)
 
 
-def _outcome(
-    trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, metrics: dict, taught: TeacherScores
-) -> Outcome:
+def _outcome(trained: TaskTrainer, task: Task, args: TaskArguments, seconds: float, taught: TeacherScores) -> Outcome:
     evaluations = [log for log in trained.state.log_history if "eval_runtime" in log]
     if not evaluations and task.dev_splits:
         progress = {"epoch": trained.state.epoch or 0.0, "step": trained.state.global_step}
@@ -260,7 +258,8 @@ def _outcome(
         scores={name: value for name, value in best.items() if name not in TIMING},
         history=history,
         seconds=round(seconds, 3),
-        samples_per_second=metrics.get("train_samples_per_second", 0.0),
+        # The Trainer's own figure is of a clock that may be set back.
+        samples_per_second=round(len(trained.train_dataset) * (trained.state.epoch or 0.0) / seconds, 3),
         seed=args.seed,
         folder=args.output_dir,
         teacher_scores=taught[0],

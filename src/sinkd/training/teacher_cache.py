@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, writing
 from sinkd.losses.feature import Feature
 from sinkd.tasks.arrow_cache import file_hash
 from sinkd.training.checkpoint import write_text
@@ -89,7 +89,8 @@ class Answers:
         Raises:
             SinkdError: if a shard cannot be read back.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
+        with writing(self.home):
+            self.home.mkdir(parents=True, exist_ok=True)
         waiting = list(range(-(-self.n_rows // self.shard)))
         patience = 0.0  # first claim free shards, then wait for the others
         while waiting:
@@ -107,8 +108,9 @@ class Answers:
                 if missing:
                     rows = range(number * self.shard, min((number + 1) * self.shard, self.n_rows))
                     answers = answer(rows, missing)
-                    for feature in missing:
-                        self._write(feature, number, answers[feature.name])
+                    with writing(self.home):
+                        for feature in missing:
+                            self._write(feature, number, answers[feature.name])
         except Timeout:
             return False
         if self._missing(number):
