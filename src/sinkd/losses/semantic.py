@@ -135,10 +135,11 @@ def _costs(ids: Tensor, embedding: Tensor, dtype: torch.dtype) -> Tensor:
     n, count = ids.shape
     cost = torch.ones(n, count + 1, count + 1, dtype=dtype, device=ids.device)
     for i in spans(n, count * embedding.shape[1], ids.device):
-        rows = embedding[ids[i]].to(dtype)
-        norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-        rows = exact_products(torch.where(norm < LEAST_NORM, 0.0, rows / norm))
-        cost[i, :-1, :-1] -= torch.matmul(rows, rows.mT).to(dtype)
+        rows = exact_products(embedding[ids[i]].to(dtype))
+        gram = torch.matmul(rows, rows.mT)
+        norm = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+        scale = torch.where(norm < LEAST_NORM, 0.0, 1 / norm)
+        cost[i, :-1, :-1] -= gram.mul_(scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2))
     cost.diagonal(dim1=-2, dim2=-1).zero_()
     return cost
 

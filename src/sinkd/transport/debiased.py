@@ -19,7 +19,6 @@ converge. All three problems take the same steps, so S and its gradient are 0 fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,9 +29,11 @@ from .iteration import PRODUCT_LIMIT
 from .precision import exact_products, full_precision, result_type
 
 STEP = 0.75
-"""The part of the way to the solution that a step goes; more is faster, and 1 need not converge."""
+"""The part of the way to the solution that a step goes; products write it as roots. 1 need not converge."""
 LARGEST_PRODUCT = 300.0
 """Largest cost / epsilon for products in float64, whose scalings reach exp(300) and are never squared."""
+TINY = 1e-150
+"""Its square is a number of float64."""
 
 
 class Debiased(NamedTuple):
@@ -85,66 +86,92 @@ def debiased(
         raise SinkdError(f"debiased: tolerance is {tolerance}; it must be greater than 0, or None")
     dtype, steepness = result_type(cost, p, q), cost_bound / epsilon
     with torch.no_grad(), full_precision(cost.device):
-        # Potentials of OT(p, q), then of OT(p, p) and OT(q, q), as rows: each belongs to the mass `own`, and is the
+        # Scalings of OT(p, q), then of OT(p, p) and OT(q, q), as rows: each belongs to the mass `own`, and is the
         # solution for the mass `other` on the opposite side. They are few, so float64 costs little.
         own = torch.stack([p, q, p, q], -2).double()
         other = torch.stack([q, p, p, q], -2).double()
-        logs = own.log(), other.log()
         log_kernel = cost.to(dtype if steepness <= PRODUCT_LIMIT else torch.float64) * (-1 / epsilon)
-        sums = _products(log_kernel, own) if steepness <= LARGEST_PRODUCT else _logarithms(log_kernel, logs[0])
-        x = torch.zeros_like(own)
-        across = sums(x)
+        form = _Products if steepness <= LARGEST_PRODUCT else _Logarithms
+        steps = form(log_kernel, own, other)
         for done in range(1, n_iters + 1):
-            x = torch.lerp(x, _solution(own, other, logs[0], _opposite(across), across), STEP)
-            across = sums(x)
+            steps.take()
             if done == n_iters or tolerance is not None:
-                # each marginal is mass times scaling times sum
-                total = torch.logaddexp(_opposite(across), logs[1] + _opposite(x))
-                error = (own * torch.expm1(x + total).abs()).sum(-1).amax(-1)
+                error = (own * (steps.totals() - 1).abs()).sum(-1).amax(-1)
             if tolerance is not None and bool((error <= tolerance).all()):
                 break
-        x = epsilon * x
+        x = epsilon * steps.log_scalings()
         d_p, d_q = x[..., 0, :] - x[..., 2, :], x[..., 1, :] - x[..., 3, :]
         value = (own[..., 0, :] * d_p).sum(-1) + (own[..., 1, :] * d_q).sum(-1)
     return Debiased(value.to(dtype), d_p.to(dtype), d_q.to(dtype), error.to(dtype))
 
 
-Sums = Callable[[Tensor], Tensor]
-"""A function of the log-scalings x (..., 4, n): log sum_j K'_ij own_j exp(x_j), (..., 4, n)."""
+class _Products:
+    """Scalings x (..., 4, n), and the sums K' (own x) of what they exchange with other points."""
+
+    def __init__(self, log_kernel: Tensor, own: Tensor, other: Tensor):
+        self.own, self.other, self.apart = own, other, other - own
+        self.kernel = exact_products(log_kernel.exp_())
+        self.kernel.diagonal(dim1=-2, dim2=-1).zero_()
+        self.x = torch.ones_like(own)
+        self.sums = self._sums()
+
+    def _sums(self) -> Tensor:
+        sums = torch.matmul((self.own * self.x).to(self.kernel.dtype), self.kernel)
+        # a point that holds all the mass receives nothing from others: any small number stands for that
+        return sums.double().clamp_min_(TINY)
+
+    def take(self) -> None:
+        """Go a part of the way to u, the root of p R u^2 + (q - p + R S) u - S = 0."""
+        r, s = _opposite(self.sums), self.sums
+        product = (r * s).clamp_min_(TINY * TINY)
+        b = self.apart + product
+        size = b.abs()
+        larger = torch.addcmul(b * b, self.own, product, value=4).sqrt_().add_(size)
+        u = torch.where((b > 0) | (self.own == 0), 2 * s / larger, larger / (2 * self.own * r))
+        self.x = (u * (u * self.x).sqrt_()).sqrt_().clamp_(TINY, 1 / TINY)  # x^(1/4) u^(3/4)
+        self.sums = self._sums()
+
+    def totals(self) -> Tensor:
+        """Marginals over masses, which are 1 at the solution."""
+        return self.x * (_opposite(self.sums) + self.other * _opposite(self.x))
+
+    def log_scalings(self) -> Tensor:
+        return self.x.log()
 
 
-def _products(log_kernel: Tensor, own: Tensor) -> Sums:
-    kernel = exact_products(log_kernel.exp_())
-    kernel.diagonal(dim1=-2, dim2=-1).zero_()
-    return lambda x: _floor(torch.matmul((own * x.exp()).to(kernel.dtype), kernel).double().log_())
+class _Logarithms:
+    """The same with logarithms, for scalings that overflow."""
 
+    def __init__(self, log_kernel: Tensor, own: Tensor, other: Tensor):
+        self.own, self.apart, self.kernel = own, other - own, log_kernel
+        self.log_own, self.log_other = own.log(), other.log()
+        self.kernel.diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
+        self.x = torch.zeros_like(own)
+        self.sums = self._sums()
 
-def _logarithms(log_kernel: Tensor, log_own: Tensor) -> Sums:
-    log_kernel.diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
+    def _sums(self) -> Tensor:
+        rows = [torch.logsumexp(self.kernel + row.unsqueeze(-2), -1) for row in (self.log_own + self.x).unbind(-2)]
+        return torch.stack(rows, -2).clamp_min_(-1e6)
 
-    def sums(x: Tensor) -> Tensor:
-        rows = [torch.logsumexp(log_kernel + row.unsqueeze(-2), -1) for row in (log_own + x).unbind(-2)]
-        return _floor(torch.stack(rows, -2))
+    def take(self) -> None:
+        r, s = _opposite(self.sums), self.sums
+        log_product = r + s
+        b = self.apart + log_product.exp()
+        # the product may underflow, which matters only where it is all there is
+        log_b = torch.where(self.apart == 0, log_product, b.abs().log_())
+        log_root = torch.logaddexp(2 * log_b, math.log(4) + self.log_own + log_product) / 2
+        larger = torch.logaddexp(log_b, log_root) - math.log(2)
+        u = torch.where((b > 0) | (self.own == 0), s - larger, larger - self.log_own - r)
+        self.x = torch.lerp(self.x, u, STEP)
+        self.sums = self._sums()
 
-    return sums
+    def totals(self) -> Tensor:
+        return torch.exp(self.x + torch.logaddexp(_opposite(self.sums), self.log_other + _opposite(self.x)))
 
-
-def _floor(log_sums: Tensor) -> Tensor:
-    """A point that holds all the mass receives nothing from others: any small number stands for that."""
-    return log_sums.clamp_min(-1e6)
+    def log_scalings(self) -> Tensor:
+        return self.x
 
 
 def _opposite(x: Tensor) -> Tensor:
-    """The potentials, or sums, of the opposite side of each problem."""
+    """The scalings, or sums, of the opposite side of each problem."""
     return torch.cat([x[..., 1:2, :], x[..., :1, :], x[..., 2:, :]], -2)
-
-
-def _solution(p: Tensor, q: Tensor, log_p: Tensor, r: Tensor, s: Tensor) -> Tensor:
-    """log u from masses p, q and r = log R, s = log S: the root of p R u^2 + (q - p + R S) u - S = 0."""
-    log_product = r + s
-    b = q - p + log_product.exp()
-    # RS may underflow, which matters only where it is all there is
-    log_b = torch.where(p == q, log_product, b.abs().log_())
-    log_root = torch.logaddexp(2 * log_b, math.log(4) + log_p + log_product) / 2
-    larger = torch.logaddexp(log_b, log_root)
-    return torch.where((b > 0) | (p == 0), math.log(2) + s - larger, larger - math.log(2) - log_p - r)
