@@ -86,7 +86,9 @@ def test_any_masses_give_finite_numbers(epsilon):
     cost = problem(4, 4)[0]
     p = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
     q = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0], [1e-30, 0, 0, 1.0]])
-    found = debiased(cost.float(), p, q, epsilon, 2.0, n_iters=200)
+    for n_iters in (1, 3, 200):
+        found = debiased(cost.float(), p, q, epsilon, 2.0, n_iters)
+        assert not any(part.isnan().any() for part in found)
     assert all(part.isfinite().all() for part in found)
     expected = [0.0, float(cost[1, 0, 1]), float(cost[2, 0, 3] + cost[2, 1, 3]) / 2]
     assert found.value[:2].tolist() == pytest.approx(expected[:2], abs=1e-5)

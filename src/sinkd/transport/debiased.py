@@ -96,7 +96,8 @@ def debiased(
         for done in range(1, n_iters + 1):
             steps.take()
             if done == n_iters or tolerance is not None:
-                error = (own * (steps.totals() - 1).abs()).sum(-1).amax(-1)
+                # a point without mass, whose marginal may overflow at first, has no error
+                error = torch.where(own == 0, 0.0, own * (steps.totals() - 1).abs()).sum(-1).amax(-1)
             if tolerance is not None and bool((error <= tolerance).all()):
                 break
         x = epsilon * steps.log_scalings()
