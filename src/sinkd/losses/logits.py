@@ -70,13 +70,9 @@ def guard(student: Tensor, teacher: Tensor) -> None:
         return check_finite(student, teacher)
     for side, logits in (("student", student), ("teacher", teacher)):
         if logits.numel():
-            assert_usable(side, torch.isfinite(logits.detach().amax(-1)).all())
+            text = f"{side} logits hold NaN, +inf, or a row of -inf throughout"
+            torch._assert_async(torch.isfinite(logits.detach().amax(-1)).all(), text)
     return None
-
-
-def assert_usable(side: str, fine: Tensor) -> None:
-    """Fail, without waiting for the device, unless a side's logits are fine, a tensor of one value."""
-    torch._assert_async(fine, f"{side} logits hold NaN, +inf, or a row of -inf throughout")
 
 
 def pair_rows(

@@ -14,9 +14,9 @@ from ..transport.few_classes import LONGEST
 from ..transport.iteration import PRODUCT_LIMIT
 from ..transport.pairwise import FEW
 from ..transport.precision import result_type
-from ..transport.triton import on_device_of, tiling
+from ..transport.triton import on_device_of, shared_memory, tiling
 from . import triton_few_classes as kernels
-from .logits import Rows, assert_usable
+from .logits import Rows
 
 if TYPE_CHECKING:
     from .sinkhorn import SinkhornLoss
@@ -43,42 +43,37 @@ def distances(loss: SinkhornLoss, rows: Rows, factor: float) -> Tensor:
     student, teacher, mask, _ = rows
     c = 1.0 if loss.hyperbolic is None else float(loss.hyperbolic())
     logs = COSTS[loss.cost].bound + loss.pairing > PRODUCT_LIMIT * loss.epsilon
-    value, fine = _FewClasses.apply(
-        student.reshape(-1, *student.shape[-2:]).contiguous(),
-        teacher.reshape(-1, *teacher.shape[-2:]).contiguous(),
-        None if mask is None else mask.reshape(-1, mask.shape[-1]).contiguous(),
-        loss.cost, loss.temperature, math.sqrt(c), loss.pairing, loss.epsilon, loss.n_iters,
+    single = student.dim() == 2
+    if single:
+        student, teacher = student.unsqueeze(0), teacher.unsqueeze(0)
+    value = _FewClasses.apply(
+        student, teacher, mask, loss.cost, loss.temperature, math.sqrt(c), loss.pairing, loss.epsilon, loss.n_iters,
         loss.gradient == "unroll", logs, factor,
     )  # fmt: skip
-    for side, each in zip(("student", "teacher"), fine.unbind(-1), strict=True):
-        assert_usable(side, each if len(each) == 1 else each.all())
-    return value.reshape(student.shape[:-2])
+    return value[0] if single else value
 
 
 class _FewClasses(torch.autograd.Function):
-    """Student rows (k, n, C), teacher rows (k, m, C) and settings -> loss (k,) times `factor`, and fine (k, 2).
-
-    `fine` is 1 where all of a side's rows have finite largest logits.
-    """
+    """Student rows (k, n, C), teacher rows (k, m, C), a mask and settings -> the loss (k,) times `factor`."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor | None, *settings: Any) -> Any:
-        run: Any = _forward_op if torch.compiler.is_compiling() else _run_forward
-        loss, fine, *kept = run(student, teacher, mask, *settings)
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
+        run: Any = _forward_op if torch.compiler.is_compiling() else _forward
+        student, teacher = student.contiguous(), teacher.contiguous()
+        mask = None if mask is None else mask.contiguous()
+        loss, *kept = run(student, teacher, mask, *settings)
         ctx.save_for_backward(student, teacher, mask, *kept)
         ctx.settings = settings
-        ctx.mark_non_differentiable(fine)
-        return loss, fine
+        return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> Any:
-        student, teacher, mask, *kept = ctx.saved_tensors
-        run: Any = _backward_op if torch.compiler.is_compiling() else _run_backward
-        return run(student, teacher, mask, *kept, d_loss, *ctx.settings), *(None,) * (2 + len(ctx.settings))
+    def backward(ctx: Any, d_loss: Tensor) -> Any:
+        run: Any = _backward_op if torch.compiler.is_compiling() else _backward
+        return run(*ctx.saved_tensors, d_loss.contiguous(), *ctx.settings), *(None,) * (2 + len(ctx.settings))
 
 
-def _run_forward(
+def _forward(
     student: Tensor,
     teacher: Tensor,
     mask: Tensor | None,
@@ -91,33 +86,44 @@ def _run_forward(
     unroll: bool,
     logs: bool,
     factor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    loss, fine, w, plan, rows, cols = _empty_forward(
-        student, teacher, mask, cost, temperature, root, pairing, epsilon, n_iters, unroll, logs, factor
-    )
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss, costs, the plan (empty if unrolled), and the scalings of every iteration."""
+    settings = cost, temperature, root, pairing, epsilon, n_iters, unroll, logs, factor
+    loss, w, plan, rows, cols = _like(student, teacher, mask, *settings)
     count, n, m = w.shape
+    blocks = tiling(student, n, m, logs)
     with on_device_of(student):
-        kernels.forward[(count,)](
-            student, teacher, mask, n / m, w, plan, rows, cols, loss, fine, factor, 1 / temperature, root, pairing,
-            1 / epsilon, n, m, n_iters, student.shape[-1], COST=kernels.COSTS[cost], LOGS=logs, **tiling(n, m),
+        kernels.forward[(count * blocks["PARTS"],)](
+            student, teacher, mask, n / m, w, None if unroll else plan, rows, cols, loss,
+            *shared_memory(w, count, blocks, w.dtype), factor, 1 / temperature, root, pairing, 1 / epsilon,
+            n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks, debug=True, sanitize_overflow=False,
         )  # fmt: skip
-    return loss, fine, w, plan, rows, cols
+    return loss, w, plan, rows, cols
 
 
-def _empty_forward(
-    student: Tensor, teacher: Tensor, mask: Tensor | None, cost: str, temperature: float, root: float, pairing: float,
-    epsilon: float, n_iters: int, unroll: bool, logs: bool, factor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _like(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None,
+    cost: str,
+    temperature: float,
+    root: float,
+    pairing: float,
+    epsilon: float,
+    n_iters: int,
+    unroll: bool,
+    logs: bool,
+    factor: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (count, n, _), m = student.shape, teacher.shape[1]
     dtype = torch.float64 if logs else torch.float32
-    loss = student.new_empty(count, dtype=torch.float32)
-    fine = student.new_empty(count, 2, dtype=torch.int32)
-    w, plan = student.new_empty(count, n, m, dtype=dtype), student.new_empty(count, n, m, dtype=dtype)
+    w, plan = student.new_empty(count, n, m, dtype=dtype), student.new_empty(0 if unroll else count, n, m, dtype=dtype)
     rows = student.new_empty(count, n_iters, n, dtype=dtype)
-    return loss, fine, w, plan, rows, student.new_empty(count, n_iters, m, dtype=dtype)
+    cols = student.new_empty(count, n_iters, m, dtype=dtype)
+    return student.new_empty(count, dtype=torch.float32), w, plan, rows, cols
 
 
-def _run_backward(
+def _backward(
     student: Tensor,
     teacher: Tensor,
     mask: Tensor | None,
@@ -136,20 +142,21 @@ def _run_backward(
     logs: bool,
     factor: float,
 ) -> Tensor:
+    """The gradient with respect to the student's logits."""
     count, n, m = w.shape
-    d_w, d_rows, d_cols = torch.empty_like(w), torch.empty_like(rows), torch.empty_like(cols)
+    blocks = tiling(student, n, m, logs)
     d_student = torch.empty_like(student)
-    d_p = torch.empty_like(student, dtype=torch.float64)
+    d_p = student.new_empty(student.shape, dtype=torch.float64)
     with on_device_of(student):
-        kernels.backward[(count,)](
-            student, teacher, mask, n / m, w, plan, rows, cols, d_loss, factor, 1 / temperature, root, 1 / epsilon,
-            d_w, d_rows, d_cols, d_p, d_student, n, m, n_iters, student.shape[-1],
-            UNROLL=unroll, COST=kernels.COSTS[cost], LOGS=logs, **tiling(n, m),
+        kernels.backward[(count * blocks["PARTS"],)](
+            student, teacher, mask, n / m, w, None if unroll else plan, rows, cols, d_loss,
+            *shared_memory(w, count, blocks, w.dtype), factor, 1 / temperature, root, 1 / epsilon,
+            d_p, d_student, n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks,
         )  # fmt: skip
     return d_student
 
 
-_forward_op = torch.library.custom_op("sinkd::few_classes", _run_forward, mutates_args=())
-_forward_op.register_fake(_empty_forward)
-_backward_op = torch.library.custom_op("sinkd::few_classes_backward", _run_backward, mutates_args=())
+_forward_op = torch.library.custom_op("sinkd::few_classes", _forward, mutates_args=())
+_forward_op.register_fake(_like)
+_backward_op = torch.library.custom_op("sinkd::few_classes_backward", _backward, mutates_args=())
 _backward_op.register_fake(lambda student, *_: torch.empty_like(student))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..transport.triton_iteration import reverse_one, solve_one
+from ..transport.triton_iteration import masses, reverse_tile, solve_tile
 
 COSTS = {"l1": 0, "sqeuclidean": 1, "lorentz": 2, "poincare": 2}
 """The ground costs that the kernels know."""
@@ -67,14 +67,7 @@ def _above(x, y, x_total, y_total, i, j, n, m, classes, by_t, root):
         other = _probability(y, y_total, j, m, c, classes, by_t) * y_sinhc * root
         apart = own[:, None] - other[None, :]
         total += apart * apart
-    return (total * 0.5).to(tl.float32)
-
-
-@triton.jit
-def _by_sinh(above):
-    """1 / sinh(distance); 0 for distances below 1e-12, which count as 0."""
-    square = above * (above + 2.0)
-    return tl.where(square > 1e-24, 1.0 / tl.sqrt(tl.where(square > 1e-24, square, 1.0)), 0.0)
+    return tl.maximum(total * 0.5, 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -89,107 +82,111 @@ def _flat(x, y, x_total, y_total, i, j, n, m, classes, by_t, COST: tl.constexpr)
 
 
 @triton.jit
-def forward(
-    x, y, mask, b_each, cost, plan, rows, cols, loss, fine, factor, by_t: tl.float64, root: tl.float64, pairing,
-    inverse: tl.float64, n, m, n_iters, classes: tl.constexpr,
-    COST: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
-    batch = tl.program_id(0).to(tl.int64)
-    x += batch * n * classes
-    y += batch * m * classes
-    cost += batch * n * m
-    j = tl.arange(0, COLS)
-    y_total, y_fine = _log_total(y, j, m, classes, by_t)
-    x_fine = tl.full((), 1, tl.int32)
-    for k in range(TILES):
-        i = k * ROWS + tl.arange(0, ROWS)
-        x_total, i_fine = _log_total(x, i, n, classes, by_t)
-        x_fine = tl.minimum(x_fine, tl.min(i_fine.to(tl.int32), 0))
-        if COST == 2:
-            above = _above(x, y, x_total, y_total, i, j, n, m, classes, by_t, root)
-            sinh = tl.sqrt(above * (above + 2.0)).to(tl.float64)
-            w = (tl.log(1.0 + above.to(tl.float64) + sinh) / tl.full((), root, tl.float64)).to(tl.float32)
-        else:
-            w = _flat(x, y, x_total, y_total, i, j, n, m, classes, by_t, COST)
-        w += tl.where(i[:, None] != j[None, :], tl.full((), pairing, tl.float32), 0.0)
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        tl.store(cost + i[:, None] * m + j[None, :], w.to(cost.dtype.element_ty), mask=inside)
-    tl.store(fine + 2 * batch, x_fine)
-    tl.store(fine + 2 * batch + 1, tl.min(y_fine.to(tl.int32), 0))
-    tl.debug_barrier()
-    weights = mask if mask is None else mask + batch * n
-    distance, _ = solve_one(
-        cost, weights, weights, b_each, plan + batch * n * m, rows + batch * n_iters * n, cols + batch * n_iters * m,
-        inverse, n, m, n_iters, None, LOGS, ROWS, COLS, TILES,
-    )  # fmt: skip
-    tl.store(loss + batch, (distance * factor).to(tl.float32))
-
-
-@triton.jit
-def backward(
-    x, y, mask, b_each, cost, plan, rows, cols, d_loss, factor, by_t: tl.float64, root: tl.float64,
-    inverse: tl.float64, d_cost, d_rows, d_cols, d_p, d_x, n, m, n_iters, classes: tl.constexpr,
-    UNROLL: tl.constexpr, COST: tl.constexpr, LOGS: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
-    batch = tl.program_id(0).to(tl.int64)
-    x += batch * n * classes
-    y += batch * m * classes
-    d_x += batch * n * classes
-    d_p += batch * n * classes
-    d_cost += batch * n * m
-    upstream = tl.load(d_loss + batch).to(tl.float64) * factor
-    if UNROLL:
-        weights = mask if mask is None else mask + batch * n
-        reverse_one(
-            cost + batch * n * m, weights, weights, b_each, rows + batch * n_iters * n, cols + batch * n_iters * m,
-            d_rows + batch * n_iters * n, d_cols + batch * n_iters * m, None, None, None, upstream, d_cost, inverse,
-            n, m, n_iters, LOGS, ROWS, COLS, TILES,
-        )  # fmt: skip
-        tl.debug_barrier()
-    j = tl.arange(0, COLS)
-    y_total, _y_fine = _log_total(y, j, m, classes, by_t)
-    y_sinhc, y_time, _y_bend = _lift(y, y_total, j, m, classes, by_t, root)
-    for k in range(TILES):
-        i = k * ROWS + tl.arange(0, ROWS)
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        at = i[:, None] * m + j[None, :]
-        if UNROLL:
-            weight = tl.load(d_cost + at, mask=inside, other=0.0).to(tl.float32)
-        else:
-            weight = (tl.load(plan + batch * n * m + at, mask=inside, other=0.0) * upstream).to(tl.float32)
-        x_total, _x_fine = _log_total(x, i, n, classes, by_t)
-        x_sinhc, x_time, bend = _lift(x, x_total, i, n, classes, by_t, root)
-        to_time = tl.zeros((ROWS,), tl.float64)
-        if COST == 2:
-            weight *= _by_sinh(_above(x, y, x_total, y_total, i, j, n, m, classes, by_t, root))
-            to_time -= tl.sum(weight * (x_time[:, None] - y_time[None, :]).to(tl.float32), 1).to(tl.float64)
-        along = tl.zeros((ROWS,), tl.float64)
-        for c in range(classes):
-            p = _probability(x, x_total, i, n, c, classes, by_t)
-            q = _probability(y, y_total, j, m, c, classes, by_t)
-            if COST == 2:
-                p *= x_sinhc * root
-                q *= y_sinhc * root
-            apart = (p[:, None] - q[None, :]).to(tl.float32)
-            if COST == 0:
-                apart = tl.where(apart > 0, 1.0, tl.where(apart < 0, -1.0, 0.0))
-            pull = tl.sum(weight * apart, 1).to(tl.float64) * (2.0 if COST == 1 else 1.0)
-            along += pull * _probability(x, x_total, i, n, c, classes, by_t) * root
-            tl.store(d_p + i * classes + c, pull, mask=i < n)
-        tl.debug_barrier()
-        mean = tl.zeros((ROWS,), tl.float64)
-        for c in range(classes):
-            p = _probability(x, x_total, i, n, c, classes, by_t)
-            mean += p * _d_probability(d_p, i, n, c, classes, p, root, x_sinhc, along * bend + to_time * x_sinhc, COST)
-        for c in range(classes):
-            p = _probability(x, x_total, i, n, c, classes, by_t)
-            d = _d_probability(d_p, i, n, c, classes, p, root, x_sinhc, along * bend + to_time * x_sinhc, COST)
-            tl.store(d_x + i * classes + c, (p * (d - mean) * by_t).to(tl.float32).to(d_x.dtype.element_ty), mask=i < n)
-
-
-@triton.jit
 def _d_probability(d_p, index, count, c, classes, p, root, sinhc, stretch, COST: tl.constexpr):
     """The derivative with respect to column c of the softened rows, through their lift."""
     pull = tl.load(d_p + index * classes + c, mask=index < count, other=0.0)
     return pull * sinhc + p * root * stretch if COST == 2 else pull
+
+
+@triton.jit
+def forward(
+    x, y, mask, b_each, cost, plan, rows, cols, loss, shared, counter, factor, by_t: tl.float64, root: tl.float64,
+    pairing, inverse: tl.float64, n, m, n_iters, classes: tl.constexpr, COST: tl.constexpr,
+    PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    batch = (tl.program_id(0) // PARTS).to(tl.int64)
+    part = tl.program_id(0) % PARTS
+    i = part * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLS)
+    x += batch * n * classes
+    y += batch * m * classes
+    x_total, x_fine = _log_total(x, i, n, classes, by_t)
+    y_total, y_fine = _log_total(y, j, m, classes, by_t)
+    tl.device_assert(x_fine, "student logits hold NaN, +inf, or a row of -inf throughout")
+    tl.device_assert(y_fine, "teacher logits hold NaN, +inf, or a row of -inf throughout")
+    if COST == 2:
+        above = _above(x, y, x_total, y_total, i, j, n, m, classes, by_t, root)
+        sinh = tl.sqrt(above * (above + 2.0)).to(tl.float64)
+        w = (tl.log(1.0 + above.to(tl.float64) + sinh) / tl.full((), root, tl.float64)).to(tl.float32)
+    else:
+        w = _flat(x, y, x_total, y_total, i, j, n, m, classes, by_t, COST)
+    w += tl.where(i[:, None] != j[None, :], tl.full((), pairing, tl.float32), 0.0)
+    inside = (i[:, None] < n) & (j[None, :] < m)
+    w = tl.where(inside, w, 0.0).to(cost.dtype.element_ty)
+    at = batch * n * m + i[:, None] * m + j[None, :]
+    tl.store(cost + at, w, mask=inside)
+    weights = mask if mask is None else mask + batch * n
+    moved, _u, _v, distance, _done = solve_tile(
+        w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), rows + batch * n_iters * n,
+        cols + batch * n_iters * m, shared + batch * 2 * PARTS * COLS, counter + batch, inverse, n, m, n_iters, None,
+        part, PARTS, LOGS, ROWS, COLS,
+    )  # fmt: skip
+    if plan is not None:
+        tl.store(plan + at, moved, mask=inside)
+    if part == 0:
+        tl.store(loss + batch, (distance * factor).to(tl.float32))
+
+
+@triton.jit
+def backward(
+    x, y, mask, b_each, cost, plan, rows, cols, d_loss, shared, counter, factor, by_t: tl.float64, root: tl.float64,
+    inverse: tl.float64, d_p, d_x, n, m, n_iters, classes: tl.constexpr, COST: tl.constexpr,
+    PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    batch = (tl.program_id(0) // PARTS).to(tl.int64)
+    part = tl.program_id(0) % PARTS
+    i = part * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLS)
+    x += batch * n * classes
+    y += batch * m * classes
+    d_x += batch * n * classes
+    d_p += batch * n * classes
+    inside = (i[:, None] < n) & (j[None, :] < m)
+    at = batch * n * m + i[:, None] * m + j[None, :]
+    w = tl.load(cost + at, mask=inside, other=0.0)
+    upstream = tl.load(d_loss + batch).to(tl.float64) * factor
+    if plan is None:
+        weights = mask if mask is None else mask + batch * n
+        weight = reverse_tile(
+            w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), rows + batch * n_iters * n,
+            cols + batch * n_iters * m, shared + batch * 2 * PARTS * COLS, counter + batch, None,
+            tl.zeros((ROWS,), w.dtype), tl.zeros((COLS,), w.dtype), upstream, inverse, n, m, n_iters,
+            part, PARTS, LOGS, ROWS, COLS,
+        ).to(tl.float32)  # fmt: skip
+    else:
+        weight = (tl.load(plan + at, mask=inside, other=0.0) * upstream.to(w.dtype)).to(tl.float32)
+    x_total, _x_fine = _log_total(x, i, n, classes, by_t)
+    y_total, _y_fine = _log_total(y, j, m, classes, by_t)
+    x_sinhc, x_time, bend = _lift(x, x_total, i, n, classes, by_t, root)
+    y_sinhc, y_time, _y_bend = _lift(y, y_total, j, m, classes, by_t, root)
+    to_time = tl.zeros((ROWS,), tl.float64)
+    if COST == 2:
+        above = _above(x, y, x_total, y_total, i, j, n, m, classes, by_t, root)
+        square = above * (above + 2.0)
+        apart = square > 1e-24  # distances below 1e-12 count as 0
+        weight = tl.where(inside & apart, weight / tl.sqrt(tl.where(apart, square, 1.0)), 0.0)
+        to_time -= tl.sum(weight * (x_time[:, None] - y_time[None, :]).to(tl.float32), 1).to(tl.float64)
+    along = tl.zeros((ROWS,), tl.float64)
+    for c in range(classes):
+        p = _probability(x, x_total, i, n, c, classes, by_t)
+        q = _probability(y, y_total, j, m, c, classes, by_t)
+        if COST == 2:
+            p *= x_sinhc * root
+            q *= y_sinhc * root
+        gap = (p[:, None] - q[None, :]).to(tl.float32)
+        if COST == 0:
+            gap = tl.where(gap > 0, 1.0, tl.where(gap < 0, -1.0, 0.0))
+        pull = tl.sum(weight * gap, 1).to(tl.float64) * (2.0 if COST == 1 else 1.0)
+        along += pull * _probability(x, x_total, i, n, c, classes, by_t) * root
+        tl.store(d_p + i * classes + c, pull, mask=i < n)
+    tl.debug_barrier()
+    stretch = along * bend + to_time * x_sinhc
+    mean = tl.zeros((ROWS,), tl.float64)
+    for c in range(classes):
+        p = _probability(x, x_total, i, n, c, classes, by_t)
+        mean += p * _d_probability(d_p, i, n, c, classes, p, root, x_sinhc, stretch, COST)
+    for c in range(classes):
+        p = _probability(x, x_total, i, n, c, classes, by_t)
+        d = _d_probability(d_p, i, n, c, classes, p, root, x_sinhc, stretch, COST)
+        d_z = (p * (d - mean) * by_t).to(tl.float32)
+        tl.store(d_x + i * classes + c, d_z.to(d_x.dtype.element_ty), mask=i < n)

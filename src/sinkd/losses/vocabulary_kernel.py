@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ..transport.triton import on_device_of
 from . import triton_vocabulary as kernels
+from . import triton_vocabulary_lorentz as hyperboloid
 
 PROGRAMS = 512
 """Programs that fill a GPU: a product's columns are shared out among at least so many."""
@@ -53,28 +54,26 @@ def _costs(
     with on_device_of(student):
         for side, total, square in ((student, x_total, x_square), (teacher, y_total, y_square)):
             kernels.totals[(len(side),)](side, total, square, by_t, width, BLOCK=1024)
-        tile, block = (64, 32) if curved else (8, 64)
+        tile, block, warps = (128, 32, 8) if curved else (16, 32, 4)
         tiles = triton.cdiv(n, tile), triton.cdiv(m, tile)
         shares = max(1, min(PROGRAMS // (tiles[0] * tiles[1]), width // (8 * block)))
-        grid = *tiles, shares
         share = triton.cdiv(triton.cdiv(width, shares), block) * block
-        sizes = by_t, n, m, width
+        grid, every = (*tiles, shares), (n, triton.cdiv(m, 32))
+        sides, sizes = (student, teacher, x_total, y_total), (by_t, n, m, width)
+        blocks = {"ROWS": tile, "COLS": tile, "BLOCK": block, "num_warps": warps}
         parts = student.new_empty(shares, n, m, dtype=torch.float32)
         if curved:
-            kernels.products[grid](
-                student, teacher, x_total, y_total, parts, *sizes, share, ROWS=tile, COLS=tile, BLOCK=block
-            )
-            kernels.lorentz[(n, triton.cdiv(m, 32))](
-                student, teacher, x_total, y_total, x_square, y_square, parts, one, two, cost, by_t, root, n, m, width,
-                shares, kernels.APART, COLS=32, BLOCK=1024,
+            hyperboloid.products[grid](*sides, parts, *sizes, share, **blocks)
+            hyperboloid.lorentz[every](
+                *sides, x_square, y_square, parts, one, two, cost, by_t, root, n, m, width, shares, hyperboloid.APART,
+                COLS=32, BLOCK=1024,
             )  # fmt: skip
         else:
             drift = torch.empty_like(parts)
-            kernels.l1[grid](
-                student, teacher, x_total, y_total, parts, drift, *sizes, share, ROWS=tile, COLS=tile, BLOCK=block
+            kernels.l1_shares[grid](*sides, parts, drift, *sizes, share, **blocks)
+            kernels.l1[every](
+                *sides, parts, drift, cost, one, two, *sizes, shares, kernels.NEAR_L1, COLS=32, BLOCK=1024
             )
-            torch.sum(parts, 0, out=cost)
-            torch.sum(drift, 0, dtype=torch.float64, out=one)
     return cost, x_total, x_square, y_total, y_square, one, two
 
 
@@ -103,21 +102,27 @@ def _pull(
 ) -> Tensor:
     (n, width), m, by_t = student.shape, len(teacher), 1 / temperature
     d_student = torch.empty_like(student)
-    inputs = student, teacher, x_total, y_total
+    sides, sizes = (student, teacher, x_total, y_total), (by_t, n, m, width)
+    precision = "bf16x3" if student.is_cuda else "ieee"  # the interpreter has float32 alone
     with on_device_of(student):
         if curved:
             far, near = torch.empty_like(d_cost), torch.empty_like(d_cost)
             own, mean = torch.empty_like(x_square), torch.empty_like(x_square)
-            kernels.lorentz_slopes[(n,)](
+            tiles = triton.cdiv(n, 128)
+            columns, count = (one.new_empty(size, dtype=torch.int32) for size in (tiles * m, tiles))
+            hyperboloid.lorentz_slopes[(n,)](
                 x_square, y_square, one, two, d_cost, far, near, own, mean, root, n, m, COLS=128
             )
-            kernels.lorentz_pull[(triton.cdiv(n, 64), triton.cdiv(width, 64))](
-                *inputs, far, near, own, mean, d_student, by_t, n, m, width, ROWS=64, BLOCK=64, COLS=32, num_warps=8
-            )
+            hyperboloid.near_columns[(tiles,)](one, columns, count, n, m, ROWS=128, COLS=32)
+            hyperboloid.lorentz_pull[(tiles, triton.cdiv(width, 64))](
+                *sides, far, near, own, mean, columns, count, d_student, *sizes,
+                PRECISION=precision, ROWS=128, BLOCK=64, COLS=32, num_warps=8,
+            )  # fmt: skip
         else:
-            mean = (d_cost * one).sum(-1)
-            kernels.l1_pull[(triton.cdiv(n, 8), triton.cdiv(width, 64))](
-                *inputs, d_cost, mean, d_student, by_t, n, m, width, ROWS=8, COLS=8, BLOCK=64
+            weights = torch.where(two > 0, d_cost, 0.0)  # equal rows do not pull
+            mean = (weights * one).sum(-1)
+            kernels.l1_pull[(triton.cdiv(n, 16), triton.cdiv(width, 32))](
+                *sides, weights, mean, d_student, *sizes, ROWS=16, COLS=16, BLOCK=32
             )
     return d_student
 

@@ -1,8 +1,8 @@
 """Sinkhorn's iteration and its reverse pass on a GPU: any number of problems of up to 512 x 512, each pass one launch.
 
-One program solves one problem, see `triton_iteration.py`. `solver.py` decides whether to come here. This module imports
-Triton, so nothing imports it before that. Under TRITON_INTERPRET=1 the same code runs on a CPU, slowly: that is how it
-is tested without a GPU.
+Up to 128 x 128 one program solves a problem, above that up to 16 programs together; see `triton_iteration.py`.
+`solver.py` decides whether to come here. This module imports Triton, so nothing imports it before that. Under
+TRITON_INTERPRET=1 the same code runs on a CPU, slowly and with one program a problem: so it is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .iteration import Weights, implicit_reverse
-from .triton_iteration import reverse_one, solve_one
+from .triton_iteration import masses, reverse_tile, solve_tile
 
 TILE = 2**14
 """Numbers of the kernel matrix that a program holds in registers."""
@@ -25,58 +25,87 @@ TILE = 2**14
 
 @triton.jit
 def _solve_all(
-    cost, a, b, b_each, plan, distance, rows, cols, f, g, done, inverse: tl.float64, n, m, n_iters, tolerance,
-    LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr,
+    cost, a, b, b_each, plan, distance, rows, cols, f, g, done, shared, counter, inverse: tl.float64, n, m, n_iters,
+    tolerance, PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    problem = tl.program_id(0).to(tl.int64)
-    rows += problem * n_iters * n
-    cols += problem * n_iters * m
-    total, count = solve_one(
-        cost + problem * n * m, a if a is None else a + problem * n, b if b is None else b + problem * m, b_each,
-        plan + problem * n * m, rows, cols, inverse, n, m, n_iters, tolerance, LOGS, ROWS, COLS, TILES,
-    )  # fmt: skip
-    tl.store(distance + problem, total)
-    tl.store(done + problem, count)
+    problem = (tl.program_id(0) // PARTS).to(tl.int64)
+    part = tl.program_id(0) % PARTS
+    i = part * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLS)
-    v = tl.load(cols + (count - 1) * m + j, mask=j < m, other=1.0)
-    tl.store(g + problem * m + j, v if LOGS else tl.log(v), mask=j < m)
-    for k in range(TILES):
-        i = k * ROWS + tl.arange(0, ROWS)
-        u = tl.load(rows + (count - 1) * n + i, mask=i < n, other=1.0)
-        tl.store(f + problem * n + i, u if LOGS else tl.log(u), mask=i < n)
+    inside = (i[:, None] < n) & (j[None, :] < m)
+    at = problem * n * m + i[:, None] * m + j[None, :]
+    w = tl.load(cost + at, mask=inside, other=0.0)
+    of_rows = masses(a if a is None else a + problem * n, 1.0, i, n)
+    of_cols = masses(b if b is None else b + problem * m, b_each, j, m)
+    moved, u, v, total, count = solve_tile(
+        w, of_rows, of_cols, rows + problem * n_iters * n, cols + problem * n_iters * m,
+        shared + problem * 2 * PARTS * COLS, counter + problem, inverse, n, m, n_iters, tolerance, part,
+        PARTS, LOGS, ROWS, COLS,
+    )  # fmt: skip
+    tl.store(plan + at, moved, mask=inside)
+    tl.store(f + problem * n + i, u if LOGS else tl.log(u), mask=i < n)
+    if part == 0:
+        tl.store(g + problem * m + j, v if LOGS else tl.log(v), mask=j < m)
+        tl.store(distance + problem, total)
+        tl.store(done + problem, count)
 
 
 @triton.jit
 def _reverse_all(
-    cost, a, b, b_each, rows, cols, done, d_rows, d_cols, d_plan, d_distance, d_f, d_g, d_cost,
-    inverse: tl.float64, n, m, n_iters,
-    LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, TILES: tl.constexpr,
+    cost, a, b, b_each, rows, cols, done, d_plan, d_distance, d_f, d_g, d_cost, shared, counter, inverse: tl.float64,
+    n, m, n_iters, PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    problem = tl.program_id(0).to(tl.int64)
-    each = n_iters * n, n_iters * m
+    problem = (tl.program_id(0) // PARTS).to(tl.int64)
+    part = tl.program_id(0) % PARTS
+    i = part * ROWS + tl.arange(0, ROWS)
+    j = tl.arange(0, COLS)
+    inside = (i[:, None] < n) & (j[None, :] < m)
+    at = problem * n * m + i[:, None] * m + j[None, :]
+    w = tl.load(cost + at, mask=inside, other=0.0)
     upstream = tl.full((), 0.0, tl.float64)
     if d_distance is not None:
         upstream += tl.load(d_distance + problem).to(tl.float64)
-    reverse_one(
-        cost + problem * n * m, a if a is None else a + problem * n, b if b is None else b + problem * m, b_each,
-        rows + problem * each[0], cols + problem * each[1], d_rows + problem * each[0], d_cols + problem * each[1],
-        d_plan if d_plan is None else d_plan + problem * n * m,
-        d_f if d_f is None else d_f + problem * n, d_g if d_g is None else d_g + problem * m,
-        upstream, d_cost + problem * n * m, inverse, n, m, tl.load(done + problem), LOGS, ROWS, COLS, TILES,
+    by_f = tl.zeros((ROWS,), w.dtype)
+    if d_f is not None:
+        by_f += tl.load(d_f + problem * n + i, mask=i < n, other=0.0)
+    by_g = tl.zeros((COLS,), w.dtype)
+    if d_g is not None:
+        by_g += tl.load(d_g + problem * m + j, mask=j < m, other=0.0)
+    result = reverse_tile(
+        w, masses(a if a is None else a + problem * n, 1.0, i, n),
+        masses(b if b is None else b + problem * m, b_each, j, m),
+        rows + problem * n_iters * n, cols + problem * n_iters * m, shared + problem * 2 * PARTS * COLS,
+        counter + problem,
+        d_plan if d_plan is None else d_plan + problem * n * m, by_f, by_g, upstream, inverse, n, m,
+        tl.load(done + problem), part,
+        PARTS, LOGS, ROWS, COLS,
     )  # fmt: skip
+    tl.store(d_cost + at, result, mask=inside)
 
 
-def tiling(n: int, m: int) -> dict[str, int]:
-    """Blocks and warps for problems n x m."""
+def tiling(like: Tensor, n: int, m: int, logs: bool) -> dict[str, int]:
+    """Programs and warps for problems n x m: PARTS programs a problem, each with ROWS x COLS of it."""
     columns = max(16, triton.next_power_of_2(m))
-    rows = min(max(16, triton.next_power_of_2(n)), TILE // columns)
-    warps = min(16, max(1, rows * columns // 1024))
-    return {"ROWS": rows, "COLS": columns, "TILES": triton.cdiv(n, rows), "num_warps": warps}
+    rows = max(16, triton.next_power_of_2(n))
+    if like.is_cuda:  # the interpreter runs one program after the other, so they cannot wait for each other
+        rows = min(rows, TILE // columns)
+    warps = min(16, max(4, rows * columns // 512)) if logs else min(8, max(1, rows * columns // 1024))
+    return {"PARTS": triton.cdiv(n, rows), "LOGS": logs, "ROWS": rows, "COLS": columns, "num_warps": warps}
+
+
+def shared_memory(like: Tensor, problems: int, blocks: dict[str, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What programs exchange sums through, and the counters at which they meet; nothing where each is alone."""
+    if blocks["PARTS"] == 1:
+        return like, like
+    shared = like.new_empty(problems * 2 * blocks["PARTS"] * blocks["COLS"], dtype=dtype)
+    return shared, like.new_zeros(problems, dtype=torch.int32)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager:
     """A context in which kernels run on the tensor's device."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+        return torch.cuda.device(tensor.device)
+    return nullcontext()
 
 
 def solve_batch(
@@ -144,10 +173,12 @@ def _solve(
     """
     plan, distance, f, g, rows, cols, done = _like(cost, a, b, epsilon, n_iters, tolerance)
     count, n, m = cost.shape
+    blocks = tiling(cost, n, m, cost.dtype == torch.float64)
+    shared, counter = shared_memory(cost, count, blocks, cost.dtype)
     with on_device_of(cost):
-        _solve_all[(count,)](
-            cost, a, b, n / m, plan, distance, rows, cols, f, g, done, 1 / epsilon, n, m, n_iters, tolerance,
-            LOGS=cost.dtype == torch.float64, **tiling(n, m),
+        _solve_all[(count * blocks["PARTS"],)](
+            cost, a, b, n / m, plan, distance, rows, cols, f, g, done, shared, counter, 1 / epsilon, n, m, n_iters,
+            tolerance, **blocks,
         )  # fmt: skip
     return plan, distance, f, g, rows, cols, done
 
@@ -177,11 +208,13 @@ def _reverse(
 ) -> Tensor:
     """The gradient (k, n, m) with respect to the costs of `_solve`, through all iterations."""
     count, n, m = cost.shape
-    d_cost, d_rows, d_cols = torch.empty_like(cost), torch.empty_like(rows), torch.empty_like(cols)
+    d_cost = torch.empty_like(cost)
+    blocks = tiling(cost, n, m, cost.dtype == torch.float64)
+    shared, counter = shared_memory(cost, count, blocks, cost.dtype)
     with on_device_of(cost):
-        _reverse_all[(count,)](
-            cost, a, b, n / m, rows, cols, done, d_rows, d_cols, d_plan, d_distance, d_f, d_g, d_cost, 1 / epsilon,
-            n, m, rows.shape[1], LOGS=cost.dtype == torch.float64, **tiling(n, m),
+        _reverse_all[(count * blocks["PARTS"],)](
+            cost, a, b, n / m, rows, cols, done, d_plan, d_distance, d_f, d_g, d_cost, shared, counter, 1 / epsilon,
+            n, m, rows.shape[1], **blocks,
         )  # fmt: skip
     return d_cost
 

@@ -1,9 +1,9 @@
 """Sinkhorn's iteration and its reverse pass for one problem, as device functions of Triton kernels.
 
-The mathematics is that of `iteration.py`, in the same types: products in float32, logarithms in float64. A program
-holds a kernel matrix of up to 128 x 128 numbers in registers for all iterations (`TILES` = 1). A larger one it reads in
-tiles of rows, once an iteration, from memory that the L2 cache holds: a half-iteration over rows of a tile is followed
-at once by the tile's share of the half-iteration over columns.
+The mathematics is that of `iteration.py`, in the same types: products in float32, logarithms in float64. The kernel
+matrix stays in registers for all iterations. A problem that is too large for one program is shared out among `PARTS`
+programs, each with a tile of rows. They exchange sums over columns through memory, and wait for each other at a
+counter. The grid is ordered by problem, so that programs that wait for each other run at the same time.
 """
 
 from __future__ import annotations
@@ -13,44 +13,94 @@ import triton.language as tl
 
 
 @triton.jit
-def _weight(weights, each, index, size):
+def _total(values, shared, counter, met, part, PARTS: tl.constexpr, LOGS: tl.constexpr, COLS: tl.constexpr):
+    """The sum (of logarithms: their logsumexp) over a problem's programs of a vector (COLS,), in a fixed order.
+
+    Args:
+        shared: memory for 2 x PARTS x COLS numbers. A slot is written again only after every program has read it.
+        counter: 0 at first; each program adds 1 each time.
+        met: how often the programs met before.
+    """
+    if PARTS == 1:
+        total = values
+    else:
+        column = tl.arange(0, COLS)
+        slot = shared + (met % 2) * PARTS * COLS
+        tl.store(slot + part * COLS + column, values)
+        tl.debug_barrier()
+        tl.atomic_add(counter, 1, sem="release", scope="gpu")
+        while tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < (met + 1) * PARTS:
+            pass
+        tl.debug_barrier()
+        # .cg reads past the L1 cache, which may hold what the slot held before
+        total = tl.load(slot + column, cache_modifier=".cg")
+        for k in range(1, PARTS):
+            other = tl.load(slot + k * COLS + column, cache_modifier=".cg")
+            if LOGS:
+                top = tl.maximum(tl.maximum(total, other), -1e300)
+                total = top + tl.log(tl.exp(total - top) + tl.exp(other - top))
+            else:
+                total += other
+    return total
+
+
+@triton.jit
+def _sum_of_all(value, shared, counter, met, part, PARTS: tl.constexpr, COLS: tl.constexpr):
+    """The sum over a problem's programs of one number."""
+    if PARTS == 1:
+        total = value
+    else:
+        values = tl.where(tl.arange(0, COLS) == 0, value, 0.0).to(shared.dtype.element_ty)
+        total = tl.sum(_total(values, shared, counter, met, part, PARTS, False, COLS), 0).to(value.dtype)
+    return total
+
+
+@triton.jit
+def masses(weights, each, index, size):
     """The masses at `index`, float64: read from `weights`, or `each` where that is None; 0 beyond `size`."""
     if weights is None:
-        masses = tl.where(index < size, each, 0.0)
+        mass = tl.where(index < size, each, 0.0)
     else:
-        masses = tl.load(weights + index, mask=index < size, other=0)
-    return masses.to(tl.float64)
+        mass = tl.load(weights + index, mask=index < size, other=0)
+    return mass.to(tl.float64)
+
+
+@triton.jit
+def _logarithm(mass):
+    """log of masses, and -inf where there is none."""
+    return tl.where(mass > 0, tl.log(tl.where(mass > 0, mass, 1.0)), float("-inf"))
 
 
 @triton.jit
 def _log_sum(x, axis: tl.constexpr):
     """logsumexp along an axis; -inf where all of it is."""
-    top = tl.max(x, axis)
-    top = tl.where(top == float("-inf"), 0.0, top)
+    top = tl.maximum(tl.max(x, axis), -1e300)
     return top + tl.log(tl.sum(tl.exp(x - tl.expand_dims(top, axis)), axis))
 
 
 @triton.jit
-def _matrix(cost, inverse, i, j, n, m, LOGS: tl.constexpr):
-    """A tile of the cost, and of exp(-cost / epsilon), or of its logarithm."""
-    inside = (i[:, None] < n) & (j[None, :] < m)
-    w = tl.load(cost + i[:, None] * m + j[None, :], mask=inside, other=0.0)
+def _less(x, y):
+    """x - y, and -inf wherever x is."""
+    return tl.where(x == float("-inf"), x, x - y)
+
+
+@triton.jit
+def _kernel_of(w, inside, inverse, LOGS: tl.constexpr):
+    """exp(-cost / epsilon), or its logarithm, of a tile."""
     scaled = -w * tl.full((), inverse, w.dtype)
-    kernel = tl.where(inside, scaled if LOGS else tl.exp(scaled), float("-inf") if LOGS else 0.0)
-    return w, kernel
+    return tl.where(inside, scaled if LOGS else tl.exp(scaled), float("-inf") if LOGS else 0.0)
 
 
 @triton.jit
-def _again(kernel, i, j, n, m, LOGS: tl.constexpr):
-    """A tile of the kernel matrix that was stored."""
-    outside = float("-inf") if LOGS else 0.0
-    return tl.load(kernel + i[:, None] * m + j[None, :], mask=(i[:, None] < n) & (j[None, :] < m), other=outside)
-
-
-@triton.jit
-def _scaling(scalings, index, size, LOGS: tl.constexpr):
-    """Scalings or potentials at `index`; those that move nothing beyond `size`."""
-    return tl.load(scalings + index, mask=index < size, other=float("-inf") if LOGS else 0.0)
+def _cost_of(kernel, inverse, LOGS: tl.constexpr):
+    """The cost of a tile of the kernel matrix; 0 where nothing can move. Not kept, since registers are scarce."""
+    if LOGS:
+        possible = kernel > float("-inf")
+        scaled = tl.where(possible, kernel, 0.0)
+    else:
+        possible = kernel > 0
+        scaled = tl.log(tl.where(possible, kernel, 1.0))
+    return -scaled / tl.full((), inverse, kernel.dtype)
 
 
 @triton.jit
@@ -60,214 +110,145 @@ def _moved(kernel, u, v, LOGS: tl.constexpr):
 
 
 @triton.jit
-def solve_one(
-    cost,  # (n, m)
-    a,  # (n,), or None for masses of 1
-    b,  # (m,), or None for masses of b_each
-    b_each,
-    plan,  # (n, m)
-    rows,  # (n_iters, n): scalings, or potentials where LOGS
+def _scaling(scalings, index, size, LOGS: tl.constexpr):
+    """Scalings or potentials at `index`; those that move nothing beyond `size`."""
+    return tl.load(scalings + index, mask=index < size, other=float("-inf") if LOGS else 0.0)
+
+
+@triton.jit
+def solve_tile(
+    w,  # (ROWS, COLS), costs
+    a,  # (ROWS,), masses of its rows, float64
+    b,  # (COLS,), masses of all columns
+    rows,  # (n_iters, n), memory for the scalings of every iteration: potentials where LOGS
     cols,  # (n_iters, m)
+    shared,
+    counter,
     inverse,  # 1 / epsilon, float64
     n,
     m,
     n_iters,
     tolerance,  # None: all iterations
+    part,
+    PARTS: tl.constexpr,
     LOGS: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
-    TILES: tl.constexpr,
 ):
-    """Iterate, write the plan, and return the distance and the number of iterations."""
-    kind: tl.constexpr = tl.float64 if LOGS else tl.float32
+    """Iterate; return the tile of the plan, u (ROWS,), v (COLS,), the whole distance, and the iterations done."""
+    i = part * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLS)
-    first = tl.arange(0, ROWS)
-    total = _weight(b, b_each, j, m)
-    held = total > 0
-    bj = (tl.log(tl.where(held, total, 1.0)) if LOGS else total).to(kind)
-    v = tl.where(held, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(kind)
-    w, kernel = _matrix(cost, inverse, first, j, n, m, LOGS)
-    if TILES > 1:
-        for k in range(TILES):
-            i = k * ROWS + first
-            w, kernel = _matrix(cost, inverse, i, j, n, m, LOGS)
-            tl.store(plan + i[:, None] * m + j[None, :], kernel, mask=(i[:, None] < n) & (j[None, :] < m))
-        tl.debug_barrier()
+    kernel = _kernel_of(w, (i[:, None] < n) & (j[None, :] < m), inverse, LOGS)
+    kept_a = (_logarithm(a) if LOGS else a).to(w.dtype)
+    kept_b = (_logarithm(b) if LOGS else b).to(w.dtype)
+    u = tl.zeros((ROWS,), w.dtype)
+    v = tl.where(b > 0, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(w.dtype)
     done = 0
+    met = 0
     going = done < n_iters
     while going:
-        sums = tl.zeros((COLS,), kind)
-        tops = tl.full((COLS,), float("-inf"), kind)
-        for k in range(TILES):
-            i = k * ROWS + first
-            if TILES > 1:
-                kernel = _again(plan, i, j, n, m, LOGS)
-            mass = _weight(a, 1.0, i, n)
-            if LOGS:
-                log_mass = tl.log(tl.where(mass > 0, mass, 1.0))
-                u = tl.where(mass > 0, log_mass - _log_sum(kernel + v[None, :], 1), float("-inf"))
-                x = kernel + u[:, None]
-                top = tl.maximum(tops, tl.max(x, 0))
-                safe = tl.where(top == float("-inf"), 0.0, top)
-                sums = sums * tl.exp(tops - safe) + tl.sum(tl.exp(x - safe[None, :]), 0)
-                tops = top
-            else:
-                u = mass.to(kind) / tl.maximum(tl.sum(kernel * v[None, :], 1), 1.2e-38)
-                sums += tl.sum(kernel * u[:, None], 0)
-            tl.store(rows + done * n + i, u, mask=i < n)
         if LOGS:
-            safe = tl.where(tops == float("-inf"), 0.0, tops)
-            v = tl.where(held, bj - (safe + tl.log(sums)), float("-inf"))
+            u = _less(kept_a, _log_sum(kernel + v[None, :], 1))
+            sums = _log_sum(kernel + u[:, None], 0)
         else:
-            v = bj / tl.maximum(sums, 1.2e-38)
-        tl.store(cols + done * m + j, v, mask=j < m)
+            u = kept_a / tl.maximum(tl.sum(kernel * v[None, :], 1), 1.2e-38)
+            sums = tl.sum(kernel * u[:, None], 0)
+        sums = _total(sums, shared, counter, met, part, PARTS, LOGS, COLS)
+        met += 1
+        v = _less(kept_b, sums) if LOGS else kept_b / tl.maximum(sums, 1.2e-38)
+        tl.store(rows + done * n + i, u, mask=i < n)
+        if part == 0:
+            tl.store(cols + done * m + j, v, mask=j < m)
         done += 1
         going = done < n_iters
-        tl.debug_barrier()
         if tolerance is not None:
-            missing = 0.0
-            whole = 0.0
-            for k in range(TILES):
-                i = k * ROWS + first
-                if TILES > 1:
-                    kernel = _again(plan, i, j, n, m, LOGS)
-                mass = _weight(a, 1.0, i, n).to(tl.float32)
-                u = _scaling(rows + (done - 1) * n, i, n, LOGS)
-                sent = tl.sum(_moved(kernel, u, v, LOGS), 1).to(tl.float32)
-                missing += tl.sum(tl.abs(sent - mass), 0)
-                whole += tl.sum(mass, 0)
-            going = going & (missing > tolerance * whole)
-    distance = tl.full((), 0.0, tl.float64)
-    for k in range(TILES):
-        i = k * ROWS + first
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        w, kernel = _matrix(cost, inverse, i, j, n, m, LOGS)
-        moved = _moved(kernel, _scaling(rows + (done - 1) * n, i, n, LOGS), v, LOGS)
-        tl.store(plan + i[:, None] * m + j[None, :], moved, mask=inside)
-        distance += tl.sum(tl.sum((moved * w), 1).to(tl.float64), 0)
-    return distance, done
+            missing = tl.sum(tl.abs(tl.sum(_moved(kernel, u, v, LOGS), 1) - a.to(w.dtype)), 0)
+            missing = _sum_of_all(missing, shared, counter, met, part, PARTS, COLS)
+            met += 1
+            going = going & (missing > tolerance * tl.sum(b, 0))
+    plan = _moved(kernel, u, v, LOGS)
+    distance = tl.sum(tl.sum(plan * _cost_of(kernel, inverse, LOGS), 1).to(tl.float64), 0)
+    distance = _sum_of_all(distance, shared, counter, met, part, PARTS, COLS)
+    return plan, u, v, distance, done
 
 
 @triton.jit
-def reverse_one(
-    cost,  # (n, m)
-    a,
-    b,
-    b_each,
-    rows,  # (n_iters, n): of every iteration, from `solve_one`
-    cols,  # (n_iters, m)
-    d_rows,  # (n_iters, n), memory for the derivatives
-    d_cols,  # (n_iters, m)
-    d_plan,  # (n, m), or None for zeros
-    d_f,  # (n,), or None
-    d_g,  # (m,), or None
-    d_distance,
-    d_cost,  # (n, m), the result
+def reverse_tile(
+    w,  # (ROWS, COLS)
+    a,  # (ROWS,)
+    b,  # (COLS,)
+    rows,  # (n_iters, n), of every iteration, from `solve_tile`
+    cols,
+    shared,
+    counter,
+    d_plan,  # (n, m): derivative with respect to the plan, or None
+    d_f,  # (ROWS,): with respect to log u
+    d_g,  # (COLS,): with respect to log v
+    d_distance,  # float64
     inverse,
     n,
     m,
     done,
+    part,
+    PARTS: tl.constexpr,
     LOGS: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
-    TILES: tl.constexpr,
 ):
-    """Write the gradient with respect to the cost, given those of the plan, the distance and the potentials.
+    """The gradient with respect to a tile of the cost.
 
-    In the terms of `iteration.py`: `products_reverse` keeps the derivatives of the sums, `logs_reverse` those of the
-    potentials. The sum over iterations of outer products comes last, when all derivatives are known.
+    In the terms of `iteration.py`: d_row and d_col are derivatives of the sums where kernels are multiplied, as in
+    `products_reverse`, and of the potentials where they are added, as in `logs_reverse`.
     """
-    kind: tl.constexpr = tl.float64 if LOGS else tl.float32
+    i = part * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLS)
-    first = tl.arange(0, ROWS)
-    last = done - 1
-    total = _weight(b, b_each, j, m)
-    held = total > 0
-    by_col = tl.where(held, 1.0 / tl.where(held, total, 1.0), 0.0).to(kind)
-    v = _scaling(cols + last * m, j, m, LOGS)
-    d_col = tl.zeros((COLS,), kind)
-    if d_g is not None:
-        d_col += tl.load(d_g + j, mask=j < m, other=0.0).to(kind)
-    w, kernel = _matrix(cost, inverse, first, j, n, m, LOGS)
-    for k in range(TILES):
-        i = k * ROWS + first
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        at = i[:, None] * m + j[None, :]
-        w, kernel = _matrix(cost, inverse, i, j, n, m, LOGS)
-        if TILES > 1:
-            tl.store(d_cost + at, kernel, mask=inside)
-        each = w * d_distance.to(kind)
-        if d_plan is not None:
-            each += tl.load(d_plan + at, mask=inside, other=0.0).to(kind)
-        each *= _moved(kernel, _scaling(rows + last * n, i, n, LOGS), v, LOGS)
-        d_row = tl.sum(each, 1)
-        if d_f is not None:
-            d_row += tl.load(d_f + i, mask=i < n, other=0.0).to(kind)
-        tl.store(d_rows + last * n + i, d_row, mask=i < n)
-        d_col += tl.sum(each, 0)
+    kernel = _kernel_of(w, (i[:, None] < n) & (j[None, :] < m), inverse, LOGS)
+    kept_a = (_logarithm(a) if LOGS else tl.where(a > 0, 1.0 / tl.where(a > 0, a, 1.0), 0.0)).to(w.dtype)
+    kept_b = (_logarithm(b) if LOGS else tl.where(b > 0, 1.0 / tl.where(b > 0, b, 1.0), 0.0)).to(w.dtype)
+    start = tl.where(b > 0, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(w.dtype)
+    t = done - 1
+    u = _scaling(rows + t * n, i, n, LOGS)
+    v = _scaling(cols + t * m, j, m, LOGS)
+    d_log_plan = _d_log_plan(kernel, u, v, d_plan, d_distance, i, j, n, m, inverse, LOGS)
+    d_row = d_f + tl.sum(d_log_plan, 1)
+    d_col = d_g + _total(tl.sum(d_log_plan, 0), shared, counter, 0, part, PARTS, False, COLS)
     if not LOGS:
-        d_col *= -v * by_col
-    tl.store(d_cols + last * m + j, d_col, mask=j < m)
-    tl.debug_barrier()
-    t = last
+        d_row *= tl.where(u > 0, 1.0 / tl.where(u > 0, u, 1.0), 0.0)
+        d_col *= -v * kept_b
+    slope = tl.zeros((ROWS, COLS), w.dtype)
+    met = 1
     while t >= 0:
-        before = tl.zeros((COLS,), kind)
-        start = tl.where(held, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(kind)
-        earlier = _scaling(cols + tl.maximum(t - 1, 0) * m, j, m, LOGS)
-        earlier = tl.where(t > 0, earlier, start)
+        earlier = tl.where(t > 0, _scaling(cols + tl.maximum(t - 1, 0) * m, j, m, LOGS), start)
         if LOGS:
-            v = _scaling(cols + t * m, j, m, LOGS)
-            v = tl.where(held, v - tl.log(tl.where(held, total, 1.0)), float("-inf"))
-        for k in range(TILES):
-            i = k * ROWS + first
-            if TILES > 1:
-                kernel = _again(d_cost, i, j, n, m, LOGS)
-            u = _scaling(rows + t * n, i, n, LOGS)
-            mass = _weight(a, 1.0, i, n)
-            by_row = tl.where(mass > 0, 1.0 / tl.where(mass > 0, mass, 1.0), 0.0).to(kind)
-            d_row = tl.load(d_rows + t * n + i, mask=i < tl.where(t == last, n, 0), other=0.0)
-            if LOGS:
-                d_row -= tl.sum(_moved(kernel, u, v, LOGS) * d_col[None, :], 1)
-                less = tl.where(mass > 0, u - tl.log(tl.where(mass > 0, mass, 1.0)), float("-inf"))
-                before -= tl.sum(_moved(kernel, less, earlier, LOGS) * d_row[:, None], 0)
-            else:
-                d_row = d_row * tl.where(u > 0, 1.0 / tl.where(u > 0, u, 1.0), 0.0) + tl.sum(kernel * d_col[None, :], 1)
-                d_row *= -u * u * by_row
-                before += tl.sum(kernel * d_row[:, None], 0)
-            tl.store(d_rows + t * n + i, d_row, mask=i < n)
-        d_col = before if LOGS else -before * earlier * earlier * by_col
-        tl.store(d_cols + (t - 1) * m + j, d_col, mask=j < tl.where(t > 0, m, 0))
-        tl.debug_barrier()
+            step = _moved(kernel, u, _less(v, kept_b), LOGS) * d_col[None, :]
+            slope -= step
+            d_row -= tl.sum(step, 1)
+            step = _moved(kernel, _less(u, kept_a), earlier, LOGS) * d_row[:, None]
+            slope -= step
+            d_col = -_total(tl.sum(step, 0), shared, counter, met, part, PARTS, False, COLS)
+        else:
+            d_row = (d_row + tl.sum(kernel * d_col[None, :], 1)) * -u * u * kept_a
+            slope += u[:, None] * d_col[None, :] + d_row[:, None] * earlier[None, :]
+            d_col = _total(tl.sum(kernel * d_row[:, None], 0), shared, counter, met, part, PARTS, False, COLS)
+            d_col *= -earlier * earlier * kept_b
+        met += 1
+        d_row = tl.zeros((ROWS,), w.dtype)
         t -= 1
-    v = _scaling(cols + last * m, j, m, LOGS)
-    for k in range(TILES):
-        i = k * ROWS + first
+        u = _scaling(rows + tl.maximum(t, 0) * n, i, n, LOGS)
+        v = earlier
+    if not LOGS:
+        slope *= kernel
+    u = _scaling(rows + (done - 1) * n, i, n, LOGS)
+    v = _scaling(cols + (done - 1) * m, j, m, LOGS)
+    slope += _d_log_plan(kernel, u, v, d_plan, d_distance, i, j, n, m, inverse, LOGS)
+    return _moved(kernel, u, v, LOGS) * d_distance.to(w.dtype) - slope * tl.full((), inverse, w.dtype)
+
+
+@triton.jit
+def _d_log_plan(kernel, u, v, d_plan, d_distance, i, j, n, m, inverse, LOGS: tl.constexpr):
+    """The derivative with respect to the logarithm of a tile of the plan."""
+    each = _cost_of(kernel, inverse, LOGS) * d_distance.to(kernel.dtype)
+    if d_plan is not None:
         inside = (i[:, None] < n) & (j[None, :] < m)
-        at = i[:, None] * m + j[None, :]
-        w, kernel = _matrix(cost, inverse, i, j, n, m, LOGS)
-        mass = _weight(a, 1.0, i, n)
-        slope = tl.zeros((ROWS, COLS), kind)
-        t = 0
-        while t < done:
-            u = _scaling(rows + t * n, i, n, LOGS)
-            d_row = tl.load(d_rows + t * n + i, mask=i < n, other=0.0)
-            d_col = tl.load(d_cols + t * m + j, mask=j < m, other=0.0)
-            start = tl.where(held, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(kind)
-            earlier = tl.where(t > 0, _scaling(cols + tl.maximum(t - 1, 0) * m, j, m, LOGS), start)
-            if LOGS:
-                less = tl.where(mass > 0, u - tl.log(tl.where(mass > 0, mass, 1.0)), float("-inf"))
-                now = _scaling(cols + t * m, j, m, LOGS)
-                now = tl.where(held, now - tl.log(tl.where(held, total, 1.0)), float("-inf"))
-                slope -= _moved(kernel, u, now, LOGS) * d_col[None, :]
-                slope -= _moved(kernel, less, earlier, LOGS) * d_row[:, None]
-            else:
-                slope += u[:, None] * d_col[None, :] + d_row[:, None] * earlier[None, :]
-            t += 1
-        if not LOGS:
-            slope *= kernel
-        moved = _moved(kernel, _scaling(rows + last * n, i, n, LOGS), v, LOGS)
-        each = w * d_distance.to(kind)
-        if d_plan is not None:
-            each += tl.load(d_plan + at, mask=inside, other=0.0).to(kind)
-        result = moved * d_distance.to(kind) - (slope + moved * each) * tl.full((), inverse, kind)
-        tl.store(d_cost + at, result, mask=inside)
+        each += tl.load(d_plan + i[:, None] * m + j[None, :], mask=inside, other=0.0)
+    return each * _moved(kernel, u, v, LOGS)
