@@ -32,7 +32,7 @@ from benchmarks import device
 from benchmarks.result import machine, publish, write
 from torch import Tensor
 
-from sinkd.losses import SinkhornLoss
+from sinkd.losses import SinkhornLoss, kl, semantic_transport
 from sinkd.report import Table
 from sinkd.transport import sinkhorn
 
@@ -51,6 +51,11 @@ def milliseconds(work: Callable[[], Any]) -> float:
     end.record()
     end.synchronize()
     return begin.elapsed_time(end)
+
+
+def place() -> str:
+    """Where tensors are made: named each time, since a default device would slow every operation in eager mode."""
+    return "cuda" if device.on_cuda() else "cpu"
 
 
 def gradient(loss: Loss, point: Tensor) -> Tensor:
@@ -74,8 +79,8 @@ def graph(loss: Loss, point: Tensor) -> Callable[[], None]:
 class Comparison:
     """Ways to one loss, timed in turns; what fails is said and left out."""
 
-    def __init__(self, name: str, seconds: float):
-        self.name, self.seconds = name, seconds
+    def __init__(self, name: str, seconds: float, comparable: bool = True):
+        self.name, self.seconds, self.comparable = name, seconds, comparable
         self.works: dict[str, Callable[[], Any]] = {}
         self.found: dict[str, dict[str, float]] = {}
         self.first: Tensor | None = None
@@ -87,7 +92,7 @@ class Comparison:
             self.found[name] = {"megabytes": peak / 1e6, "of logits": peak / (point.numel() * point.element_size())}
             if self.first is None:
                 self.first = pulled
-            elif pulled.shape == self.first.shape:
+            elif self.comparable:
                 self.found[name]["apart"] = float((pulled - self.first).norm() / self.first.norm())
             self.works[name] = lambda: gradient(loss, point)
             if captured and device.on_cuda():
@@ -117,8 +122,8 @@ def few_classes(name: str, cost: str, batch: int, classes: int, seconds: float) 
     from benchmarks.loss import published
 
     torch.manual_seed(0)
-    student, teacher = (2 * torch.randn(batch, classes) for _ in range(2))
-    student.requires_grad_()
+    student, teacher = (2 * torch.randn(2, batch, classes, device=place())).unbind()
+    student = student.clone().requires_grad_()
     compared = Comparison(name, seconds)
     compared.way("published", lambda x: published(cost)(x, teacher), student)
     compared.way("PyTorch", lambda x: SinkhornLoss.published(cost=cost, backend="torch")(x, teacher), student)
@@ -129,7 +134,7 @@ def few_classes(name: str, cost: str, batch: int, classes: int, seconds: float) 
 
 def problems(name: str, count: int, size: int, seconds: float) -> Comparison:
     torch.manual_seed(0)
-    cost = torch.rand(count, size, size).requires_grad_()
+    cost = torch.rand(count, size, size, device=place()).requires_grad_()
     compared = Comparison(name, seconds)
     if find_spec("ot") is None:
         print("SKIPPED POT: it is not installed")
@@ -150,15 +155,15 @@ def problems(name: str, count: int, size: int, seconds: float) -> Comparison:
 def logits_of(rows: int, width: int) -> tuple[Tensor, Tensor]:
     """A student's and a teacher's logits by Zipf's law, bfloat16."""
     torch.manual_seed(0)
-    frequency = -1.5 * torch.arange(10, width + 10).log()[torch.randperm(width)]
-    teacher = frequency + 1.5 * torch.randn(rows, width)
-    student = teacher + 0.5 * torch.randn(rows, width)
+    frequency = -1.5 * torch.arange(10, width + 10, device=place()).log()[torch.randperm(width, device=place())]
+    teacher = frequency + 1.5 * torch.randn(rows, width, device=place())
+    student = teacher + 0.5 * torch.randn(rows, width, device=place())
     return student.bfloat16().requires_grad_(), teacher.bfloat16()
 
 
 def wide_l1(name: str, rows: int, width: int, seconds: float) -> Comparison:
     student, teacher = logits_of(rows, width)
-    weights = torch.randn(rows, rows)
+    weights = torch.randn(rows, rows, device=place())
     compared = Comparison(name, seconds)
 
     def by_cdist(x: Tensor) -> Tensor:
@@ -183,6 +188,15 @@ def wide_lorentz(name: str, rows: int, width: int, seconds: float) -> Comparison
     return compared
 
 
+def semantic(name: str, rows: int, width: int, top_k: int, seconds: float) -> Comparison:
+    student, teacher = logits_of(rows, width)
+    embedding = torch.randn(width, 576, device=place())
+    compared = Comparison(name, seconds, comparable=False)
+    compared.way("kl", lambda x: kl(x, teacher, 1.0), student, captured=True)
+    compared.way("semantic", lambda x: semantic_transport(x, teacher, embedding, top_k=top_k), student)
+    return compared
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="measuring time of each row (at least 3 rounds)")
@@ -190,7 +204,7 @@ def main() -> None:
     parser.add_argument("--json", dest="out", type=Path, help="where the JSON goes")
     device.add_device(parser)
     given = parser.parse_args()
-    device.use(given.device)
+    device.use(given.device, default=False)
     # size of a batch, number and size of problems, width of the vocabulary
     many, count, size, width, rows = (32, 4, 8, 4200, 6) if given.rehearse else (512, 1024, 128, 50257, 512)
     works: dict[str, Callable[[str, float], Comparison]] = {}
@@ -200,6 +214,9 @@ def main() -> None:
                 works[f"{cost} ({batch}, {classes})"] = partial(few_classes, cost=cost, batch=batch, classes=classes)
     works[f"{count} problems of {size} x {size}"] = partial(problems, count=count, size=size)
     works[f"l1 ({rows // 4}, {width})"] = partial(wide_l1, rows=rows // 4, width=width)
+    works[f"semantic, {rows // 2} tokens"] = partial(
+        semantic, rows=rows // 2, width=49152 if rows > 6 else width, top_k=64 if rows > 6 else 4
+    )
     works[f"lorentz ({rows}, {width})"] = partial(wide_lorentz, rows=rows, width=width)
     table = Table(f"Forward and backward ({machine()})", ["", "way", "ms", "times faster", "MB", "of logits", "apart"])
     results: dict[str, Any] = {}

@@ -43,18 +43,14 @@ def distances(loss: SinkhornLoss, rows: Rows, factor: float) -> Tensor:
     student, teacher, mask, _ = rows
     c = 1.0 if loss.hyperbolic is None else float(loss.hyperbolic())
     logs = COSTS[loss.cost].bound + loss.pairing > PRODUCT_LIMIT * loss.epsilon
-    single = student.dim() == 2
-    if single:
-        student, teacher = student.unsqueeze(0), teacher.unsqueeze(0)
-    value = _FewClasses.apply(
+    return _FewClasses.apply(
         student, teacher, mask, loss.cost, loss.temperature, math.sqrt(c), loss.pairing, loss.epsilon, loss.n_iters,
         loss.gradient == "unroll", logs, factor,
     )  # fmt: skip
-    return value[0] if single else value
 
 
 class _FewClasses(torch.autograd.Function):
-    """Student rows (k, n, C), teacher rows (k, m, C), a mask and settings -> the loss (k,) times `factor`."""
+    """Student rows (..., n, C), teacher rows (..., m, C), mask (..., n), settings -> the loss (...) times `factor`."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
@@ -86,19 +82,20 @@ def _forward(
     unroll: bool,
     logs: bool,
     factor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The loss, costs, the plan (empty if unrolled), and the scalings of every iteration."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss; costs and the scalings of every iteration, one row a problem; and the plan, empty if unrolled."""
     settings = cost, temperature, root, pairing, epsilon, n_iters, unroll, logs, factor
-    loss, w, plan, rows, cols = _like(student, teacher, mask, *settings)
-    count, n, m = w.shape
+    loss, kept, plan = _like(student, teacher, mask, *settings)
+    n, m = student.shape[-2], teacher.shape[-2]
     blocks = tiling(student, n, m, logs)
     with on_device_of(student):
-        kernels.forward[(count * blocks["PARTS"],)](
-            student, teacher, mask, n / m, w, None if unroll else plan, rows, cols, loss,
-            *shared_memory(w, count, blocks, w.dtype), factor, 1 / temperature, root, pairing, 1 / epsilon,
-            n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks, debug=True, sanitize_overflow=False,
+        kernels.forward[(loss.numel() * blocks["PARTS"],)](
+            student, teacher, mask, n / m, kept, None if unroll else plan, loss,
+            *shared_memory(kept, loss.numel(), blocks, kept.dtype), factor, 1 / temperature, root, pairing,
+            1 / epsilon, n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks,
+            debug=True, sanitize_overflow=False,
         )  # fmt: skip
-    return loss, w, plan, rows, cols
+    return loss, kept, plan
 
 
 def _like(
@@ -114,23 +111,19 @@ def _like(
     unroll: bool,
     logs: bool,
     factor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (count, n, _), m = student.shape, teacher.shape[1]
-    dtype = torch.float64 if logs else torch.float32
-    w, plan = student.new_empty(count, n, m, dtype=dtype), student.new_empty(0 if unroll else count, n, m, dtype=dtype)
-    rows = student.new_empty(count, n_iters, n, dtype=dtype)
-    cols = student.new_empty(count, n_iters, m, dtype=dtype)
-    return student.new_empty(count, dtype=torch.float32), w, plan, rows, cols
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, m = student.shape[-2], teacher.shape[-2]
+    loss = student.new_empty(student.shape[:-2], dtype=torch.float32)
+    kept = student.new_empty(loss.numel(), n * m + n_iters * (n + m), dtype=torch.float64 if logs else torch.float32)
+    return loss, kept, kept.new_empty(0 if unroll else loss.numel(), n, m)
 
 
 def _backward(
     student: Tensor,
     teacher: Tensor,
     mask: Tensor | None,
-    w: Tensor,
+    kept: Tensor,
     plan: Tensor,
-    rows: Tensor,
-    cols: Tensor,
     d_loss: Tensor,
     cost: str,
     temperature: float,
@@ -143,14 +136,14 @@ def _backward(
     factor: float,
 ) -> Tensor:
     """The gradient with respect to the student's logits."""
-    count, n, m = w.shape
+    n, m = student.shape[-2], teacher.shape[-2]
     blocks = tiling(student, n, m, logs)
     d_student = torch.empty_like(student)
-    d_p = student.new_empty(student.shape, dtype=torch.float64)
+    d_p = torch.empty_like(student, dtype=torch.float64)
     with on_device_of(student):
-        kernels.backward[(count * blocks["PARTS"],)](
-            student, teacher, mask, n / m, w, None if unroll else plan, rows, cols, d_loss,
-            *shared_memory(w, count, blocks, w.dtype), factor, 1 / temperature, root, 1 / epsilon,
+        kernels.backward[(len(kept) * blocks["PARTS"],)](
+            student, teacher, mask, n / m, kept, None if unroll else plan, d_loss,
+            *shared_memory(kept, len(kept), blocks, kept.dtype), factor, 1 / temperature, root, 1 / epsilon,
             d_p, d_student, n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks,
         )  # fmt: skip
     return d_student

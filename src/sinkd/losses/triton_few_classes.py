@@ -90,7 +90,7 @@ def _d_probability(d_p, index, count, c, classes, p, root, sinhc, stretch, COST:
 
 @triton.jit
 def forward(
-    x, y, mask, b_each, cost, plan, rows, cols, loss, shared, counter, factor, by_t: tl.float64, root: tl.float64,
+    x, y, mask, b_each, kept, plan, loss, shared, counter, factor, by_t: tl.float64, root: tl.float64,
     pairing, inverse: tl.float64, n, m, n_iters, classes: tl.constexpr, COST: tl.constexpr,
     PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
@@ -112,24 +112,25 @@ def forward(
         w = _flat(x, y, x_total, y_total, i, j, n, m, classes, by_t, COST)
     w += tl.where(i[:, None] != j[None, :], tl.full((), pairing, tl.float32), 0.0)
     inside = (i[:, None] < n) & (j[None, :] < m)
-    w = tl.where(inside, w, 0.0).to(cost.dtype.element_ty)
-    at = batch * n * m + i[:, None] * m + j[None, :]
-    tl.store(cost + at, w, mask=inside)
+    w = tl.where(inside, w, 0.0).to(kept.dtype.element_ty)
+    at = i[:, None] * m + j[None, :]
+    kept += batch * (n * m + n_iters * (n + m))
+    tl.store(kept + at, w, mask=inside)
     weights = mask if mask is None else mask + batch * n
     moved, _u, _v, distance, _done = solve_tile(
-        w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), rows + batch * n_iters * n,
-        cols + batch * n_iters * m, shared + batch * 2 * PARTS * COLS, counter + batch, inverse, n, m, n_iters, None,
+        w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), kept + n * m,
+        kept + n * (m + n_iters), shared + batch * 2 * PARTS * COLS, counter + batch, inverse, n, m, n_iters, None,
         part, PARTS, LOGS, ROWS, COLS,
     )  # fmt: skip
     if plan is not None:
-        tl.store(plan + at, moved, mask=inside)
+        tl.store(plan + batch * n * m + at, moved, mask=inside)
     if part == 0:
         tl.store(loss + batch, (distance * factor).to(tl.float32))
 
 
 @triton.jit
 def backward(
-    x, y, mask, b_each, cost, plan, rows, cols, d_loss, shared, counter, factor, by_t: tl.float64, root: tl.float64,
+    x, y, mask, b_each, kept, plan, d_loss, shared, counter, factor, by_t: tl.float64, root: tl.float64,
     inverse: tl.float64, d_p, d_x, n, m, n_iters, classes: tl.constexpr, COST: tl.constexpr,
     PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
@@ -142,19 +143,20 @@ def backward(
     d_x += batch * n * classes
     d_p += batch * n * classes
     inside = (i[:, None] < n) & (j[None, :] < m)
-    at = batch * n * m + i[:, None] * m + j[None, :]
-    w = tl.load(cost + at, mask=inside, other=0.0)
+    at = i[:, None] * m + j[None, :]
+    kept += batch * (n * m + n_iters * (n + m))
+    w = tl.load(kept + at, mask=inside, other=0.0)
     upstream = tl.load(d_loss + batch).to(tl.float64) * factor
     if plan is None:
         weights = mask if mask is None else mask + batch * n
         weight = reverse_tile(
-            w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), rows + batch * n_iters * n,
-            cols + batch * n_iters * m, shared + batch * 2 * PARTS * COLS, counter + batch, None,
+            w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), kept + n * m,
+            kept + n * (m + n_iters), shared + batch * 2 * PARTS * COLS, counter + batch, None,
             tl.zeros((ROWS,), w.dtype), tl.zeros((COLS,), w.dtype), upstream, inverse, n, m, n_iters,
             part, PARTS, LOGS, ROWS, COLS,
         ).to(tl.float32)  # fmt: skip
     else:
-        weight = (tl.load(plan + at, mask=inside, other=0.0) * upstream.to(w.dtype)).to(tl.float32)
+        weight = (tl.load(plan + batch * n * m + at, mask=inside, other=0.0) * upstream.to(w.dtype)).to(tl.float32)
     x_total, _x_fine = _log_total(x, i, n, classes, by_t)
     y_total, _y_fine = _log_total(y, j, m, classes, by_t)
     x_sinhc, x_time, bend = _lift(x, x_total, i, n, classes, by_t, root)
