@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 WORDS = (
     "the a man woman king nun lamp door rain fell laughed slept broke ran so because choice what happened why".split()
 )
-LETTERS = [chr(code) for code in range(33, 127)]
 
 
 def word_tokenizer(padding_side: str = "right") -> PreTrainedTokenizerFast:

@@ -1,23 +1,13 @@
 """The estimate counts what autograd stores, adds up, and shrinks if a model is sharded."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 from benchmarks.estimate import CASES, DEFAULTS, estimated, measured
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    GPT2Config,
-    GPTNeoConfig,
-    LlamaConfig,
-    PretrainedConfig,
-    RobertaConfig,
-    T5Config,
-)
+from transformers import PretrainedConfig
 
 from memory import peak_bytes
 from sinkd import Objective, SinkdError
@@ -25,36 +15,25 @@ from sinkd.cli.estimate import tabulate
 from sinkd.cli.main import main
 from sinkd.estimate.activations import trace
 from sinkd.estimate.memory import Plan, cache_bytes, compares, estimate, needed
-from sinkd.estimate.shape import read_shape, shape_of
+from sinkd.estimate.shape import CLASSES, read_shape, shape_of
 from sinkd.losses.term import View
+from small_families import family_config
 
 # Activations: against a real model
 
 ROWS, TOKENS, ANSWERS = 4, 64, 8
-CLASSES = {
-    "encoder": AutoModelForSequenceClassification,
-    "decoder": AutoModelForCausalLM,
-    "encoder-decoder": AutoModelForSeq2SeqLM,
-}
 
 
-def family(name: str, layers: int, dropout: float) -> PretrainedConfig:
-    """A small config; enough vocabulary for the ids below."""
-    sizes = {"vocab_size": 500, "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": layers}
-    sizes |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    if name in ("bert", "roberta"):
-        return {"bert": BertConfig, "roberta": RobertaConfig}[name](**sizes, **rates, intermediate_size=256)
-    if name == "llama":
-        return LlamaConfig(**sizes, num_key_value_heads=4, intermediate_size=256)
-    if name == "gpt2":
-        return GPT2Config(**sizes, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
-    if name == "gpt_neo":
-        sizes |= {"num_layers": sizes.pop("num_hidden_layers"), "num_heads": sizes.pop("num_attention_heads")}
-        return GPTNeoConfig(**sizes, attention_types=[[["global"], layers]], intermediate_size=256)
-    kind = {"feed_forward_proj": "relu" if name == "t5" else "gated-gelu", "dropout_rate": dropout}
-    shape = {"d_model": 64, "num_heads": 4, "d_kv": 16, "d_ff": 256, "num_layers": layers, "num_decoder_layers": layers}
-    return T5Config(vocab_size=500, **shape, **kind)
+def family(name: str, dropout: float, **changes: object) -> PretrainedConfig:
+    """A small config, with positions for all tokens."""
+    if name == "t5-gated":
+        return family("t5", dropout, feed_forward_proj="gated-gelu")
+    rates = {
+        "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"],
+        "gpt_neo": ["resid_dropout", "embed_dropout", "attention_dropout"],
+        "t5": ["dropout_rate"],
+    }.get(name, ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+    return family_config(name, max_position_embeddings=2 * TOKENS, **dict.fromkeys(rates, dropout), **changes)
 
 
 def kept_bytes(config: PretrainedConfig, bf16: bool) -> int:
@@ -86,7 +65,7 @@ def kept_bytes(config: PretrainedConfig, bf16: bool) -> int:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "gpt_neo", "llama", "t5", "t5-gated"])
 def test_activations_equal_what_autograd_stores(name, dropout, bf16):
-    config = family(name, 2, dropout)
+    config = family(name, dropout)
     plan = Plan(batch_size=ROWS, max_seq_length=TOKENS, answer_tokens=ANSWERS, bf16=bf16, device="cpu")
     (said,) = [part.passes for part in estimate(shape_of(config), plan) if part.name == "activations"]
     assert said == pytest.approx(kept_bytes(config, bf16), rel=0.001)
@@ -94,10 +73,11 @@ def test_activations_equal_what_autograd_stores(name, dropout, bf16):
 
 def test_a_gpu_keeps_a_byte_for_each_dropped_number_and_no_attention_matrix():
     units, pairs = ROWS * TOKENS * 64, ROWS * TOKENS**2
-    kept = trace(shape_of(family("bert", 2, 0.1)), ROWS, TOKENS, ANSWERS)
+    shape = shape_of(family("bert", 0.1, hidden_size=64, intermediate_size=256, num_attention_heads=4))
+    kept = trace(shape, ROWS, TOKENS, ANSWERS)
     # Korthikanti et al.: 16 numbers a unit and two masks of dropout; the padding mask; norms and normalisers
     assert kept.layers[1] == pytest.approx(4 * 16 * units + 2 * units + 4 * pairs, rel=0.01)
-    assert trace(shape_of(family("bert", 2, 0.1)), ROWS, TOKENS, ANSWERS, gpu=False).layers[1] > kept.layers[1] * 1.5
+    assert trace(shape, ROWS, TOKENS, ANSWERS, gpu=False).layers[1] > kept.layers[1] * 1.5
 
 
 # What is kept of weights
@@ -106,9 +86,13 @@ STUDENT = read_shape("77m", "--student")
 TEACHER = read_shape("250m", "--teacher")
 
 
+@cache
+def parts(plan: Plan, teacher=None) -> dict[str, tuple[float, float]]:
+    return {part.name: (part.passes, part.update) for part in estimate(STUDENT, plan, teacher)}
+
+
 def part(name: str, plan: Plan, teacher=None) -> tuple[float, float]:
-    found = [(part.passes, part.update) for part in estimate(STUDENT, plan, teacher) if part.name == name]
-    return found[0] if found else (0, 0)
+    return parts(plan, teacher).get(name, (0, 0))
 
 
 def test_a_float32_model_under_adam_takes_sixteen_bytes_a_parameter():
@@ -169,7 +153,7 @@ def test_checkpointing_keeps_less_and_a_longer_batch_more():
 def test_a_live_teacher_is_there_and_a_cached_one_is_not():
     live = Plan(live_teacher=True, teacher_dtype="bfloat16")
     assert part("teacher's parameters", live, TEACHER) == (2 * TEACHER.parameters,) * 2
-    assert "teacher's parameters" not in {found.name for found in estimate(STUDENT, Plan(), TEACHER)}
+    assert "teacher's parameters" not in parts(Plan(), TEACHER)
     assert (
         needed(estimate(STUDENT, live, TEACHER)) > needed(estimate(STUDENT, Plan(), TEACHER)) + 1.9 * TEACHER.parameters
     )
@@ -184,7 +168,7 @@ def test_the_window_holds_the_points_of_all_micro_batches_and_devices():
     plan = Plan(batch_size=4, answer_tokens=8, gradient_accumulation_steps=2, devices=3, sharding="fsdp2")
     points = 4 * 8 * 2 * 3
     assert part("points of an update", plan, TEACHER) == (4 * (3 * points * 32128 + 3 * points**2), 0)
-    assert "points of an update" not in {p.name for p in estimate(STUDENT, replace(plan, batchwise=False), TEACHER)}
+    assert "points of an update" not in parts(replace(plan, batchwise=False), TEACHER)
 
 
 def test_a_window_of_one_micro_batch_holds_no_points_but_the_plan():

@@ -360,17 +360,17 @@ def test_the_cache_must_contain_the_transported_entries():
 # Layers and attributions
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neo", "qwen2"])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
 def test_hidden_states_of_decoders_are_compared_from_the_cache_as_live(kind, tmp_path):
     pair = small_model(kind, VOCABULARY), small_model(kind, VOCABULARY)
-    losses = {
-        text + cache: trained(pair, tmp_path, text + cache, distill_loss=text, teacher_cache=cache, mgskd_heads=4)
-        for text in ("kl", "kl+sinkhorn_hidden", "kl+mgskd")
-        for cache in ("auto", "off")
-    }
-    assert losses["kl+sinkhorn_hiddenauto"] == pytest.approx(losses["kl+sinkhorn_hiddenoff"], rel=1e-5)
-    assert losses["kl+mgskdauto"] == pytest.approx(losses["kl+mgskdoff"], rel=1e-5)
-    assert len({round(losses[f"{text}auto"][0], 4) for text in ("kl", "kl+sinkhorn_hidden", "kl+mgskd")}) == 3
+    plain = trained(pair, tmp_path, "plain", distill_loss="kl")
+    for text in ("kl+sinkhorn_hidden", "kl+mgskd"):
+        cached, live = (
+            trained(pair, tmp_path, text + cache, distill_loss=text, teacher_cache=cache, mgskd_heads=4)
+            for cache in ("auto", "off")
+        )
+        assert cached == pytest.approx(live, rel=1e-5)
+        assert abs(cached[0] - plain[0]) > 1e-4
 
 
 @pytest.mark.parametrize("text", ["kl+sinkhorn_hidden", "kl+mgskd"])

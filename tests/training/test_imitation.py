@@ -29,13 +29,25 @@ OBJECTIVES = {
 }
 
 
-def distill(world, taught, folder, *more) -> dict:
-    """Train for an epoch; what the log says."""
+def distill(world, taught, folder, *more) -> list[dict]:
+    """Train for an epoch; the log's lines about training."""
     paths = ["--teacher_path", taught, "--student_path", world.student]
     argv = world.flags(folder, *paths, "--logging_steps", 5, "--max_train_rows", 64, "--distill_loss", *more)
     assert main(["distill", *argv]) == 0
     state = json.loads((folder / "checkpoint-4" / "trainer_state.json").read_text())
-    return state["log_history"]
+    return [log for log in state["log_history"] if "loss" in log]
+
+
+def resumed(world, taught, folder, *flags) -> tuple:
+    """The folders of a run, and of the same run from its checkpoint-2 on."""
+    whole, again = folder / "whole", folder / "again"
+    distill(world, taught, whole, *flags, "--save_steps", 2)
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoint-4")
+    for name in ("metrics.json", "model.safetensors"):
+        (again / name).unlink()
+    distill(world, taught, again, *flags, "--save_steps", 2)
+    return whole, again
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -43,9 +55,8 @@ def test_with_the_cache_and_without_it_is_one_run(world, taught, tmp_path, name)
     flags = [*OBJECTIVES[name], *STILL, "--teacher_cache_dir", tmp_path / "kept", "--logging_steps", 1]
     runs = []
     for cache in ("auto", "off"):
-        distill(world, taught, tmp_path / cache, *flags, "--teacher_cache", cache)
-        history = json.loads((tmp_path / cache / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
-        runs.append([log["loss"] for log in history if "loss" in log])
+        history = distill(world, taught, tmp_path / cache, *flags, "--teacher_cache", cache)
+        runs.append([log["loss"] for log in history])
     assert len(runs[0]) == 4 and runs[0] == pytest.approx(runs[1], rel=1e-5)
     weights = [load_file(tmp_path / cache / "model.safetensors") for cache in ("auto", "off")]
     for key, value in weights[0].items():
@@ -74,14 +85,7 @@ def test_the_cache_stores_small_features_and_the_teacher_answers_the_rest(world,
 
 
 def test_projectors_resume_with_the_run_and_stay_out_of_the_model(world, taught, tmp_path):
-    flags = [*OBJECTIVES["sinkhorn_hidden"], "--save_steps", "2"]
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    distill(world, taught, whole, *flags)
-    shutil.copytree(whole, again)
-    for name in ("checkpoint-4", "metrics.json", "model.safetensors"):
-        path = again / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    distill(world, taught, again, *flags)
+    whole, again = resumed(world, taught, tmp_path, *OBJECTIVES["sinkhorn_hidden"])
     files = ["model.safetensors", "checkpoint-4/objective.safetensors"]
     assert all((whole / file).read_bytes() == (again / file).read_bytes() for file in files)
     early, late = (load_file(whole / f"checkpoint-{step}" / "objective.safetensors") for step in (2, 4))
@@ -92,13 +96,8 @@ def test_projectors_resume_with_the_run_and_stay_out_of_the_model(world, taught,
 
 @pytest.mark.parametrize("name", ["integrated_saliency", "all"])
 def test_a_resumed_run_with_dropout_ends_with_the_same_weights(world, taught, tmp_path, name):
-    flags = [*OBJECTIVES[name], "--save_steps", "2", "--gradient_accumulation_steps", "2", "--per_gpu_batch_size", "8"]
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    distill(world, taught, whole, *flags)
-    shutil.copytree(whole, again)
-    for path in (again / "checkpoint-4", again / "metrics.json", again / "model.safetensors"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    distill(world, taught, again, *flags)
+    more = ["--gradient_accumulation_steps", "2", "--per_gpu_batch_size", "8"]
+    whole, again = resumed(world, taught, tmp_path, *OBJECTIVES[name], *more)
     assert (whole / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
 
 

@@ -38,9 +38,10 @@ from sinkd.errors import SinkdError
 from sinkd.estimate.activations import trace
 from sinkd.estimate.shape import Shape
 from sinkd.losses.chunked import WIDE
-from sinkd.losses.feature import HIDDEN_STATES, LOGITS, Stack
+from sinkd.losses.feature import HIDDEN_STATES, LOGITS
 from sinkd.losses.layers import Sentences
 from sinkd.losses.objective import Objective
+from sinkd.models.student import stack
 
 SHARDINGS = ("none", "ddp", "fsdp2", "zero1", "zero2", "zero3")
 OPTIMIZERS = {"adamw_torch_fused": 8.0, "adamw_torch": 8.0, "adamw_bnb_8bit": 2.0, "sgd": 0.0, "adafactor": -1.0}
@@ -117,11 +118,7 @@ def compares(objective: Objective, student: Shape, teacher: Shape | None) -> dic
             "estimate the objective's other terms, and allow for more"
         )
     if objective.compares_layers and teacher is not None:
-        if student.decoder_layers or teacher.decoder_layers:
-            raise SinkdError(
-                "an encoder-decoder has two stacks of layers; hidden states are compared where there is one"
-            )
-        objective.bind(Stack(student.layers, student.width), Stack(teacher.layers, teacher.width))
+        objective.bind(stack(student.config), stack(teacher.config))
     sentences = [f for term in objective.batch_terms for f in term.student_needs if isinstance(f, Sentences)]
     return {
         "terms": len(list(objective)),
