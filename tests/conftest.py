@@ -57,6 +57,21 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def refusal(capsys):
+    """Runs a command line that is refused; the one sentence that says why."""
+    from sinkd.cli.main import main
+
+    def refusal(*argv: object) -> str:
+        capsys.readouterr()
+        assert main(list(map(str, argv))) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("sinkd: ") and said.count("\n") == 1
+        return said
+
+    return refusal
+
+
 @dataclass(frozen=True)
 class World:
     """Folders as a user has them: a generated corpus, and two untrained encoders with one vocabulary."""

@@ -27,7 +27,7 @@ def flags(world, taught, tmp_path):
     return flags
 
 
-def test_the_bias_is_in_the_manifest_the_card_and_the_teachers_scores(flags, world, tmp_path, caplog, capsys):
+def test_the_bias_is_in_the_manifest_the_card_and_the_teachers_scores(flags, world, tmp_path, caplog, refusal):
     caplog.set_level(logging.INFO, "sinkd")
     assert main(["distill", *flags("out", "--class_prior", "0.3,0.7")]) == 0
     args = resolve_settings(DistillationArguments, flags("other"), "test")
@@ -44,13 +44,13 @@ def test_the_bias_is_in_the_manifest_the_card_and_the_teachers_scores(flags, wor
     assert outcome["teacher_scores"] == balance["scores_after"]
     assert "its dev mcc:" in caplog.text
     assert main(["distill", *flags("out", "--class_prior", "0.3,0.7")]) == 0  # finished: the same run
-    assert main(["distill", *flags("out")]) == 2
-    assert "class_prior was '0.3,0.7' and is None" in capsys.readouterr().err
+    assert "class_prior was '0.3,0.7' and is None" in refusal("distill", *flags("out"))
 
 
-def test_balancing_needs_the_cache(flags, capsys):
-    assert main(["distill", *flags("out", "--class_prior", "uniform", "--teacher_cache", "off")]) == 2
-    assert "give --class_prior none, or leave out --teacher_cache off" in capsys.readouterr().err
+def test_balancing_needs_the_cache(flags, refusal):
+    assert "give --class_prior none, or leave out --teacher_cache off" in refusal(
+        "distill", *flags("out", "--class_prior", "uniform", "--teacher_cache", "off")
+    )
 
 
 def test_what_a_teacher_is_balanced_to_by_default():

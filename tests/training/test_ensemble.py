@@ -101,9 +101,10 @@ def test_weights_change_the_loss_and_equal_ones_are_the_default(flags):
 
 
 @pytest.mark.parametrize("weights", [["1"], ["1", "0"], ["1", "-2"]])
-def test_weights_that_do_not_fit_are_refused(flags, capsys, weights):
-    assert main(["distill", *flags("out", "--teacher_weights", *weights)]) == 2
-    assert f"--teacher_weights is {' '.join(weights)}; give one positive weight" in capsys.readouterr().err
+def test_weights_that_do_not_fit_are_refused(flags, refusal, weights):
+    assert f"--teacher_weights is {' '.join(weights)}; give one positive weight" in refusal(
+        "distill", *flags("out", "--teacher_weights", *weights)
+    )
 
 
 def test_rows_in_another_order_than_the_teachers_are_refused(flags, second, world, tmp_path):

@@ -72,13 +72,13 @@ def test_the_teacher_is_cached_before_the_student_is_chosen(world, flags, tmp_pa
         ([*ASK[:3], "a ||| a"], "read as the same tokens"),
     ],
 )
-def test_what_a_prompted_teacher_cannot_do_is_refused(flags, capsys, more, reason):
-    assert main(["distill", *flags("out", *more)]) == 2
-    assert reason in capsys.readouterr().err
+def test_what_a_prompted_teacher_cannot_do_is_refused(flags, refusal, more, reason):
+    assert reason in refusal("distill", *flags("out", *more))
 
 
-def test_a_classifier_is_asked_without_a_prompt(flags, teacher, taught, tmp_path, capsys):
+def test_a_classifier_is_asked_without_a_prompt(flags, teacher, taught, tmp_path, refusal):
     assert main(["distill", *flags("both", *ASK, "--teacher_path", teacher, taught)]) == 0
     assert "teacher 2" in json.loads((tmp_path / "both" / "manifest.json").read_text())["inputs"]
-    assert main(["distill", *flags("out", *ASK, "--teacher_path", taught)]) == 2
-    assert "is no language model, which a prompt and answers are for" in capsys.readouterr().err
+    assert "is no language model, which a prompt and answers are for" in refusal(
+        "distill", *flags("out", *ASK, "--teacher_path", taught)
+    )
