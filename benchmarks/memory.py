@@ -84,9 +84,9 @@ def measure(folder: Path) -> None:
 
     import numpy as np
     from torch.utils.data import DataLoader
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from sinkd.models import load_encoder, write_encoder
+    from sinkd.models import load_encoder
     from sinkd.tasks import Collator, encode, load_task
     from sinkd.training.arguments import DistillationArguments
     from sinkd.training.distillation import DistillationTrainer
@@ -105,7 +105,10 @@ def measure(folder: Path) -> None:
     stage("one epoch of batches", seen)
     encoded = encode(task.read("train"), tokenizer, 128)
     stage("read and tokenize again, from the cache", len(encoded))
-    start = str(write_encoder(folder / "start", tokenizer, layers=1, width=32, heads=2))
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 128}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    start = str(folder / "start")
+    BertModel(BertConfig(vocab_size=len(tokenizer), **sizes, **still)).save_pretrained(start)
     settings = {"max_steps": UPDATES, "per_device_train_batch_size": 32, "per_device_eval_batch_size": 128}
     settings |= {"eval_strategy": "no", "save_strategy": "no", "report_to": [], "disable_tqdm": True}
     trainer = DistillationTrainer(

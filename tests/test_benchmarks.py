@@ -1,23 +1,19 @@
 """Every benchmark runs at a small size, and writes the table that it prints."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from processes import python
+from sinkd.models import load_tokenizer
+from small_encoders import write_encoder
 from small_language_models import word_tokenizer, write_copa, write_language_model
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def encoder(world, tmp_path_factory) -> Path:
     """Six layers, like the encoder for which the benchmarks are meant."""
-    from sinkd.models import load_tokenizer, write_encoder
-
     tokenizer = load_tokenizer(str(world.teacher), "--model_path")
     return write_encoder(tmp_path_factory.mktemp("encoder"), tokenizer, layers=6, width=16, heads=2)
 
@@ -35,9 +31,7 @@ def sentiment(world, tmp_path_factory) -> Path:
 
 
 def run(name: str, *flags: object, cwd: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, flags)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    done = python("-m", f"benchmarks.{name}", *flags, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import threading
@@ -16,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from hub_standin import Hub
+from processes import python
 from sinkd.cli import download
 from sinkd.cli.main import main
 from sinkd.exchange.checkpoints import PUBLISHED
 from sinkd.exchange.corpora import GLUE, SUPERGLUE, Archive, Corpus
 from sinkd.tasks import TASKS, load_task
-
-SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
 @pytest.fixture
@@ -171,16 +169,16 @@ def test_bert_comes_from_the_hub_with_one_form_of_weights(tmp_path):
         small = {"config.json": b"{}", "vocab.txt": b"[PAD]\n", "README.md": b"", "tf_model.h5": b"no"}
         hub.files["google-bert/bert-base-uncased"] = small | {"model.safetensors": b"safe", "pytorch_model.bin": b"old"}
         hub.files["google/bert_uncased_L-6_H-768_A-12"] = small | {"pytorch_model.bin": b"old"}
-        command = [sys.executable, "-m", "sinkd", "download", "bert", "--to", str(tmp_path / "models")]
-        environment = {**os.environ, **hub.environment, "PYTHONPATH": str(SOURCE), "HF_HOME": str(tmp_path / "home")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        command = ["-m", "sinkd", "download", "bert", "--to", tmp_path / "models"]
+        environment = {**hub.environment, "HF_HOME": str(tmp_path / "home")}
+        done = python(*command, **environment)
     assert done.returncode == 0, done.stderr
     kept = {path.name for path in (tmp_path / "models" / "bert-base-uncased").iterdir() if path.is_file()}
     assert kept == {"config.json", "vocab.txt", "model.safetensors"}
     kept = {path.name for path in (tmp_path / "models" / "bert_uncased_L-6_H-768_A-12").iterdir() if path.is_file()}
     assert kept == {"config.json", "vocab.txt", "pytorch_model.bin"}
     # What is there is not asked for again: the hub has gone.
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    again = python(*command, **environment)
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 

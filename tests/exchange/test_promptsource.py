@@ -3,13 +3,12 @@
 import io
 import os
 import stat
-import subprocess
-import sys
 import tarfile
 import zipfile
 
 import pytest
 
+from processes import python
 from sinkd.errors import SinkdError
 from sinkd.exchange import promptsource
 from sinkd.exchange.promptsource import unpack_templates
@@ -98,10 +97,8 @@ def wheel(folder):
 
 
 def fetch(cache, links):
-    environment = {**os.environ, "SINKD_CACHE": str(cache), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(links)}
-    environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "sinkd", "prompts", "--fetch"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment = {"SINKD_CACHE": str(cache), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(links)}
+    return python("-m", "sinkd", "prompts", "--fetch", **environment)
 
 
 def test_pip_fetches_the_archive_for_a_python_that_the_package_refuses(tmp_path):

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, AutoTokenizer
 
+from processes import ROOT, python
 from refused import refused
 from sinkd import SinkdError
 from sinkd.cli.main import main
 from sinkd.exchange.tensorflow import convert, find_bert, read_words, to_model
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 VOCABULARY = 60
 
 
@@ -30,16 +28,6 @@ def load(name: str):
 
 
 google, oracle = load("tensorflow_bert"), load("numpy_bert")
-
-
-def shell(*words: object, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def model_variables(classes: int = 0) -> dict[str, np.ndarray]:
@@ -218,21 +206,11 @@ def test_an_output_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path
 def written(tmp_path_factory):
     """A checkpoint as Google's code writes it, its optimiser included; made by another process."""
     folder = tmp_path_factory.mktemp("google")
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *(f"[unused{i}]" for i in range(15)),
-        "the",
-        "dog",
-        "barks",
-        "##s",
-    ]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"[unused{i}]" for i in range(15))]
+    words += ["the", "dog", "barks", "##s"]
     words += [f"w{i}" for i in range(VOCABULARY - len(words))]
     (folder / "words.txt").write_text("\n".join(words) + "\n")
-    done = shell(HERE / "tensorflow_bert.py", folder, folder / "words.txt")
+    done = python(HERE / "tensorflow_bert.py", folder, folder / "words.txt")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -240,7 +218,7 @@ def written(tmp_path_factory):
 @pytest.mark.slow
 def test_a_checkpoint_of_tensorflows_saver_becomes_a_teacher_that_is_fine_tuned(written, tmp_path, shared_data):
     out = tmp_path / "bert"
-    done = shell("-m", "sinkd", "convert", written / "bert_model.ckpt", out)
+    done = python("-m", "sinkd", "convert", written / "bert_model.ckpt", out)
     assert (done.returncode, done.stderr) == (0, "")
     size = sum(int(np.prod(shape)) for shape in google.shapes(VOCABULARY).values())
     assert done.stdout == f"{out}: BertForPreTraining, 2 layers of width 16, {size:,} parameters\n"
@@ -250,25 +228,15 @@ def test_a_checkpoint_of_tensorflows_saver_becomes_a_teacher_that_is_fine_tuned(
     answers_alike(AutoModel.from_pretrained(out), variables)
     assert AutoTokenizer.from_pretrained(out).tokenize("The DOGS") == ["the", "dog", "##s"]
 
-    flags = [
-        "--do_train",
-        "--task_name",
-        "rte",
-        "--data_dir",
-        shared_data / "glue",
-        "--model_path",
-        out,
-        "--max_train_rows",
-        "64",
-    ]
-    flags += ["--max_seq_length", "32", "--num_train_epochs", "1", "--per_gpu_batch_size", "32"]
-    tuned = shell(ROOT / "main_glue.py", *flags, "--output_dir", tmp_path / "teacher")
+    flags = ["--do_train", "--task_name", "rte", "--data_dir", shared_data / "glue", "--model_path", out]
+    flags += ["--max_train_rows", 64, "--max_seq_length", 32, "--num_train_epochs", 1, "--per_gpu_batch_size", 32]
+    tuned = python(ROOT / "main_glue.py", *flags, "--output_dir", tmp_path / "teacher")
     assert tuned.returncode == 0, tuned.stderr
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "teacher")
     assert json.loads((tmp_path / "teacher" / "metrics.json").read_text())["task"] == "glue/rte"
 
     broken = written / "bert_model.ckpt.data-00000-of-00001"
     broken.write_bytes(broken.read_bytes()[:100])
-    done = shell("-m", "sinkd", "convert", written, tmp_path / "again")
+    done = python("-m", "sinkd", "convert", written, tmp_path / "again")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "cannot be read" in done.stderr and not (tmp_path / "again").exists()

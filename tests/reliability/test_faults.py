@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import launch
+from processes import launch
 from reliability.page import PageTable
 from sinkd.cli.main import main
 from sinkd.training import teacher_cache

@@ -1,10 +1,7 @@
 """SuperGLUE's and ANLI's official files: the hub's schema, folders, errors."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 from datasets import Dataset
@@ -12,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub_standin import Hub
+from processes import python
 from sinkd.errors import SinkdError
 from sinkd.tasks import SUPERGLUE, load_superglue, names_superglue, superglue
 from sinkd.tasks.fields import Fields
@@ -336,11 +334,7 @@ def test_the_hub_is_asked_for_tables_and_never_for_a_program_to_run(tmp_path, ma
             files = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
             content = {str(path.relative_to(tmp_path / folder)): path.read_bytes() for path in files}
             hub.files[f"datasets/aps/super_glue{revision}"] = content
-        environment = {**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home")}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-        )
+        done = python("-c", program, cwd=tmp_path, HF_HOME=str(tmp_path / "home"), **hub.environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {split: local.read(split).to_list() for split in local.splits}
     assert any("/refs%2Fconvert%2Fparquet/copa/train/" in path for path in hub.asked) == (main == "program")

@@ -5,14 +5,12 @@ Parts of an update hold different numbers of answer tokens, and the last update 
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from processes import TORCHRUN, python
 from training import decoder_cuts
 from training.test_gradient_cache import BOUND, distance, is_far
 
@@ -84,11 +82,7 @@ def by_two(prepared, tmp_path_factory):
     jobs = {(kind, cost, *cut): prepared(kind, cost, *cut, 2) for kind, cost, cut in every}
     listed = tmp_path_factory.mktemp("jobs") / "jobs.json"
     listed.write_text(json.dumps(list(jobs.values())))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE.parents[1] / "src")))}
-    done = subprocess.run(
-        [*torchrun, HERE / "decoder_cuts.py", listed], env=environment, capture_output=True, text=True, timeout=200
-    )
+    done = python(*TORCHRUN, 2, HERE / "decoder_cuts.py", listed)
     assert done.returncode == 0, done.stderr
     return {key: torch.load(job["out"]) for key, job in jobs.items()}
 

@@ -1,23 +1,20 @@
 """`--push_to_hub` against a hub on this machine."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from huggingface_hub import constants
 
 from hub_standin import TOKEN, Hub
+from processes import python
 from sinkd import SinkdError
 from sinkd.cli.main import main
 from sinkd.models import load_encoder
 from sinkd.tasks import load_task
 from sinkd.training.arguments import TaskArguments
 from sinkd.training.trainer import TaskTrainer
-
-SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
 @pytest.fixture
@@ -26,15 +23,9 @@ def hub():
         yield hub
 
 
-def finetune(world, folder: Path, hub: Hub, *flags: str, **environment: str) -> subprocess.CompletedProcess:
-    command = ["finetune", "--model_path", str(world.student), *map(str, world.flags(folder)), "--push_to_hub", *flags]
-    return subprocess.run(
-        [sys.executable, "-m", "sinkd", *command],
-        env={**os.environ, "PYTHONPATH": str(SOURCE), **hub.environment, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def finetune(world, folder: Path, hub: Hub, *flags: str) -> CompletedProcess:
+    command = ["finetune", "--model_path", world.student, *world.flags(folder), "--push_to_hub", *flags]
+    return python("-m", "sinkd", *command, **hub.environment)
 
 
 @pytest.mark.slow

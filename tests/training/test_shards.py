@@ -1,13 +1,12 @@
 """`sinkd cache-teacher` under torchrun: one process and three leave the same cache, and share the work."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
+from processes import TORCHRUN, python
+
+PROGRAM = Path(__file__).with_name("shards.py")
 SHARD = 16  # of the world's 160 rows
 
 
@@ -16,12 +15,9 @@ def fill(world, taught):
     """(folder, processes) -> every file of the cache by its name, and the rows that each process asked the teacher."""
 
     def fill(folder, processes):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [*torchrun, HERE / "shards.py", str(SHARD), "cache-teacher", "--task_name", "cola"]
-        command += ["--data_dir", world.data, "--teacher_path", taught, "--student_path", world.student]
-        command += ["--distill_loss", "kd+sinkhorn", "--teacher_cache_dir", folder]
-        environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1] / "src"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+        command = ["cache-teacher", "--task_name", "cola", "--data_dir", world.data, "--teacher_path", taught]
+        command += ["--student_path", world.student, "--distill_loss", "kd+sinkhorn", "--teacher_cache_dir", folder]
+        done = python(*TORCHRUN, processes, PROGRAM, SHARD, *command)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("160 answers") == 1, "every process told of the cache"
         files = sorted(path for kind in ("*.npy", "*.json") for path in folder.rglob(kind))
