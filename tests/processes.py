@@ -1,4 +1,4 @@
-"""Run Python in a process of its own, with this checkout's code; sinkd alone or under torchrun, with or without a fault."""
+"""Run Python in a process of its own, with this checkout's code: a program, or a command of sinkd."""
 
 import os
 import subprocess
