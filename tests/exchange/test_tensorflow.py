@@ -178,7 +178,7 @@ def test_a_vocabulary_has_an_entry_a_line_and_is_utf_8(folder, tmp_path, refusal
     assert "vocab.txt, line 2: found byte 0xff" in refusal("convert", folder, tmp_path / "out")
 
 
-def test_an_output_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path, monkeypatch, refusal):
+def test_an_output_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path, monkeypatch, capsys, refusal):
     words = [f"w{i}" for i in range(VOCABULARY)]
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words[5:]]) + "\n")
     (folder / "bert_config.json").write_text(json.dumps(google.config(VOCABULARY)))
@@ -191,8 +191,8 @@ def test_an_output_that_cannot_be_written_leaves_nothing_behind(folder, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr("transformers.BertTokenizer.save_pretrained", full)
-        said = refusal("convert", folder, tmp_path / "out")
-    assert "out cannot be written (No space left on device); make room" in said
+        assert main(["convert", str(folder), str(tmp_path / "out")]) == 2
+    assert "out cannot be written (No space left on device); make room" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
     (tmp_path / "out").mkdir()
     assert main(["convert", str(folder), str(tmp_path / "out")]) == 0
