@@ -2,14 +2,23 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    CanineConfig,
+    PerceiverConfig,
+)
 
 from sinkd import SinkdError
 from sinkd.losses.feature import LOGITS
+from sinkd.losses.layers import Sentences
 from sinkd.models import Encoder, LanguageModel, copy_layers, decoder_start, depth, keep_layers, load_language_model
 from sinkd.models.family import positions, positions_of
+from sinkd.models.forward import observe
 from sinkd.models.likelihood import choice_log_likelihoods, takes_left_padding
 from sinkd.models.prompt_collator import PromptCollator
+from sinkd.models.student import stack
 from sinkd.tasks import Collator
 from small_families import (
     CONFIGS,
@@ -175,3 +184,22 @@ def test_a_copy_has_all_of_the_teacher_but_its_head(kind):
 def test_a_family_with_two_stacks_is_not_copied():
     with pytest.raises(SinkdError, match="two stacks of layers"):
         copy_layers(family_model("bart"), family_model("bart", seed=1), [0])
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def test_a_model_without_a_table_of_tokens_is_read_and_one_that_shortens_rows_is_pooled_by_its_first_token():
+    config = CanineConfig(**SMALL, num_hash_buckets=64, num_hash_functions=2, max_position_embeddings=64)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    assert positions(model) == 64
+    rows = {"input_ids": torch.full((2, 8), 3), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
+    first, mean = Sentences("student", "cls", (2,)), Sentences("student", "mean", (2,))
+    assert observe(model, rows, [LOGITS, first])[first].shape == (2, 1, 16)
+    with pytest.raises(SinkdError, match=r"CanineForSequenceClassification shortens rows .*--hidden_pooling cls"):
+        observe(model, rows, [mean])
+
+
+def test_a_config_without_a_number_of_layers_is_refused_where_one_is_needed():
+    with pytest.raises(SinkdError, match="the config of a perceiver states no number of layers"):
+        stack(PerceiverConfig())

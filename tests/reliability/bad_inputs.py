@@ -1,5 +1,6 @@
 """Bad inputs: files, settings and models as people bring them, each with the command that meets it."""
 
+import bz2
 import gzip
 import io
 import json
@@ -132,6 +133,7 @@ FILES = {
     "an Excel workbook of before 2007": table(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99)),
     "a ZIP archive": table(zipped(rows=GOOD)),
     "an Excel workbook in a gzip file": table(gzip.compress(zipped(xl_workbook="x"))),
+    "a bzip2 archive": table(bz2.compress(GOOD.encode()), name="rows.csv.bz2"),
     "a NumPy array": table(saved(np.save, np.zeros(3))),
     "a NumPy archive": table(saved(np.savez, np.zeros(3))),
     "a pickle": table(pickle.dumps([1])),
@@ -151,11 +153,13 @@ FILES = {
     "a header alone": table("text,label\n"),
     "a header without a needed column": table("sentence,label\na,yes\n"),
     "a header that names a column twice": table("text,label,text\na,yes,b\n"),
+    "the labels' column among the texts": table(GOOD, "--text_columns text,label"),
     "names of columns without a needed one": table(GOOD, "--column_names text,stars"),
 }
 ROWS = {
     "a quote that is never closed": table(f'{GOOD}"a film,yes\n'),
     "a row with a column too many": table(f"{GOOD}a film, really,yes\n"),
+    "two files in one": table(GOOD + GOOD),
     "a row without text": table(f"{GOOD} ,yes\n"),
     "a JSON array instead of JSON lines": objects([{"text": "a", "label": "yes"}]),
     "a line of broken JSON": objects('{"text": "a film", "label": }'),
@@ -164,6 +168,7 @@ ROWS = {
     "half a surrogate pair": objects('{"text": "a film \\ud83d", "label": "yes"}'),
     "an object without its label": objects({"text": "a film"}),
     "a list of labels": objects({"text": "a film", "label": ["funny", "sad"]}),
+    "several labels in one cell": labels("funny", "sad", "funny;sad"),
     "a one-hot label": table(parquet(text=["a", "b"], label=[[0, 1], [1, 0]]), name="rows.parquet"),
     "an object as label": objects({"text": "a film", "label": {"name": "yes"}}),
     "a label that is missing": labels("yes", "no", "N/A"),

@@ -120,6 +120,13 @@ def test_one_odd_cell_is_a_bad_row_and_does_not_decide_for_the_file(tmp_path, su
         assert task.read("train")["label"][3] == 2
 
 
+@pytest.mark.parametrize("other", ["YES", "ye\u200bs", "\uff59es", "y es"])
+def test_classes_that_look_alike_are_named_in_the_log(tmp_path, caplog, other):
+    path = write(tmp_path / "r.csv", [("a", "yes"), ("b", "no"), ("c", other)], ("text", "y"))
+    assert len(table_task(path, text_columns=["text"], label_column="y").labels) == 3
+    assert ("look alike; were they meant to be one?" in caplog.text) == (other != "y es")
+
+
 def test_whole_numbers_are_the_same_labels_with_and_without_point(tmp_path):
     """pandas writes 1.0 for 1 in a column in which a number is missing."""
     train = write(tmp_path / "train.csv", [("a", "1.0"), ("b", "2.0"), ("c", "10.0")], ("text", "y"))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SinkdError
+
+
+def input_table(model: Any) -> nn.Module | None:
+    """A model's table of tokens; None for one without (CANINE hashes characters)."""
+    try:
+        return model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def embedding_module(model: nn.Module) -> nn.Module:
@@ -22,9 +31,9 @@ def embedding_module(model: nn.Module) -> nn.Module:
     body = model
     while not hasattr(body, "get_input_embeddings") and isinstance(getattr(body, "module", None), nn.Module):
         body = body.module  # type: ignore[assignment]  # inside an engine's wrapper, as DDP's
-    if not hasattr(body, "get_input_embeddings"):
+    embedding = input_table(body)
+    if embedding is None:
         raise SinkdError(f"{type(body).__name__} has no get_input_embeddings(), so it has no attribution")
-    embedding: nn.Module = body.get_input_embeddings()  # type: ignore[operator]
     stacks = [module for module in body.modules() if isinstance(module, nn.ModuleList)]
     layers = set() if not stacks else set(max(stacks, key=len).modules())
     for module in body.modules():  # from the outside in

@@ -93,6 +93,11 @@ class Sentences(Feature):
         assert seen.hidden_states is not None
         states, mask = seen.hidden_states, attention_mask(seen.inputs)
         if self.pooling == "mean":
+            if len({states[layer].shape[1] for layer in (*self.layers, 0)}) > 1:
+                raise SinkdError(
+                    f"{type(seen.model).__name__} shortens rows between its layers, so a sentence is no mean of its "
+                    "tokens; compare first tokens (--hidden_pooling cls)"
+                )
             return torch.stack([pool(states[layer], mask) for layer in self.layers], 1)
         first = mask.long().argmax(-1)  # 0 unless rows are padded on the left
         rows = torch.arange(len(first), device=first.device)

@@ -16,8 +16,9 @@ from datasets import Dataset, concatenate_datasets
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from sinkd.errors import SinkdError
+from sinkd.errors import SinkdError, first_sentence
 from sinkd.losses.feature import Feature
+from sinkd.losses.input_embedding import input_table
 from sinkd.losses.term import View
 from sinkd.tasks import Task, read_unlabeled
 from sinkd.tasks.arrow_cache import file_hash
@@ -258,16 +259,22 @@ def positions(model: Any) -> int | None:
     stated = [getattr(config, "max_position_embeddings", None)]
     stated += [value for name, value in vars(config).items() if fnmatch(name, "max_*_position_embeddings")]  # LED
     most = max((number for number in stated if isinstance(number, int) and number > 0), default=None)  # XLNet has -1
-    tokens = model.get_input_embeddings()
+    tokens = getattr(input_table(model), "weight", None)
     for module in model.modules():
         # `RobertaEmbeddings` has the index without the table.
         padding, table = getattr(module, "padding_idx", None), getattr(module, "weight", None)
-        if padding is not None and table is not None and len(table) == most and table is not tokens.weight:
+        if padding is not None and table is not None and len(table) == most and table is not tokens:
             return most - padding - 1
     return most
 
 
 def positions_of(config: PretrainedConfig) -> int | None:
     """Return `positions` of the model with this config, without its weights."""
-    with torch.device("meta"):
-        return positions(AutoModel.from_config(config))
+    try:
+        with torch.device("meta"):
+            return positions(AutoModel.from_config(config))
+    except Exception as error:  # a config with a wrong value fails in any way
+        reason = f"{type(error).__name__}: {first_sentence(error)}"
+        raise SinkdError(
+            f"the config of {config.name_or_path or config.model_type} makes no model ({reason})"
+        ) from error

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import Feature, Forward
-from sinkd.losses.input_embedding import watched
+from sinkd.losses.input_embedding import input_table, watched
 from sinkd.losses.random_state import RandomState
 from sinkd.losses.term import View
 
@@ -68,9 +68,9 @@ def known_tokens(model: Any, inputs: Mapping[str, Any]) -> Iterator[None]:
         yield
     except IndexError as error:
         network = getattr(model, "module", model)
-        table = network.get_input_embeddings() if isinstance(network, PreTrainedModel) else None
+        table = getattr(input_table(network), "weight", None)
         largest = int(inputs["input_ids"].max())
-        if table is None or largest < len(table.weight):
+        if table is None or largest < len(table):
             raise
         raise SinkdError(
             f"the tokenizer gives the token {largest}, which {type(network).__name__} does not know; give the "

@@ -198,7 +198,7 @@ def _parts(model: PreTrainedModel, layers: Sequence[int]) -> dict[tuple[int | No
 def depth(model: PreTrainedModel) -> int:
     """Return the number of a model's layers. ALBERT's share their weights."""
     _stack(model)
-    return model.config.get_text_config().num_hidden_layers
+    return _layers(model.config.get_text_config())
 
 
 def stack(config: PretrainedConfig) -> Stack:
@@ -211,7 +211,15 @@ def stack(config: PretrainedConfig) -> Stack:
         raise SinkdError(
             f"a {config.model_type} has two stacks of layers; hidden states are compared where there is one"
         )
-    return Stack(config.num_hidden_layers, config.hidden_size)
+    return Stack(_layers(config), config.hidden_size)
+
+
+def _layers(config: PretrainedConfig) -> int:
+    """Return the number of layers that a config states. Raises SinkdError if it states none, as Perceiver's."""
+    number = getattr(config, "num_hidden_layers", None)
+    if number is None:
+        raise SinkdError(f"the config of a {config.model_type} states no number of layers, which this needs")
+    return number
 
 
 def _spaced(wanted: int, available: int) -> list[int]:

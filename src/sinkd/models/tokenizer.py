@@ -111,8 +111,9 @@ def tokenizers_of(
             return tokenizer, own
         raise different_tokens(difference)
     other = reading.config_name
-    vocabulary = load_config(other or student, "--config_name" if other else "--student_path").vocab_size
-    if len(tokenizer) > vocabulary:
+    config = load_config(other or student, "--config_name" if other else "--student_path")
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)  # CANINE has characters
+    if vocabulary is not None and len(tokenizer) > vocabulary:
         raise SinkdError(
             f"the teacher's tokenizer has {len(tokenizer)} tokens, the student's embedding {vocabulary}; "
             "give a student that was made with the teacher's vocabulary"

@@ -48,7 +48,7 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
             f"{named} is refused: its pytorch_model.bin {reason}, and opening such a file can run another's code; "
             "fetch it again, or ask for the weights as model.safetensors"
         ) from error
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a config with a wrong value fails in any way
         raise SinkdError(f"{named} cannot be loaded: {_reason(error, Path(folder))}") from error
     for name, there, wanted in sorted(found["mismatched_keys"]):
         raise SinkdError(
@@ -66,4 +66,5 @@ def _reason(error: Exception, folder: Path) -> str:
     nameless = not isinstance(error, OSError) or error.errno is not None
     if files and (isinstance(error, SafetensorError) or (nameless and files[0].suffix == ".bin")):
         return f"{files[0]} is cut or damaged ({first_sentence(error)}); fetch it again"
-    return first_sentence(error)
+    known = isinstance(error, OSError | ValueError | RuntimeError)
+    return first_sentence(error) if known else f"{type(error).__name__}: {first_sentence(error)}"

@@ -91,6 +91,8 @@ def lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
 
 
 def _record(fields: list[str], columns: tuple[str, ...]) -> Record:
+    if tuple(fields) == columns:  # two files in one
+        raise SinkdError("found the header again, expected a row")
     if len(fields) != len(columns):
         shown = excerpt("\t".join(fields))
         expected = f"expected {len(columns)} ({', '.join(columns)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 
@@ -73,6 +74,21 @@ def written(counts: Mapping[str, int]) -> set[str]:
     for word in classes(counts):
         rows[word in found or not math.isnan(finite(word))] += counts[word]
     return found if rows[True] > rows[False] else set()
+
+
+def lists(counts: Mapping[str, int]) -> set[str]:
+    """Return the labels that list other labels of the column: "funny;sad" beside "funny" and "sad"."""
+    parts = {word: [part.strip() for part in re.split("[;,|]", word)] for word in counts}
+    return {word for word, found in parts.items() if len(found) > 1 and counts.keys() >= set(found)}
+
+
+def alike(words: set[str]) -> list[str]:
+    """Return the first labels that differ in capitals, width or signs that nobody sees alone; [] if there are none."""
+    looks: dict[str, list[str]] = {}
+    for word in sorted(words):
+        seen = "".join(sign for sign in unicodedata.normalize("NFKC", word) if unicodedata.category(sign) != "Cf")
+        looks.setdefault(" ".join(seen.casefold().split()), []).append(word)
+    return next((same for same in looks.values() if len(same) > 1), [])
 
 
 def in_order(words: set[str]) -> tuple[str, ...]:

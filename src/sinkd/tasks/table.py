@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 from sinkd.errors import SinkdError
 from sinkd.tasks import metrics, submission
 from sinkd.tasks.file_formats import FileFormat, excerpt
-from sinkd.tasks.label_column import classes, finite, in_order, numbers, present, spellings, written
+from sinkd.tasks.label_column import alike, classes, finite, in_order, lists, numbers, present, spellings, written
 from sinkd.tasks.layout import UNWRITABLE, Layout
 from sinkd.tasks.quoting import QUOTINGS
 from sinkd.tasks.source import TableSource
 from sinkd.tasks.task import SKIPPING, Task
 from sinkd.tasks.text_file import known
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("auto", "classification", "regression")
 MOST_LABELS = 10_000  # more distinct values than this are numbers or keys, not classes
@@ -69,6 +72,9 @@ def table_task(
         raise SinkdError(f"found {len(text_columns)} text columns ({', '.join(text_columns)}), expected one or two")
     if dev_file is not None and not label_column:
         raise SinkdError(f"nothing can be evaluated on {dev_file} without labels; name their column by --label_column")
+    if len({*text_columns, label_column}) <= len(text_columns):
+        found = f"found the text columns {', '.join(text_columns)} and the label column {label_column}"
+        raise SinkdError(f"{found}, expected different ones")
     if quoting not in QUOTINGS:
         raise SinkdError(f"found quoting {quoting!r}, expected one of {', '.join(QUOTINGS)}")
     needed = {*text_columns, *filter(None, [label_column])}
@@ -156,6 +162,10 @@ def _classes(path: Path, layout: Layout, kind: str, bad_rows: str) -> tuple[str,
     expected = "a number as in most rows, or --table_kind classification" if numeric else "one; --labels names classes"
     none = [word for word in counts if words.isdisjoint(spellings(word))]
     bad += [(first[word], f"found label {excerpt(word)} {column}, expected {expected}") for word in none]
+    several = lists(counts) if kind == "auto" else set()
+    one = "expected one label, not several (or --table_kind classification)"
+    bad += [(first[word], f"found {excerpt(word)} {column}, {one}") for word in several]
+    words = words - several
     stop = [f"{layout.format.place(path, line)}: {reason}" for line, reason in sorted(bad)[:1]]
     if stop and bad_rows == "error":
         raise SinkdError(f"{stop[0]} {SKIPPING}")
@@ -167,4 +177,7 @@ def _classes(path: Path, layout: Layout, kind: str, bad_rows: str) -> tuple[str,
         found = f"found {len(words):,} different label{'s' * (len(words) != 1)} {column} of {path}"
         wanted = f"expected 2 to {MOST_LABELS:,} classes, or scores and --table_kind regression"
         raise SinkdError("; the first bad row is ".join([f"{found}, {wanted}", *stop]))
+    if same := alike(words):
+        shown = " and ".join(map(excerpt, same))
+        logger.warning("%s: the classes %s %s look alike; were they meant to be one?", path, shown, column)
     return in_order(words)

@@ -35,6 +35,7 @@ OTHERS = (
     (b"Obj\x01", "an Avro file", REWRITE),
     (b"%PDF-", "a PDF document", REWRITE),
     (b"\xfd7zXZ\0", "an xz archive", UNPACK),
+    *((b"BZh%d1AY&SY" % level, "a bzip2 archive", UNPACK) for level in range(1, 10)),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     (b"Rar!\x1a\x07", "a RAR archive", UNPACK),

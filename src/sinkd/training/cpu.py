@@ -21,6 +21,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
+from sinkd.losses.input_embedding import input_table
 from sinkd.transport.matmul import fast_linear, multiplies_bfloat16, uses_onednn
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def trim_embedding(model: Any, rows: Dataset, padding: int) -> TrimmedEmbedding 
     Returns None, without a change, if the result could differ: for an embedding that is frozen, shared or has special
     rules, and for language models, which may generate any token.
     """
-    embedding = model.get_input_embeddings()
+    embedding = input_table(model)
     if type(embedding) is not nn.Embedding or model.get_output_embeddings() is not None:
         return None
     weight = embedding.weight

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from sinkd.errors import SinkdError
 from sinkd.losses.feature import LOGITS, Feature, Stack
+from sinkd.losses.input_embedding import input_table
 from sinkd.losses.objective import Objective
 from sinkd.losses.term import View
 from sinkd.models import Encoder, Family, find_checkpoint, stack
@@ -80,8 +81,7 @@ class Teacher:
     @property
     def embedding(self) -> Tensor:
         """The model's input embedding (V, d). Loads the model. Raises SinkdError if it has none."""
-        module = self.model.get_input_embeddings() if isinstance(self.model, PreTrainedModel) else None
-        weight = getattr(module, "weight", None)
+        weight = getattr(input_table(self.model), "weight", None)
         if weight is None:
             raise SinkdError(f"the teacher, {type(self.model).__name__}, has no input embedding, and semantic needs it")
         return weight.detach()
