@@ -146,6 +146,16 @@ def test_the_best_model_by_a_programs_own_score_is_loaded_at_the_end(greater, tr
     assert not torch.equal(last[weight], best[weight])
 
 
+def test_a_program_resumes_from_the_newest_checkpoint_that_is_whole(trainer, model, tmp_path, caplog):
+    flags = EACH_EPOCH | {"eval_strategy": "no"}
+    trainer(flags=flags, student=copy.deepcopy(model)).train()
+    whole = (tmp_path / "out" / "checkpoint-3" / "model.safetensors").read_bytes()
+    (tmp_path / "out" / "checkpoint-3" / "optimizer.pt").write_bytes(b"half")
+    trainer(flags=flags, student=copy.deepcopy(model)).train(resume_from_checkpoint=True)
+    assert "checkpoint-3/optimizer.pt is not as it was written" in caplog.text
+    assert (tmp_path / "out" / "checkpoint-3" / "model.safetensors").read_bytes() == whole
+
+
 def test_a_score_that_an_evaluation_lacks_is_refused_with_those_it_has(trainer):
     made = trainer(flags=EACH_EPOCH | {"metric_for_best_model": "f1"}, eval_dataset=NAMED, compute_metrics=share)
     with pytest.raises(SinkdError, match=r"metric_for_best_model is f1, and an evaluation gives loss, share; choose"):

@@ -9,7 +9,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from sinkd.errors import SinkdError, first_sentence
 from sinkd.models.seal import damaged
-from sinkd.training.checkpoint import PARTIAL, remove_partial, written_whole
+from sinkd.training.checkpoint import PARTIAL, last_checkpoint, remove_partial, written_whole
 from sinkd.training.cpu import CpuTrainer
 from sinkd.training.hub import push_checkpoint, repository
 from sinkd.training.schedule import Schedule
@@ -35,6 +35,9 @@ class ResumableTrainer(CpuTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         if self.args.should_save:
             remove_partial(Path(self.args.output_dir))
+        if resume_from_checkpoint is True:  # the newest that is whole; the Trainer complains if there is none
+            newest = last_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = True if newest is None else str(newest)
         with self.schedule.catching_signals():
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_metric is not None:
