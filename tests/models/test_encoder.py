@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -26,6 +25,7 @@ from sinkd.models.config import find_checkpoint
 from sinkd.models.seal import SEAL
 from sinkd.tasks import load_task, table_task
 from sinkd.training.teacher import Teacher
+from small_families import family_config
 
 SIZES = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -107,22 +107,12 @@ def test_a_head_that_fits_is_kept_and_takes_the_tasks_names(labels, cola, model)
 
 
 # One of each place for a head: after the body, before it (XLM-R), two modules (ModernBERT), without bias (GPT-2).
-HEADS = {
-    "bert": SIZES,
-    "xlm-roberta": SIZES,
-    "modernbert": SIZES | dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id"), 1),
-    "gpt2": {"vocab_size": 60, "n_embd": 8, "n_layer": 1, "n_head": 2, "pad_token_id": 0},
-    "bart": {"vocab_size": 60, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
-    | {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("attention_heads", "ffn_dim")},
-}
-
-
-@pytest.fixture(params=HEADS)
+@pytest.fixture(params=["bert", "xlm-roberta", "modernbert", "gpt2", "bart"])
 def headed(request, tmp_path):
     """A folder with a classifier of each kind, whose labels are these; and the classifier."""
 
     def headed(labels: list[str]):
-        config = AutoConfig.for_model(request.param, **HEADS[request.param])
+        config = family_config(request.param, eos_token_id=2)
         config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
         model = AutoModelForSequenceClassification.from_config(config).eval()
         model.save_pretrained(tmp_path / "headed")
