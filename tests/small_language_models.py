@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 WORDS = (
     "the a man woman king nun lamp door rain fell laughed slept broke ran so because choice what happened why".split()
 )
+KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
 
 
 def word_tokenizer(padding_side: str = "right") -> PreTrainedTokenizerFast:

@@ -12,9 +12,7 @@ from sinkd import SinkdError
 from sinkd.models import cut_head, decoder_start, load_language_model, shared_vocabulary, tokenizers_of
 from sinkd.models.head import head_width
 from sinkd.models.language_model import device_map
-from small_language_models import small_model, word_tokenizer, write_language_model
-
-KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
+from small_language_models import KINDS, small_model, word_tokenizer, write_language_model
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,9 +6,8 @@ import torch
 from sinkd.models import decoder_start
 from sinkd.models.likelihood import choice_log_likelihoods
 from sinkd.models.prompt_collator import PromptCollator
-from small_language_models import small_model, word_tokenizer
+from small_language_models import KINDS, small_model, word_tokenizer
 
-KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [20, 21], [30, 31, 32, 33]]
 CHOICES = [[[40, 1], [41, 42, 43, 1], [44, 45, 1]], [[50, 51, 1]], [[1], [60, 61, 62, 63, 64, 1]]]
 

@@ -16,9 +16,8 @@ from sinkd.models import LanguageModel, decoder_start
 from sinkd.models.likelihood import indices
 from sinkd.models.prompt_collator import PromptCollator
 from sinkd.models.sampling import sampled_batch
-from small_language_models import small_model, word_tokenizer
+from small_language_models import KINDS, small_model, word_tokenizer
 
-KINDS = ["t5", "mt5", "t5_tied", "gpt2", "gpt_neo", "llama", "qwen2", "qwen2_tied"]
 VOCABULARY = len(word_tokenizer())
 PROMPTS = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15], [16]]
 ANSWERS = [[20, 1], [21, 22, 23, 1], [24, 1], [25, 26, 1]]
