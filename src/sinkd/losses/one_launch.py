@@ -50,23 +50,30 @@ def distances(loss: SinkhornLoss, rows: Rows, factor: float) -> Tensor:
 
 
 class _FewClasses(torch.autograd.Function):
-    """Student rows (..., n, C), teacher rows (..., m, C), mask (..., n), settings -> the loss (...) times `factor`."""
+    """Student rows (..., n, C), teacher rows (..., m, C), mask (..., n), settings -> the loss (...) times `factor`.
+
+    The gradient is computed at once with the loss: to return to Python in the backward pass takes longer.
+    """
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, mask: Tensor | None, *settings: Any) -> Tensor:
-        run: Any = _forward_op if torch.compiler.is_compiling() else _forward
+        compiling = torch.compiler.is_compiling()
         student, teacher = student.contiguous(), teacher.contiguous()
         mask = None if mask is None else mask.contiguous()
+        run: Any = _forward_op if compiling else _forward
         loss, *kept = run(student, teacher, mask, *settings)
-        ctx.save_for_backward(student, teacher, mask, *kept)
-        ctx.settings = settings
+        if ctx.needs_input_grad[0]:
+            run = _backward_op if compiling else _backward
+            ctx.save_for_backward(run(student, teacher, mask, *kept, *settings))
+            ctx.dtype = student.dtype
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        run: Any = _backward_op if torch.compiler.is_compiling() else _backward
-        return run(*ctx.saved_tensors, d_loss.contiguous(), *ctx.settings), *(None,) * (2 + len(ctx.settings))
+        (gradient,) = ctx.saved_tensors
+        scale = d_loss if d_loss.dim() == 0 else d_loss[:, None, None]
+        return (gradient * scale).to(ctx.dtype), *(None,) * 11
 
 
 def _forward(
@@ -87,7 +94,7 @@ def _forward(
     settings = cost, temperature, root, pairing, epsilon, n_iters, unroll, logs, factor
     loss, kept, plan = _like(student, teacher, mask, *settings)
     n, m = student.shape[-2], teacher.shape[-2]
-    blocks = tiling(student, n, m, logs)
+    blocks = tiling(student, loss.numel(), n, m, logs)
     with on_device_of(student):
         kernels.forward[(loss.numel() * blocks["PARTS"],)](
             student, teacher, mask, n / m, kept, None if unroll else plan, loss,
@@ -124,7 +131,6 @@ def _backward(
     mask: Tensor | None,
     kept: Tensor,
     plan: Tensor,
-    d_loss: Tensor,
     cost: str,
     temperature: float,
     root: float,
@@ -135,14 +141,14 @@ def _backward(
     logs: bool,
     factor: float,
 ) -> Tensor:
-    """The gradient with respect to the student's logits."""
+    """The gradient with respect to the student's logits, float32."""
     n, m = student.shape[-2], teacher.shape[-2]
-    blocks = tiling(student, n, m, logs)
-    d_student = torch.empty_like(student)
+    blocks = tiling(student, len(kept), n, m, logs)
+    d_student = torch.empty_like(student, dtype=torch.float32)
     d_p = torch.empty_like(student, dtype=torch.float64)
     with on_device_of(student):
         kernels.backward[(len(kept) * blocks["PARTS"],)](
-            student, teacher, mask, n / m, kept, None if unroll else plan, d_loss,
+            student, teacher, mask, n / m, kept, None if unroll else plan,
             *shared_memory(kept, len(kept), blocks, kept.dtype), factor, 1 / temperature, root, 1 / epsilon,
             d_p, d_student, n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks,
         )  # fmt: skip
@@ -152,4 +158,4 @@ def _backward(
 _forward_op = torch.library.custom_op("sinkd::few_classes", _forward, mutates_args=())
 _forward_op.register_fake(_like)
 _backward_op = torch.library.custom_op("sinkd::few_classes_backward", _backward, mutates_args=())
-_backward_op.register_fake(lambda student, *_: torch.empty_like(student))
+_backward_op.register_fake(lambda student, *_: torch.empty_like(student, dtype=torch.float32))

@@ -130,7 +130,7 @@ def forward(
 
 @triton.jit
 def backward(
-    x, y, mask, b_each, kept, plan, d_loss, shared, counter, factor, by_t: tl.float64, root: tl.float64,
+    x, y, mask, b_each, kept, plan, shared, counter, factor, by_t: tl.float64, root: tl.float64,
     inverse: tl.float64, d_p, d_x, n, m, n_iters, classes: tl.constexpr, COST: tl.constexpr,
     PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
@@ -146,7 +146,7 @@ def backward(
     at = i[:, None] * m + j[None, :]
     kept += batch * (n * m + n_iters * (n + m))
     w = tl.load(kept + at, mask=inside, other=0.0)
-    upstream = tl.load(d_loss + batch).to(tl.float64) * factor
+    upstream = tl.full((), factor, tl.float64)
     if plan is None:
         weights = mask if mask is None else mask + batch * n
         weight = reverse_tile(
@@ -190,5 +190,4 @@ def backward(
     for c in range(classes):
         p = _probability(x, x_total, i, n, c, classes, by_t)
         d = _d_probability(d_p, i, n, c, classes, p, root, x_sinhc, stretch, COST)
-        d_z = (p * (d - mean) * by_t).to(tl.float32)
-        tl.store(d_x + i * classes + c, d_z.to(d_x.dtype.element_ty), mask=i < n)
+        tl.store(d_x + i * classes + c, (p * (d - mean) * by_t).to(tl.float32), mask=i < n)

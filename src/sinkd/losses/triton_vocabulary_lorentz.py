@@ -138,29 +138,38 @@ def lorentz_slopes(
 
 
 @triton.jit
-def near_columns(square, columns, count, n, m, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """For each tile of ROWS rows: the columns that are near to one of them, in order, and how many they are."""
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    found = 0
+def lorentz_pull_near(
+    x, y, x_total, y_total, near, d_x, by_t, n, m, width, COLS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What the near rows add to the gradient of BLOCK of one row's logits, by differences."""
+    i = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    xt = tl.load(x_total + i)
+    z = logits_at(x + i * width, column, column < width)
+    p = tl.exp(z * by_t - xt.to(tl.float32))
+    result = tl.zeros((BLOCK,), tl.float32)
     k = 0
     while k < m:
         j = k + tl.arange(0, COLS)
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        d = tl.load(square + i[:, None].to(tl.int64) * m + j[None, :], mask=inside, other=1.0)
-        near = tl.max((d <= 0).to(tl.int32), 0)
-        place = found + tl.cumsum(near, 0) - 1
-        tl.store(columns + tl.program_id(0) * m + place, j, mask=near > 0)
-        found += tl.sum(near, 0)
+        weight = tl.load(near + i * m + j, mask=j < m, other=0.0)
+        if tl.max(tl.abs(weight), 0) > 0:
+            for c in range(COLS):
+                one = tl.sum(tl.where(j == k + c, weight, 0.0), 0)
+                if tl.abs(one) > 0:
+                    yt = tl.load(y_total + k + c)
+                    w = logits_at(y + (tl.full((), k, tl.int64) + c) * width, column, column < width)
+                    q = tl.exp(w * by_t - yt.to(tl.float32))
+                    result += one * difference(p, q, (z - w) * by_t - (xt - yt).to(tl.float32))
         k += COLS
-    tl.store(count + tl.program_id(0), found)
+    tl.store(d_x + i * width + column, (result * p * by_t).to(d_x.dtype.element_ty), mask=column < width)
 
 
 @triton.jit
 def lorentz_pull(
-    x, y, x_total, y_total, far, near, own, mean, columns, count, d_x, by_t, n, m, width,
+    x, y, x_total, y_total, far, own, mean, d_x, by_t, n, m, width,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient with respect to ROWS x BLOCK of the student's logits."""
+    """Add what the far rows and the row itself add to the gradient of ROWS x BLOCK of the student's logits."""
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     pulled = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -173,23 +182,12 @@ def lorentz_pull(
         weight = tl.load(far + at, mask=(i[:, None] < n) & (j[None, :] < m), other=0.0)
         pulled = tl.dot(weight, q, pulled, input_precision=PRECISION)
         k += COLS
-    xt = tl.load(x_total + i, mask=i < n, other=0.0)
+    xt = tl.load(x_total + i, mask=i < n, other=0.0).to(tl.float32)
     a = tl.load(own + i, mask=i < n, other=0.0).to(tl.float32)
     b = tl.load(mean + i, mask=i < n, other=0.0).to(tl.float32)
-    z = logit_tile(x, i, n, column, width)
-    p = tl.exp(z * by_t - xt.to(tl.float32)[:, None])
-    result = a[:, None] * p - pulled - b[:, None]
-    left = tl.load(count + tl.program_id(0))
-    columns += tl.program_id(0) * m
-    while left > 0:
-        left -= 1
-        j = tl.load(columns + left).to(tl.int64)
-        total = tl.load(y_total + j)
-        w = logits_at(y + j * width, column, column < width)
-        q = tl.exp(w * by_t - total.to(tl.float32))
-        t = (z - w[None, :]) * by_t - (xt - total).to(tl.float32)[:, None]
-        weight = tl.load(near + i.to(tl.int64) * m + j, mask=i < n, other=0.0)
-        result += weight[:, None] * difference(p, q[None, :], t)
+    p = tl.exp(logit_tile(x, i, n, column, width) * by_t - xt[:, None])
     at = i[:, None].to(tl.int64) * width + column[None, :]
     inside = (i[:, None] < n) & (column[None, :] < width)
-    tl.store(d_x + at, (result * p * by_t).to(d_x.dtype.element_ty), mask=inside)
+    result = p * (a[:, None] * p - pulled - b[:, None]) * by_t
+    result += tl.load(d_x + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(d_x + at, result.to(d_x.dtype.element_ty), mask=inside)

@@ -108,16 +108,15 @@ def _pull(
         if curved:
             far, near = torch.empty_like(d_cost), torch.empty_like(d_cost)
             own, mean = torch.empty_like(x_square), torch.empty_like(x_square)
-            tiles = triton.cdiv(n, 128)
-            columns, count = (one.new_empty(size, dtype=torch.int32) for size in (tiles * m, tiles))
             hyperboloid.lorentz_slopes[(n,)](
                 x_square, y_square, one, two, d_cost, far, near, own, mean, root, n, m, COLS=128
             )
-            hyperboloid.near_columns[(tiles,)](one, columns, count, n, m, ROWS=128, COLS=32)
-            hyperboloid.lorentz_pull[(tiles, triton.cdiv(width, 64))](
-                *sides, far, near, own, mean, columns, count, d_student, *sizes,
-                PRECISION=precision, ROWS=128, BLOCK=64, COLS=32, num_warps=8,
-            )  # fmt: skip
+            hyperboloid.lorentz_pull_near[(n, triton.cdiv(width, 1024))](
+                *sides, near, d_student, *sizes, COLS=32, BLOCK=1024
+            )
+            hyperboloid.lorentz_pull[(triton.cdiv(n, 128), triton.cdiv(width, 64))](
+                *sides, far, own, mean, d_student, *sizes, PRECISION=precision, ROWS=128, BLOCK=64, COLS=32, num_warps=8
+            )
         else:
             weights = torch.where(two > 0, d_cost, 0.0)  # equal rows do not pull
             mean = (weights * one).sum(-1)

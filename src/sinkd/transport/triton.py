@@ -1,6 +1,6 @@
 """Sinkhorn's iteration and its reverse pass on a GPU: any number of problems of up to 512 x 512, each pass one launch.
 
-Up to 128 x 128 one program solves a problem, above that up to 16 programs together; see `triton_iteration.py`.
+One program solves a small problem, several together a larger one; see `triton_iteration.py`.
 `solver.py` decides whether to come here. This module imports Triton, so nothing imports it before that. Under
 TRITON_INTERPRET=1 the same code runs on a CPU, slowly and with one program a problem: so it is tested without a GPU.
 """
@@ -19,8 +19,10 @@ from torch.autograd.function import once_differentiable
 from .iteration import Weights, implicit_reverse
 from .triton_iteration import masses, reverse_tile, solve_tile
 
-TILE = 2**14
-"""Numbers of the kernel matrix that a program holds in registers."""
+TILES = 2**12, 2**14
+"""Numbers of the kernel matrix that a program holds in registers: few where there are programs to spare, or many."""
+PROGRAMS = 128
+"""Programs that run at the same time on a GPU, at least."""
 
 
 @triton.jit
@@ -83,12 +85,13 @@ def _reverse_all(
     tl.store(d_cost + at, result, mask=inside)
 
 
-def tiling(like: Tensor, n: int, m: int, logs: bool) -> dict[str, int]:
+def tiling(like: Tensor, problems: int, n: int, m: int, logs: bool) -> dict[str, int]:
     """Programs and warps for problems n x m: PARTS programs a problem, each with ROWS x COLS of it."""
     columns = max(16, triton.next_power_of_2(m))
     rows = max(16, triton.next_power_of_2(n))
     if like.is_cuda:  # the interpreter runs one program after the other, so they cannot wait for each other
-        rows = min(rows, TILE // columns)
+        few, many = (min(rows, tile // columns) for tile in TILES)
+        rows = few if problems * triton.cdiv(n, few) <= PROGRAMS else many
     warps = min(16, max(4, rows * columns // 512)) if logs else min(8, max(1, rows * columns // 1024))
     return {"PARTS": triton.cdiv(n, rows), "LOGS": logs, "ROWS": rows, "COLS": columns, "num_warps": warps}
 
@@ -173,7 +176,7 @@ def _solve(
     """
     plan, distance, f, g, rows, cols, done = _like(cost, a, b, epsilon, n_iters, tolerance)
     count, n, m = cost.shape
-    blocks = tiling(cost, n, m, cost.dtype == torch.float64)
+    blocks = tiling(cost, count, n, m, cost.dtype == torch.float64)
     shared, counter = shared_memory(cost, count, blocks, cost.dtype)
     with on_device_of(cost):
         _solve_all[(count * blocks["PARTS"],)](
@@ -209,7 +212,7 @@ def _reverse(
     """The gradient (k, n, m) with respect to the costs of `_solve`, through all iterations."""
     count, n, m = cost.shape
     d_cost = torch.empty_like(cost)
-    blocks = tiling(cost, n, m, cost.dtype == torch.float64)
+    blocks = tiling(cost, count, n, m, cost.dtype == torch.float64)
     shared, counter = shared_memory(cost, count, blocks, cost.dtype)
     with on_device_of(cost):
         _reverse_all[(count * blocks["PARTS"],)](
