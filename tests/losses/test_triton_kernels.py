@@ -9,8 +9,10 @@ from sinkd import SinkhornLoss
 from sinkd.losses import chunked
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
+if DEVICE == "cuda":
+    pytestmark.append(pytest.mark.gpu)
 FEW = [
     ((16, 2), 1.0, {"cost": "l1"}),
     ((16, 2), 1e-4, {"cost": "lorentz"}),

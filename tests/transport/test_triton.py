@@ -8,8 +8,10 @@ from sinkd.transport import sinkhorn
 from sinkd.transport.backend import LARGEST
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
+if DEVICE == "cuda":
+    pytestmark.append(pytest.mark.gpu)
 
 
 def solved(cost, backend, **keywords):
