@@ -1,6 +1,9 @@
 """Every benchmark runs at a small size, and writes the table that it prints."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,11 +55,30 @@ def test_pipeline(tmp_path, world, encoder):
 
 
 @pytest.mark.slow
-def test_step(tmp_path):
-    assert "over published" in run("step", "--rehearse", "--json", "step.json", cwd=tmp_path)
-    found = json.loads((tmp_path / "step.json").read_text())
-    assert found["skipped"] == []
-    assert set(found["rows per second"]["4"]) > {"published", "fine-tuning", "sinkd, trainer"}
+def test_everything_for_a_gpu_rehearses_on_a_cpu(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
+    done = subprocess.run(
+        [script, "--rehearse", "--out", tmp_path],
+        env=os.environ | {"PYTHON": sys.executable, "WORKERS": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    page = (tmp_path / "gpu.md").read_text()
+    assert "SKIPPED" not in page and "semantic" in page and "over published" in page
+    assert set(json.loads((tmp_path / "step.json").read_text())["rows per second"]["4"]) > {
+        "published",
+        "sinkd, trainer",
+    }
+    found = {
+        name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("generative", "features", "kernels")
+    }
+    assert {row["name"] for row in found["features"]["rows"]} >= {"pairs", "saliency"}
+    assert {row["loss"] for row in found["generative"]["tokens"]} == {"kl", "semantic"}
+    gradient = 4 * 8 * 4 * 32128 / 1e6  # megabytes, which every loss must hold
+    assert all(row["megabytes"] >= gradient for row in found["generative"]["rows"] + found["generative"]["sums"])
+    few = found["kernels"]["rows"]["l1 (16, 2)"]
+    assert few["sinkd"]["apart"] < 1e-5 and few["published"]["ms"] > 0
 
 
 @pytest.mark.slow
@@ -81,14 +103,6 @@ def test_estimate_is_within_15_per_cent_of_a_processs_memory(tmp_path):
     assert row["estimated"] == pytest.approx(row["measured"], rel=0.15)
 
 
-@pytest.mark.slow
-def test_features(tmp_path):
-    printed = run("features", "--rehearse", "--only", "pairs,saliency", "--out", "features.json", cwd=tmp_path)
-    rows = json.loads((tmp_path / "features.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["pairs", "saliency"]
-    assert "plain MB" in printed
-
-
 def test_every_trial_of_every_study_is_a_command_that_parses():
     from benchmarks.study import STUDIES, parser, sweeps
 
@@ -110,18 +124,6 @@ def test_study(tmp_path, sentiment, encoder):
     assert not list((tmp_path / "experiments" / "study" / "transport").rglob("model.safetensors"))
     again = run(*command, cwd=tmp_path)
     assert "2 trials, 2 finished earlier, 0 to run" in again and "to kd" in again
-
-
-@pytest.mark.slow
-def test_generative(tmp_path):
-    printed = run("generative", "--rounds", 1, "--sizes", 1, "--out", "generative.json", cwd=tmp_path)
-    found = json.loads((tmp_path / "generative.json").read_text())
-    assert {row["loss"] for row in found["rows"]} == {"published", "lorentz", "l1, top 50"}
-    assert {row["loss"] for row in found["sums"]} == {"plain PyTorch", "sinkd"}
-    assert {row["loss"] for row in found["tokens"]} == {"kl", "semantic"}
-    gradient = 4 * 8 * 4 * 32128 / 1e6  # megabytes, which every loss must hold
-    assert all(row["megabytes"] >= gradient for row in found["rows"] + found["sums"])
-    assert "| decoder |" in printed and "| encoder-decoder |" in printed
 
 
 @pytest.mark.slow

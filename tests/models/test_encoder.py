@@ -22,6 +22,7 @@ from refused import refused
 from sinkd import SinkdError
 from sinkd.models import Encoder, load_encoder, load_tokenizer, tokenizers_of
 from sinkd.models.config import find_checkpoint
+from sinkd.models.forward import model_inputs
 from sinkd.models.seal import SEAL
 from sinkd.tasks import load_task, table_task
 from sinkd.training.teacher import Teacher
@@ -384,3 +385,9 @@ def test_tokenizers_that_join_pairs_in_other_ways_are_two(vocabulary):
     distilbert = vocabulary(UNCASED, {"model_input_names": ["input_ids", "attention_mask"]}, "distilbert")
     teachers, student = tokenizers_of(bert, distilbert, may_differ=True)
     assert "token_type_ids" in teachers("a", "b") and "token_type_ids" not in student("a", "b")
+
+
+def test_a_compiled_model_reads_what_it_read_before(cola, model):
+    network = load_encoder(model(["a", "b"]), cola, "--model_path")
+    batch = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.ones(1, 2), "length": 2}
+    assert model_inputs(torch.compile(network), batch).keys() == model_inputs(network, batch).keys() >= {"input_ids"}

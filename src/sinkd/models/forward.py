@@ -42,13 +42,20 @@ def logits_in(outputs: Any) -> Tensor:
     )
 
 
+def bare(model: Any) -> Any:
+    """Return the model inside the wrappers of torch.compile and of several processes."""
+    while isinstance(inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
+
+
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Select what a model reads of a batch.
 
     Models without segments get none. Segments that a model's table lacks become 0: RoBERTa has one, and may have
     BERT's tokenizer.
     """
-    network = getattr(model, "module", model)
+    network = bare(model)
     declared = inspect.signature(type(network).forward).parameters
     # transformers' own take any keyword, and read those that they name.
     takes_any = any(each.kind is each.VAR_KEYWORD for each in declared.values())
@@ -67,7 +74,7 @@ def known_tokens(model: Any, inputs: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except IndexError as error:
-        network = getattr(model, "module", model)
+        network = bare(model)
         table = getattr(input_table(network), "weight", None)
         largest = int(inputs["input_ids"].max())
         if table is None or largest < len(table):
@@ -80,7 +87,7 @@ def known_tokens(model: Any, inputs: Mapping[str, Any]) -> Iterator[None]:
 
 def parameters(model: Any) -> frozenset[str]:
     """Return the names of the inputs that a model's forward declares."""
-    return frozenset(inspect.signature(type(getattr(model, "module", model)).forward).parameters)
+    return frozenset(inspect.signature(type(bare(model)).forward).parameters)
 
 
 def observe(

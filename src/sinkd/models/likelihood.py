@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutput
 
-from sinkd.models.forward import parameters
+from sinkd.models.forward import bare, parameters
 from sinkd.models.prompt_collator import UNLABELLED
 
 AT_ONCE = 8  # choices after the same prompts, as a multiple of the prompts: each holds a copy of its prompt's states
@@ -57,7 +57,7 @@ def takes_left_padding(model: Any) -> bool:
     It must take positions, and keep keys and values: a state (Mamba's, Qwen3-Next's) holds the padding too, and cannot
     be copied for each choice.
     """
-    network = getattr(model, "module", model)
+    network = bare(model)
     if network._is_stateful or not {"position_ids", "past_key_values"} <= parameters(network):
         return False
     layers = DynamicCache(config=network.config).layers
@@ -77,7 +77,7 @@ def padding_last(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def indices(model: Any, numbers: Tensor) -> Tensor:
     """Move indices of a model's tensors to the CPU if the model is spread over devices: each takes them from there."""
-    return numbers.cpu() if getattr(getattr(model, "module", model), "hf_device_map", None) else numbers
+    return numbers.cpu() if getattr(bare(model), "hf_device_map", None) else numbers
 
 
 def choice_log_likelihoods(

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from sinkd.losses.random_state import RandomState
+from sinkd.models.forward import bare
 from sinkd.models.prompt_collator import UNLABELLED, PromptCollator
 
 
@@ -32,7 +33,7 @@ def sampled_batch(
     device = batch["input_ids"].device
     question = {name: value.to(device) for name, value in collator.ask(prompts).items()}
     question.pop("position_ids", None)  # `generate` derives them from the mask
-    network = getattr(model, "module", model)
+    network = bare(model)
     settings = GenerationConfig(
         do_sample=True,
         temperature=1.0,
