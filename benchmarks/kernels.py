@@ -144,7 +144,8 @@ def problems(name: str, count: int, size: int, seconds: float) -> Comparison:
         def by_pot(x: Tensor) -> Tensor:
             given: dict[str, Any] = {"max_iter": 20, "tol": 0, "method": "sinkhorn", "grad": "autodiff"}
             ones = x.new_ones(count, size)
-            return solve_batch(x, 0.1, ones, ones, **given).value_linear.sum()
+            with torch.device(x.device):  # POT makes some of its tensors on the default device
+                return solve_batch(x, 0.1, ones, ones, **given).value_linear.sum()
 
         compared.way("POT", by_pot, cost)
     for shown, backend in (("PyTorch", "torch"), ("sinkd", "auto")):

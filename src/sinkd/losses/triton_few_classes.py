@@ -116,9 +116,10 @@ def forward(
     at = i[:, None] * m + j[None, :]
     kept += batch * (n * m + n_iters * (n + m))
     tl.store(kept + at, w, mask=inside)
+    tl.debug_barrier()
     weights = mask if mask is None else mask + batch * n
     moved, _u, _v, distance, _done = solve_tile(
-        w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), kept + n * m,
+        kept, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), kept + n * m,
         kept + n * (m + n_iters), shared + batch * 2 * PARTS * COLS, counter + batch, inverse, n, m, n_iters, None,
         part, PARTS, LOGS, ROWS, COLS,
     )  # fmt: skip
@@ -145,18 +146,19 @@ def backward(
     inside = (i[:, None] < n) & (j[None, :] < m)
     at = i[:, None] * m + j[None, :]
     kept += batch * (n * m + n_iters * (n + m))
-    w = tl.load(kept + at, mask=inside, other=0.0)
     upstream = tl.full((), factor, tl.float64)
     if plan is None:
         weights = mask if mask is None else mask + batch * n
         weight = reverse_tile(
-            w, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), kept + n * m,
+            kept, masses(weights, 1.0, i, n), masses(weights, b_each, j, m), kept + n * m,
             kept + n * (m + n_iters), shared + batch * 2 * PARTS * COLS, counter + batch, None,
-            tl.zeros((ROWS,), w.dtype), tl.zeros((COLS,), w.dtype), upstream, inverse, n, m, n_iters,
-            part, PARTS, LOGS, ROWS, COLS,
+            tl.zeros((ROWS,), kept.dtype.element_ty), tl.zeros((COLS,), kept.dtype.element_ty), upstream, inverse, n, m,
+            n_iters, part, PARTS, LOGS, ROWS, COLS,
         ).to(tl.float32)  # fmt: skip
     else:
-        weight = (tl.load(plan + batch * n * m + at, mask=inside, other=0.0) * upstream.to(w.dtype)).to(tl.float32)
+        weight = (tl.load(plan + batch * n * m + at, mask=inside, other=0.0) * upstream.to(plan.dtype.element_ty)).to(
+            tl.float32
+        )
     x_total, _x_fine = _log_total(x, i, n, classes, by_t)
     y_total, _y_fine = _log_total(y, j, m, classes, by_t)
     x_sinhc, x_time, bend = _lift(x, x_total, i, n, classes, by_t, root)

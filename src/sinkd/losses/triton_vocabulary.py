@@ -116,6 +116,9 @@ def l1_shares(
     xt = tl.load(x_total + i, mask=i < n, other=0.0)
     yt = tl.load(y_total + j, mask=j < m, other=0.0)
     ahead = (xt[:, None] - yt[None, :]).to(tl.float32)[:, :, None]
+    # float32 holds totals to 1e-6 alone, which would scale whole rows
+    x_scale = tl.exp(xt.to(tl.float32).to(tl.float64) - xt).to(tl.float32)[:, None]
+    y_scale = tl.exp(yt.to(tl.float32).to(tl.float64) - yt).to(tl.float32)[:, None]
     total = tl.zeros((ROWS, COLS, BLOCK), tl.float32)
     signed = tl.zeros((ROWS, COLS, BLOCK), tl.float32)
     k = 0
@@ -123,8 +126,8 @@ def l1_shares(
         column = tl.program_id(2) * share + k + tl.arange(0, BLOCK)
         z = logit_tile(x, i, n, column, width)
         w = logit_tile(y, j, m, column, width)
-        p = tl.exp(z * by_t - xt.to(tl.float32)[:, None])[:, None, :]
-        q = tl.exp(w * by_t - yt.to(tl.float32)[:, None])[None, :, :]
+        p = (tl.exp(z * by_t - xt.to(tl.float32)[:, None]) * x_scale)[:, None, :]
+        q = (tl.exp(w * by_t - yt.to(tl.float32)[:, None]) * y_scale)[None, :, :]
         t = (z[:, None, :] - w[None, :, :]) * by_t - ahead
         total += tl.abs(p - q)
         signed += _signed(tl.broadcast_to(p, (ROWS, COLS, BLOCK)), t)

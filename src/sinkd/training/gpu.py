@@ -34,12 +34,12 @@ def static_masks() -> Iterator[None]:
     Looking saves the mask of a batch without padding, and waits for the GPU in every pass: `without_full_mask` looks
     before the batch is there.
     """
-    replaced = {name: ALL_MASK_ATTENTION_FUNCTIONS[name] for name in ("sdpa", "eager")}
-    ALL_MASK_ATTENTION_FUNCTIONS.update({name: _static(make) for name, make in replaced.items()})
+    boolean = _static(ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    ALL_MASK_ATTENTION_FUNCTIONS.update({"sdpa": boolean, "eager": _added(boolean)})
     try:
         yield
     finally:
-        for name in replaced:
+        for name in ("sdpa", "eager"):
             del ALL_MASK_ATTENTION_FUNCTIONS[name]
 
 
@@ -50,6 +50,18 @@ def _static(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
         elif kwargs.get("allow_is_bidirectional_skip") and kwargs.get("local_size") is None:
             return None  # also under compile, where transformers does not decide
         return make(*args, attention_mask=attention_mask, **kwargs)
+
+    return mask
+
+
+def _added(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """What eager attention adds to its scores. transformers' own copies a number to the device each time."""
+
+    def mask(*args: Any, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
+        kept = make(*args, **kwargs | {"allow_is_causal_skip": False})
+        if kept is None:
+            return None
+        return torch.zeros_like(kept, dtype=dtype).masked_fill_(~kept, torch.finfo(dtype).min)
 
     return mask
 

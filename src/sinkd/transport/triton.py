@@ -36,11 +36,10 @@ def _solve_all(
     j = tl.arange(0, COLS)
     inside = (i[:, None] < n) & (j[None, :] < m)
     at = problem * n * m + i[:, None] * m + j[None, :]
-    w = tl.load(cost + at, mask=inside, other=0.0)
     of_rows = masses(a if a is None else a + problem * n, 1.0, i, n)
     of_cols = masses(b if b is None else b + problem * m, b_each, j, m)
     moved, u, v, total, count = solve_tile(
-        w, of_rows, of_cols, rows + problem * n_iters * n, cols + problem * n_iters * m,
+        cost + problem * n * m, of_rows, of_cols, rows + problem * n_iters * n, cols + problem * n_iters * m,
         shared + problem * 2 * PARTS * COLS, counter + problem, inverse, n, m, n_iters, tolerance, part,
         PARTS, LOGS, ROWS, COLS,
     )  # fmt: skip
@@ -63,18 +62,17 @@ def _reverse_all(
     j = tl.arange(0, COLS)
     inside = (i[:, None] < n) & (j[None, :] < m)
     at = problem * n * m + i[:, None] * m + j[None, :]
-    w = tl.load(cost + at, mask=inside, other=0.0)
     upstream = tl.full((), 0.0, tl.float64)
     if d_distance is not None:
         upstream += tl.load(d_distance + problem).to(tl.float64)
-    by_f = tl.zeros((ROWS,), w.dtype)
+    by_f = tl.zeros((ROWS,), cost.dtype.element_ty)
     if d_f is not None:
         by_f += tl.load(d_f + problem * n + i, mask=i < n, other=0.0)
-    by_g = tl.zeros((COLS,), w.dtype)
+    by_g = tl.zeros((COLS,), cost.dtype.element_ty)
     if d_g is not None:
         by_g += tl.load(d_g + problem * m + j, mask=j < m, other=0.0)
     result = reverse_tile(
-        w, masses(a if a is None else a + problem * n, 1.0, i, n),
+        cost + problem * n * m, masses(a if a is None else a + problem * n, 1.0, i, n),
         masses(b if b is None else b + problem * m, b_each, j, m),
         rows + problem * n_iters * n, cols + problem * n_iters * m, shared + problem * 2 * PARTS * COLS,
         counter + problem,

@@ -85,22 +85,19 @@ def _less(x, y):
 
 
 @triton.jit
-def _kernel_of(w, inside, inverse, LOGS: tl.constexpr):
-    """exp(-cost / epsilon), or its logarithm, of a tile."""
-    scaled = -w * tl.full((), inverse, w.dtype)
-    return tl.where(inside, scaled if LOGS else tl.exp(scaled), float("-inf") if LOGS else 0.0)
+def _tile(matrix, i, j, n, m):
+    """Rows i and columns j of a matrix (n, m). Costs are read again at the end, since registers are scarce."""
+    inside = (i[:, None] < n) & (j[None, :] < m)
+    return tl.load(matrix + i[:, None] * m + j[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def _cost_of(kernel, inverse, LOGS: tl.constexpr):
-    """The cost of a tile of the kernel matrix; 0 where nothing can move. Not kept, since registers are scarce."""
-    if LOGS:
-        possible = kernel > float("-inf")
-        scaled = tl.where(possible, kernel, 0.0)
-    else:
-        possible = kernel > 0
-        scaled = tl.log(tl.where(possible, kernel, 1.0))
-    return -scaled / tl.full((), inverse, kernel.dtype)
+def _kernel(cost, i, j, n, m, inverse, LOGS: tl.constexpr):
+    """exp(-cost / epsilon), or its logarithm, of a tile."""
+    w = _tile(cost, i, j, n, m)
+    scaled = -w * tl.full((), inverse, w.dtype)
+    inside = (i[:, None] < n) & (j[None, :] < m)
+    return tl.where(inside, scaled if LOGS else tl.exp(scaled), float("-inf") if LOGS else 0.0)
 
 
 @triton.jit
@@ -117,8 +114,8 @@ def _scaling(scalings, index, size, LOGS: tl.constexpr):
 
 @triton.jit
 def solve_tile(
-    w,  # (ROWS, COLS), costs
-    a,  # (ROWS,), masses of its rows, float64
+    cost,  # (n, m)
+    a,  # (ROWS,), masses of the tile's rows, float64
     b,  # (COLS,), masses of all columns
     rows,  # (n_iters, n), memory for the scalings of every iteration: potentials where LOGS
     cols,  # (n_iters, m)
@@ -138,11 +135,11 @@ def solve_tile(
     """Iterate; return the tile of the plan, u (ROWS,), v (COLS,), the whole distance, and the iterations done."""
     i = part * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLS)
-    kernel = _kernel_of(w, (i[:, None] < n) & (j[None, :] < m), inverse, LOGS)
-    kept_a = (_logarithm(a) if LOGS else a).to(w.dtype)
-    kept_b = (_logarithm(b) if LOGS else b).to(w.dtype)
-    u = tl.zeros((ROWS,), w.dtype)
-    v = tl.where(b > 0, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(w.dtype)
+    kernel = _kernel(cost, i, j, n, m, inverse, LOGS)
+    kept_a = (_logarithm(a) if LOGS else a).to(kernel.dtype)
+    kept_b = (_logarithm(b) if LOGS else b).to(kernel.dtype)
+    u = tl.zeros((ROWS,), kernel.dtype)
+    v = tl.where(b > 0, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(kernel.dtype)
     done = 0
     met = 0
     going = done < n_iters
@@ -162,19 +159,19 @@ def solve_tile(
         done += 1
         going = done < n_iters
         if tolerance is not None:
-            missing = tl.sum(tl.abs(tl.sum(_moved(kernel, u, v, LOGS), 1) - a.to(w.dtype)), 0)
+            missing = tl.sum(tl.abs(tl.sum(_moved(kernel, u, v, LOGS), 1) - a.to(kernel.dtype)), 0)
             missing = _sum_of_all(missing, shared, counter, met, part, PARTS, COLS)
             met += 1
             going = going & (missing > tolerance * tl.sum(b, 0))
     plan = _moved(kernel, u, v, LOGS)
-    distance = tl.sum(tl.sum(plan * _cost_of(kernel, inverse, LOGS), 1).to(tl.float64), 0)
+    distance = tl.sum(tl.sum(plan * _tile(cost, i, j, n, m), 1).to(tl.float64), 0)
     distance = _sum_of_all(distance, shared, counter, met, part, PARTS, COLS)
     return plan, u, v, distance, done
 
 
 @triton.jit
 def reverse_tile(
-    w,  # (ROWS, COLS)
+    cost,  # (n, m)
     a,  # (ROWS,)
     b,  # (COLS,)
     rows,  # (n_iters, n), of every iteration, from `solve_tile`
@@ -202,20 +199,20 @@ def reverse_tile(
     """
     i = part * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, COLS)
-    kernel = _kernel_of(w, (i[:, None] < n) & (j[None, :] < m), inverse, LOGS)
-    kept_a = (_logarithm(a) if LOGS else tl.where(a > 0, 1.0 / tl.where(a > 0, a, 1.0), 0.0)).to(w.dtype)
-    kept_b = (_logarithm(b) if LOGS else tl.where(b > 0, 1.0 / tl.where(b > 0, b, 1.0), 0.0)).to(w.dtype)
-    start = tl.where(b > 0, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(w.dtype)
+    kernel = _kernel(cost, i, j, n, m, inverse, LOGS)
+    kept_a = (_logarithm(a) if LOGS else tl.where(a > 0, 1.0 / tl.where(a > 0, a, 1.0), 0.0)).to(kernel.dtype)
+    kept_b = (_logarithm(b) if LOGS else tl.where(b > 0, 1.0 / tl.where(b > 0, b, 1.0), 0.0)).to(kernel.dtype)
+    start = tl.where(b > 0, 0.0 if LOGS else 1.0, float("-inf") if LOGS else 0.0).to(kernel.dtype)
     t = done - 1
     u = _scaling(rows + t * n, i, n, LOGS)
     v = _scaling(cols + t * m, j, m, LOGS)
-    d_log_plan = _d_log_plan(kernel, u, v, d_plan, d_distance, i, j, n, m, inverse, LOGS)
+    d_log_plan = _d_log_plan(cost, kernel, u, v, d_plan, d_distance, i, j, n, m, LOGS)
     d_row = d_f + tl.sum(d_log_plan, 1)
     d_col = d_g + _total(tl.sum(d_log_plan, 0), shared, counter, 0, part, PARTS, False, COLS)
     if not LOGS:
         d_row *= tl.where(u > 0, 1.0 / tl.where(u > 0, u, 1.0), 0.0)
         d_col *= -v * kept_b
-    slope = tl.zeros((ROWS, COLS), w.dtype)
+    slope = tl.zeros((ROWS, COLS), kernel.dtype)
     met = 1
     while t >= 0:
         earlier = tl.where(t > 0, _scaling(cols + tl.maximum(t - 1, 0) * m, j, m, LOGS), start)
@@ -232,7 +229,7 @@ def reverse_tile(
             d_col = _total(tl.sum(kernel * d_row[:, None], 0), shared, counter, met, part, PARTS, False, COLS)
             d_col *= -earlier * earlier * kept_b
         met += 1
-        d_row = tl.zeros((ROWS,), w.dtype)
+        d_row = tl.zeros((ROWS,), kernel.dtype)
         t -= 1
         u = _scaling(rows + tl.maximum(t, 0) * n, i, n, LOGS)
         v = earlier
@@ -240,15 +237,14 @@ def reverse_tile(
         slope *= kernel
     u = _scaling(rows + (done - 1) * n, i, n, LOGS)
     v = _scaling(cols + (done - 1) * m, j, m, LOGS)
-    slope += _d_log_plan(kernel, u, v, d_plan, d_distance, i, j, n, m, inverse, LOGS)
-    return _moved(kernel, u, v, LOGS) * d_distance.to(w.dtype) - slope * tl.full((), inverse, w.dtype)
+    slope += _d_log_plan(cost, kernel, u, v, d_plan, d_distance, i, j, n, m, LOGS)
+    return _moved(kernel, u, v, LOGS) * d_distance.to(kernel.dtype) - slope * tl.full((), inverse, kernel.dtype)
 
 
 @triton.jit
-def _d_log_plan(kernel, u, v, d_plan, d_distance, i, j, n, m, inverse, LOGS: tl.constexpr):
+def _d_log_plan(cost, kernel, u, v, d_plan, d_distance, i, j, n, m, LOGS: tl.constexpr):
     """The derivative with respect to the logarithm of a tile of the plan."""
-    each = _cost_of(kernel, inverse, LOGS) * d_distance.to(kernel.dtype)
+    each = _tile(cost, i, j, n, m) * d_distance.to(kernel.dtype)
     if d_plan is not None:
-        inside = (i[:, None] < n) & (j[None, :] < m)
-        each += tl.load(d_plan + i[:, None] * m + j[None, :], mask=inside, other=0.0)
+        each += _tile(d_plan, i, j, n, m)
     return each * _moved(kernel, u, v, LOGS)
