@@ -23,7 +23,7 @@ ELSEWHERE = re.compile(r"^torchrun (?:--nnodes 4|--standalone --nproc_per_node 8
 # These need a network, so they only say what they would do.
 NETWORK = re.compile(r"sinkd download (?!.*--dry_run)")
 # Benchmarks need the pretrained encoder, real data and minutes; test_benchmarks.py runs each at a small size.
-BENCHMARK = re.compile(r"python -m benchmarks\.(?!models)\w+|python benchmarks/\w+\.py|make bench")
+BENCHMARK = re.compile(r"python -m benchmarks\.(?!models)\w+|python benchmarks/\w+\.py|benchmarks/gpu\.sh|make bench")
 
 
 def blocks(page: Path, *kinds: str) -> list[str]:
