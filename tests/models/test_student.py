@@ -34,6 +34,8 @@ def family(request):
         ("4", 6, None, [0, 1, 3, 4]),
         ("1", 6, None, [0]),
         ("6", 6, None, [0, 1, 2, 3, 4, 5]),
+        ("first:2", 6, None, [0, 1]),
+        ("last:2", 6, None, [4, 5]),
         ("0,2,4", 6, None, [0, 2, 4]),
         ("5,", 6, None, None),
         ("first", 6, 3, [0, 1, 2]),
@@ -65,6 +67,8 @@ def test_spaced_layers_rise_from_the_first_by_steps_that_differ_by_one_at_most(a
     [
         ("7", None, ["asks for 7 layers", "the model has 6"]),
         ("0", None, ["asks for 0 layers"]),
+        ("last:7", None, ["asks for 7 layers"]),
+        ("first:0,2", None, ["first:3, last:3"]),
         ("0,6", None, ["rising layer numbers from 0 to 5"]),
         ("2,1", None, ["rising"]),
         ("1,1", None, ["rising"]),

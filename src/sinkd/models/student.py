@@ -1,6 +1,7 @@
 """Make students by keeping some of their layers, or copying some of their teacher's."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
@@ -19,8 +20,8 @@ def choose_layers(text: str, available: int, flag: str, wanted: int | None = Non
     """Parse a choice of layers to their numbers, from 0.
 
     Args:
-        text: "3" is three evenly spaced layers; "0,2,4" is these layers. If `wanted` is given, also "first" or
-            "spaced".
+        text: "0,2,4" is these layers. Without `wanted`, "3" is three evenly spaced ones, "first:3" the first three and
+            "last:3" the last three; with it, "first" and "spaced" are as many as wanted.
         wanted: The number of layers to fill.
 
     Raises:
@@ -30,14 +31,18 @@ def choose_layers(text: str, available: int, flag: str, wanted: int | None = Non
         if wanted > available:
             raise SinkdError(f'{flag} is "{text}", and {wanted} layers cannot be taken from {available}')
         return list(range(wanted)) if text == "first" else _spaced(wanted, available)
+    if wanted is None and (match := re.fullmatch(r"(first:|last:)?(\d+)", text)):
+        end, count = match[1], int(match[2])
+        if not 1 <= count <= available:
+            raise SinkdError(f"{flag} asks for {count} layers; the model has {available}")
+        if end is None:
+            return _spaced(count, available)
+        return list(range(count) if end == "first:" else range(available - count, available))
     try:
         numbers = [int(number) for number in text.split(",")]
     except ValueError as error:
-        raise SinkdError(f'{flag} is "{text}"; give a number of layers, or layers with commas, as in 0,2,4') from error
-    if "," not in text and wanted is None:
-        if not 1 <= numbers[0] <= available:
-            raise SinkdError(f"{flag} asks for {numbers[0]} layers; the model has {available}")
-        return _spaced(numbers[0], available)
+        choices = "a number of layers, first:3, last:3, or layers with commas, as in 0,2,4"
+        raise SinkdError(f'{flag} is "{text}"; give {choices}') from error
     if sorted(set(numbers)) != numbers or numbers[0] < 0 or numbers[-1] >= available:
         raise SinkdError(f"{flag} is {text}; give rising layer numbers from 0 to {available - 1}")
     if wanted is not None and len(numbers) != wanted:

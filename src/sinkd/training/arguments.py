@@ -106,7 +106,9 @@ class TaskArguments(TrainingArguments):
     length_normalize: bool = flag(False, "Compare answers by their tokens' mean log-probability, not its sum.")
 
     # The model to train
-    keep_layers: str | None = flag(None, "Keep only these layers of the model to be trained: 3, or 0,2,4.")
+    keep_layers: str | None = flag(
+        None, "Keep only these layers of the model to be trained: 3 (spaced), first:3, last:3, or 0,2,4."
+    )
     config_overrides: str | None = flag(None, "Change values of the model's config: hidden_dropout_prob=0,...")
     config_name: str | None = flag(None, "Take the config of the model to be trained from here.")
     tokenizer_name: str | None = flag(None, "Take the tokenizer from here.")
