@@ -44,7 +44,7 @@ def logits_in(outputs: Any) -> Tensor:
 
 def bare(model: Any) -> Any:
     """Return the model inside the wrappers of torch.compile and of several processes."""
-    while isinstance(inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None), nn.Module):
+    while (inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None)) is not None:
         model = inner
     return model
 
