@@ -391,3 +391,11 @@ def test_a_compiled_model_reads_what_it_read_before(cola, model):
     network = load_encoder(model(["a", "b"]), cola, "--model_path")
     batch = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.ones(1, 2), "length": 2}
     assert model_inputs(torch.compile(network), batch).keys() == model_inputs(network, batch).keys() >= {"input_ids"}
+
+
+def test_a_programs_own_model_always_gets_the_mask_that_it_asks_for():
+    class Pooling(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return (input_ids * attention_mask).float()
+
+    assert model_inputs(Pooling(), {"input_ids": IDS})["attention_mask"].tolist() == [[1, 1, 1, 1]]

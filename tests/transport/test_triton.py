@@ -8,9 +8,10 @@ from sinkd.transport import sinkhorn
 from sinkd.transport.backend import LARGEST
 
 pytest.importorskip("triton")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IS_CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if IS_CUDA else "cpu"
 pytestmark = [pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")]
-if DEVICE == "cuda":
+if IS_CUDA:
     pytestmark.append(pytest.mark.gpu)
 
 
@@ -44,6 +45,8 @@ def masses(batch, n, m):
         ((1, 1), 0.1, "unroll"),
         ((130, 140), 0.1, "unroll"),
         ((130, 140), 0.01, "unroll"),
+        # several programs a problem, which the interpreter cannot run
+        *([((512, 512), 0.1, "unroll"), ((512, 512), 0.01, "unroll"), ((40, 200, 200), 0.1, "unroll")] * IS_CUDA),
     ],
     ids=str,
 )
@@ -73,6 +76,8 @@ def test_each_problem_stops_at_the_tolerance():
 
 
 def test_a_problem_that_does_not_fit_is_named():
+    with pytest.raises(SinkdError, match="backend is 'trition'; it must be one of auto, torch, triton"):
+        sinkhorn(torch.zeros(2, 2), backend="trition")
     with pytest.raises(SinkdError, match=f"2 x {LARGEST + 1}; a kernel solves 1 to {LARGEST}"):
         sinkhorn(torch.zeros(2, LARGEST + 1, device=DEVICE), backend="triton")
 

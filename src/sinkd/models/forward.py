@@ -52,8 +52,8 @@ def bare(model: Any) -> Any:
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Select what a model reads of a batch.
 
-    Models without segments get none. Segments that a model's table lacks become 0: RoBERTa has one, and may have
-    BERT's tokenizer.
+    Models without segments get none. A program's own model that reads a mask always gets one. Segments that a model's
+    table lacks become 0: RoBERTa has one, and may have BERT's tokenizer.
     """
     network = bare(model)
     declared = inspect.signature(type(network).forward).parameters
@@ -62,6 +62,9 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     ignored = {"token_type_ids"} if isinstance(network, PreTrainedModel) else set()
     reads = declared.keys() | (set(MODEL_INPUTS) - ignored if takes_any else set())
     inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch and name in reads}
+    masked = "attention_mask" in batch or "input_ids" not in batch or isinstance(network, PreTrainedModel)
+    if "attention_mask" in reads and not masked:
+        inputs["attention_mask"] = torch.ones_like(batch["input_ids"])  # the trainer leaves out masks of no padding
     kinds = getattr(getattr(network, "config", None), "type_vocab_size", None)
     if kinds is not None and (segments := inputs.get("token_type_ids")) is not None:
         inputs["token_type_ids"] = segments.where(segments < kinds, 0)

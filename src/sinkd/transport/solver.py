@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import SinkdError
 from . import iteration
-from .backend import Backend, use_triton
+from .backend import BACKENDS, Backend, use_triton
 from .iteration import Weights
 from .precision import full_precision, is_static, result_type
 
@@ -93,8 +93,8 @@ def sinkhorn(
     >>> sinkhorn(cost, epsilon=0.5).plan.sum(0)
     tensor([1., 1.])
     """
-    _check(cost, epsilon, n_iters, tolerance, gradient)
-    by_kernel = use_triton(cost, backend, *cost.shape[-2:]) and cost.numel() > 0
+    _check(cost, epsilon, n_iters, tolerance, gradient, backend)
+    by_kernel = cost.numel() > 0 and use_triton(cost, backend, *cost.shape[-2:])
     if tolerance is not None and not by_kernel and torch.compiler.is_compiling():
         raise SinkdError("sinkhorn: tolerance looks at values and cannot be compiled; give n_iters alone")
     dtype = result_type(cost)
@@ -211,15 +211,16 @@ def _scaled(weights: Weights, scale: Tensor | None, like: Tensor) -> Weights:
     return weights.to(like.dtype) if scale is None else weights.to(like.dtype) / scale
 
 
-def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, gradient: str) -> None:
+def _check(cost: Tensor, epsilon: float, n_iters: int, tolerance: float | None, gradient: str, backend: str) -> None:
     if cost.dim() < 2:
         raise SinkdError(f"sinkhorn: cost has shape {tuple(cost.shape)}; it must be (..., n, m)")
     if not 0 < epsilon < math.inf:
         raise SinkdError(f"sinkhorn: epsilon is {epsilon}; it must be a number greater than 0")
     if n_iters < 1:
         raise SinkdError(f"sinkhorn: n_iters is {n_iters}; it must be at least 1")
-    if gradient not in GRADIENTS:
-        raise SinkdError(f"sinkhorn: gradient is {gradient!r}; it must be one of {', '.join(GRADIENTS)}")
+    for name, value, allowed in (("gradient", gradient, GRADIENTS), ("backend", backend, BACKENDS)):
+        if value not in allowed:
+            raise SinkdError(f"sinkhorn: {name} is {value!r}; it must be one of {', '.join(allowed)}")
     if tolerance is not None and not tolerance > 0:
         raise SinkdError(f"sinkhorn: tolerance is {tolerance}; it must be greater than 0, or None")
 

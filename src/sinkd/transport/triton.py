@@ -7,6 +7,7 @@ TRITON_INTERPRET=1 the same code runs on a CPU, slowly and with one program a pr
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,8 +22,6 @@ from .triton_iteration import masses, reverse_tile, solve_tile
 
 TILES = 2**12, 2**14
 """Numbers of the kernel matrix that a program holds in registers: few where there are programs to spare, or many."""
-PROGRAMS = 128
-"""Programs that run at the same time on a GPU, at least."""
 
 
 @triton.jit
@@ -89,9 +88,17 @@ def tiling(like: Tensor, problems: int, n: int, m: int, logs: bool) -> dict[str,
     rows = max(16, triton.next_power_of_2(n))
     if like.is_cuda:  # the interpreter runs one program after the other, so they cannot wait for each other
         few, many = (min(rows, tile // columns) for tile in TILES)
-        rows = few if problems * triton.cdiv(n, few) <= PROGRAMS else many
+        together = _multiprocessors(like.device)
+        rows = few if problems * triton.cdiv(n, few) <= together else many
+        while triton.cdiv(n, rows) > together:  # all programs of a problem must run at the same time
+            rows *= 2
     warps = min(16, max(4, rows * columns // 512)) if logs else min(8, max(1, rows * columns // 1024))
     return {"PARTS": triton.cdiv(n, rows), "LOGS": logs, "ROWS": rows, "COLS": columns, "num_warps": warps}
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def shared_memory(like: Tensor, problems: int, blocks: dict[str, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
