@@ -87,6 +87,16 @@ def test_in_a_pipe_the_teachers_answers_have_a_line_a_minute(clock, capsys):
     assert capsys.readouterr().err == "teacher's answers: row 600 of 1,000, 10.0 rows/s, 0:00:40 left\n"
 
 
+def test_the_next_teacher_has_a_line_of_its_own(clock, capsys):
+    progress = RunProgress("kd", "mcc")
+    for done, rows in ((800, 1000), (100, 1000), (100, 1000), (200, 1000), (10, 64)):
+        progress.teacher_rows(done, rows)
+        clock[0] += 100
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "teacher's answers: row 100 of 1,000, 0.0 rows/s"
+    assert second == "teacher's answers: row 200 of 1,000, 0.5 rows/s, 0:26:40 left"
+
+
 def test_other_ranks_and_evaluations_without_the_metric_are_silent(capsys):
     progress = RunProgress("kd", "mcc")
     other = state(0)

@@ -116,6 +116,7 @@ def test_text_is_replaced_at_once(tmp_path, monkeypatch):
 def test_the_last_checkpoint_is_the_newest_by_number(tmp_path):
     assert last_checkpoint(tmp_path / "absent") is None
     assert last_checkpoint(tmp_path) is None
-    for number in (9, 10, 2):
+    for number in ("9", "0010", "2", "last"):
         (tmp_path / f"checkpoint-{number}").mkdir()
-    assert last_checkpoint(tmp_path).name == "checkpoint-10"
+    (tmp_path / "checkpoint-11").write_text("a file")
+    assert last_checkpoint(tmp_path).name == "checkpoint-0010"

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from processes import launch
+from sinkd.training.checkpoint import last_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +52,11 @@ def test_a_worker_that_is_killed_in_mid_epoch_is_replaced(command, whole, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "SIGKILL" in done.stderr or "-9" in done.stderr, "nobody was killed"
     assert_same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_all_processes_stop_at_the_step_at_which_one_is_told_to(command, tmp_path):
+    stopped = launch(*command(tmp_path / "run"), processes=2, victim=("one", 2))
+    assert stopped.returncode != 0 and "stopped at step 3" in stopped.stderr
+    assert (tmp_path / "run" / "checkpoint-3" / "rng_state_0.pth").is_file()
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-3"

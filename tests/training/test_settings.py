@@ -119,3 +119,28 @@ def test_lengths_and_data_come_from_the_models_run_wherever_the_model_is_named(m
     assert read("--task_name", "rte") == (6, "rte", "datas/glue"), "the run's folder goes with the run's task"
     assert read(trained=READING) == (6, None, "datas/glue")
     assert read(trained=()) == (128, None, "datas/glue")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_comes_from_the_models_run_where_the_device_has_it(native, tmp_path, monkeypatch):
+    flags = ["--task_name", "cola", "--bf16"]
+    describe(resolve_settings(FinetuneArguments, flags, "sinkd"), inputs={}).write(tmp_path)
+    monkeypatch.setattr("sinkd.training.gpu.multiplies_bfloat16", lambda: native)
+    read = ["--model_path", str(tmp_path), "--use_cpu"]
+    assert resolve_settings(FinetuneArguments, read, "sinkd", trained=READING).bf16 == native
+    assert resolve_settings(FinetuneArguments, [*read, "--bf16"], "sinkd", trained=READING).bf16
+
+
+def test_published_settings_are_float32_on_a_gpu(monkeypatch):
+    def choose(args):  # a GPU's default
+        args.bf16, args.dataloader_num_workers = True if args.bf16 is None else args.bf16, 0
+
+    monkeypatch.setattr("sinkd.training.arguments.choose_for_gpu", choose)
+    argv = ["--task_name", "cola"]
+
+    def read(*more: str, **how) -> bool:
+        return resolve_settings(FinetuneArguments, [*argv, *more], "sinkd", **how).bf16
+
+    assert read() and not read("--protocol", "published")
+    assert not read(recipe=lambda task: f"{task}-teacher")
+    assert read("--protocol", "published", "--bf16")

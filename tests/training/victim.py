@@ -1,8 +1,8 @@
 """Runs a sinkd command that something happens to: `victim.py step 7 distill ...`, `victim.py save 2 ...`.
 
 step N: SIGKILL right after update N. save N: the same in the middle of writing the N-th checkpoint, with half of its
-files on disk. terminate N: SIGTERM. worker N: SIGKILL for the second process of the first attempt alone. nan N: the
-student of the second process gives NaN.
+files on disk. terminate N: SIGTERM. worker N: SIGKILL for the second process of the first attempt alone. one N: SIGTERM
+for the second process alone. nan N: the student of the second process gives NaN.
 """
 
 import os
@@ -46,6 +46,11 @@ def second_process_dies(number: int) -> None:
         signal_at_step(signal.SIGKILL, number)
 
 
+def second_process_is_told_to_stop(number: int) -> None:
+    if os.environ["RANK"] == "1":
+        signal_at_step(signal.SIGTERM, number)
+
+
 def second_process_gives_nan(number: int) -> None:
     compute_loss = TaskTrainer.compute_loss
 
@@ -62,6 +67,7 @@ MOMENTS = {
     "save": die_in_save,
     "terminate": partial(signal_at_step, signal.SIGTERM),
     "worker": second_process_dies,
+    "one": second_process_is_told_to_stop,
     "nan": second_process_gives_nan,
 }
 

@@ -41,7 +41,7 @@ class Line:
     """
 
     def __init__(self, title: str, unit: str, total: int, done: int):
-        self.title, self.unit, self.total, self._before = title, unit, total, done
+        self.title, self.unit, self.total, self.done, self._before = title, unit, total, done, done
         self._began = self._shown = time.monotonic()
         self._bars = bars()
         self._task = self._bars.add_task(title, total=total, completed=done, note="")
@@ -61,8 +61,9 @@ class Line:
         self._shown = time.monotonic()
         self._bars.update(self._task, completed=done, note=note)
         if not self.live:
-            left = timedelta(seconds=round((self.total - done) / max(self.speed(done), 1e-9)))
-            self.say(f"{self.unit} {done:,} of {self.total:,}, {note}, {left} left")
+            speed = self.speed(done)
+            left = f", {timedelta(seconds=round((self.total - done) / speed))} left" if speed > 0 else ""
+            self.say(f"{self.unit} {done:,} of {self.total:,}, {note}{left}")
 
     def speed(self, done: int) -> float:
         """How many were done a second."""
@@ -132,9 +133,10 @@ class RunProgress(MeterReader):
         """Show how many rows the teacher has answered, and how many a second."""
         if os.environ.get("RANK", "0") != "0":
             return
-        if self._line is None:
+        if self._line is None or rows != self._line.total or done < self._line.done:  # of another split or teacher
             self._open("teacher's answers", "row", rows, done)
         assert self._line is not None
+        self._line.done = done
         if self._line.due:
             self._line.show(done, f"{self._line.speed(done):,.1f} rows/s")
         if done == rows:

@@ -77,9 +77,9 @@ def remove_partial(folder: Path) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in a run's folder that is whole, or None. A damaged one is logged."""
-    numbers = {path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in folder.glob("checkpoint-*")}
-    for number in sorted(map(int, filter(str.isdecimal, numbers)), reverse=True):
-        path = numbers[str(number)]
+    named = {path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in folder.glob("checkpoint-*")}
+    numbered = {int(number): path for number, path in named.items() if number.isdecimal() and path.is_dir()}
+    for _, path in sorted(numbered.items(), reverse=True):
         if (broken := damaged(path)) is None:
             return path
         logger.warning("%s is not as it was written; the run goes on from the checkpoint before it", broken)

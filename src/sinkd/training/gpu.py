@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from sinkd.transport.matmul import multiplies_bfloat16
+
 WORKERS = 2
 """Processes that load batches while the host starts kernels."""
 
@@ -22,9 +24,16 @@ def choose_for_gpu(args: Any) -> None:
     """Give the settings that are None the value for this machine: bfloat16 on a GPU that multiplies it, and workers."""
     on_gpu = torch.cuda.is_available() and not args.use_cpu
     if args.bf16 is None:
-        args.bf16 = on_gpu and not args.fp16 and torch.cuda.is_bf16_supported(including_emulation=False)
+        args.bf16 = on_gpu and not args.fp16 and has_bfloat16(args.use_cpu)
     if args.dataloader_num_workers is None:
         args.dataloader_num_workers = WORKERS if on_gpu else 0
+
+
+def has_bfloat16(use_cpu: bool) -> bool:
+    """True if the device that trains, the GPU or else the processor, has instructions that multiply bfloat16."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(multiplies_bfloat16())
 
 
 @contextmanager

@@ -151,12 +151,12 @@ class GradientCache:
                 if any(term.counts_by_teacher for term in terms)
                 else View(counts=batch.get("counts"))
             )
-            found = [torch.as_tensor(term.count(teacher, batch), dtype=torch.float64) for term in terms]
+            found = [torch.as_tensor(term.count(teacher, batch), dtype=torch.int64) for term in terms]
             # counts of tokens are on the device and stay there: reading one would wait for it
-            rows.append(torch.stack([each.to(self.device, non_blocking=True) for each in found]) * float(counts))
+            rows.append(torch.stack([each.to(self.device, non_blocking=True) for each in found]) * int(counts))
         local = torch.stack(rows)
         total = local.sum(0) if self.processes == 1 else summed(local.sum(0), self.device)
-        shares = (local / total.clamp(min=1) * len(self.batches) * self.processes).float()
+        shares = (local * (len(self.batches) * self.processes) / total.clamp(min=1)).float()
         return {term.name: shares[:, place] for place, term in enumerate(terms)}
 
     @torch.no_grad()

@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
+
+from sinkd.training.gather import summed, world_size
+
+ASKS_EVERY = 10
+"""Steps between two questions whether a process was told to stop, where each waits for the accelerator."""
 
 
 class Schedule(TrainerCallback):
@@ -16,6 +22,7 @@ class Schedule(TrainerCallback):
     - A save at an epoch's last step waits for the epoch's evaluation; otherwise a run that resumes from it would never
       evaluate that epoch.
     - After SIGTERM or Ctrl-C the run saves a checkpoint at the next step and stops, without an end-of-epoch evaluation.
+      Several processes stop at the same step, also if only one was told to: on accelerators, within `ASKS_EVERY` steps.
     - `interval` replaces the Trainer's `eval_strategy`.
     - Without a dev set nothing is evaluated.
 
@@ -28,7 +35,7 @@ class Schedule(TrainerCallback):
         self.interval = interval
         self.evaluates = evaluates
         self.terminated = self.interrupted = False
-        self._save_at_epoch_end = False
+        self._stops = self._save_at_epoch_end = False
 
     @contextmanager
     def catching_signals(self) -> Iterator[None]:
@@ -60,14 +67,15 @@ class Schedule(TrainerCallback):
             steps = self.interval(state.global_step)
             control.should_evaluate = steps is not None and state.global_step % steps == 0
         control.should_evaluate &= self.evaluates
-        if self.terminated:
+        self._stops = self._agree_to_stop(args.device, state.global_step)
+        if self._stops:
             control.should_training_stop = control.should_save = True
         if state.epoch == int(state.epoch) or state.global_step >= state.max_steps:
             self._save_at_epoch_end = control.should_save or args.save_strategy != "no"
             control.should_save = False
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.terminated and not self._save_at_epoch_end:
+        if self._stops and not self._save_at_epoch_end:
             control.should_evaluate = control.should_log = control.should_save = False
             return
         if self.interval is not None:
@@ -77,6 +85,17 @@ class Schedule(TrainerCallback):
         control.should_evaluate &= self.evaluates
         control.should_save = self._save_at_epoch_end
         self._save_at_epoch_end = False
+
+    def _agree_to_stop(self, device: torch.device, step: int) -> bool:
+        """True if any process was told to stop. One that stopped alone would leave the others waiting for it."""
+        if world_size() == 1:
+            return self.terminated
+        if device.type != "cpu" and step % ASKS_EVERY:
+            return False
+        stops = bool(summed(torch.tensor(int(self.terminated)), device))
+        if stops:  # a signal that came meanwhile is for the next question
+            self.terminated = True
+        return stops
 
     def _terminate(self, signum: int, frame: Any) -> None:
         self.terminated = True

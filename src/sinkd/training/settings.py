@@ -17,6 +17,7 @@ from sinkd.errors import SinkdError, first_sentence
 from sinkd.tasks import names_superglue
 from sinkd.training.arguments import DistillationArguments, TaskArguments
 from sinkd.training.flag_topics import flag_parser
+from sinkd.training.gpu import has_bfloat16
 from sinkd.training.manifest import read_manifest
 
 # Settings that affect a trained model's scores: how inputs are cut and worded, and the precision.
@@ -61,6 +62,8 @@ def resolve_settings(
     run = _of_run(given, trained)
     task = named_task({**run, **given})
     layers: list[Mapping[str, Any]] = [{"output_dir": ""}]
+    if recipe is not None or given.get("protocol") == "published":
+        layers.append({"bf16": False})  # published scores are of float32, which a GPU's default is not
     if task is not None and names_superglue(task):
         layers.append(parser.read(recipes.find(f"t0/{kind.role}")))
     layers.append(run)
@@ -104,11 +107,16 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_run(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The settings `names` of the run that trained the model, without its data if other data is given."""
+    """The settings `names` of the run that trained the model.
+
+    Without its data if other data is given, and without bfloat16, a GPU's default, where the device lacks it.
+    """
     path = given.get("model_path")
     manifest = read_manifest(Path(path)) if path is not None and names else None
     if manifest is None:
         return {}
     if any(given.get(name) is not None for name in NAMES_DATA):
         names = [name for name in names if name not in DATA]
+    if not has_bfloat16(bool(given.get("use_cpu"))):
+        names = [name for name in names if name != "bf16"]
     return {name: manifest.settings[name] for name in names if name in manifest.settings}
