@@ -25,12 +25,12 @@ class Terminated(Exception):
     """A run was told to stop and wrote a checkpoint, from which the same command resumes."""
 
 
-def unknown(name: str, what: str, known: Iterable[str], otherwise: str = "") -> SinkdError:
-    """The error for a name that is no `what`: it suggests the nearest of the known names, or else lists them all."""
+def unknown(problem: str, name: str, known: Iterable[str], otherwise: str = "") -> SinkdError:
+    """The error for an unknown name: `problem`, and the nearest of the known names, or else a list of them all."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f'did you mean "{close[0]}"?' if close else otherwise or f"there are {', '.join(known)}"
-    return SinkdError(f'"{name}" is no {what}; {hint}')
+    return SinkdError(f"{problem}; {hint}")
 
 
 def first_sentence(error: BaseException) -> str:

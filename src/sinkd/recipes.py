@@ -23,5 +23,5 @@ def find(name: str) -> Path:
     """Return the file of a recipe. Raises SinkdError with the nearest name if there is none of that name."""
     known = names()
     if name not in known:
-        raise unknown(name, f"recipe in {folder()}", known)
+        raise unknown(f'"{name}" is no recipe in {folder()}', name, known)
     return folder() / f"{name}.yaml"

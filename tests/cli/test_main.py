@@ -174,7 +174,7 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(tmp_path, monkeypatch, capsy
 def test_as_a_program_it_returns_its_status_and_nothing_else_on_standard_error():
     wrong = shell("sinkd finetune --aplha 1 --output_dir O")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == 'sinkd: "--aplha" is no flag of sinkd finetune; see --help\n'
+    assert wrong.stderr == 'sinkd: sinkd finetune has no flag "--aplha"; see --help\n'
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from sinkd import SinkdError
 from sinkd.models import Encoder, load_encoder, load_tokenizer, tokenizers_of
 from sinkd.models.config import find_checkpoint
 from sinkd.models.forward import model_inputs
-from sinkd.models.seal import SEAL
+from sinkd.models.seal import SEAL, seal
 from sinkd.tasks import load_task, table_task
 from sinkd.training.teacher import Teacher
 from small_families import family_config
@@ -69,6 +69,16 @@ def test_a_models_folder_is_found_and_the_published_layout_inside_a_runs(tmp_pat
     published = tmp_path / "run" / "checkpoints" / "best_checkpoint"
     shutil.copytree(folder, published)
     assert find_checkpoint(str(tmp_path / "run"), "--teacher_path") == str(published)
+
+
+def test_a_model_without_the_state_of_its_training_is_whole(tmp_path, model):
+    folder = Path(model(["a", "b"]))
+    (folder / "optimizer.pt").write_bytes(b"state")
+    seal(folder)
+    (folder / "optimizer.pt").unlink()
+    assert find_checkpoint(str(folder), "--model_path") == str(folder)
+    (folder / "config.json").write_text("{}")
+    refused(lambda: find_checkpoint(str(folder), "--model_path"), f"{folder / 'config.json'} is not as it was written")
 
 
 def test_a_folder_without_a_model_names_the_place_searched(tmp_path):
@@ -220,7 +230,7 @@ def test_a_broken_checkpoint_is_one_sentence(cola, model):
     (Path(path) / "config.json").write_text((Path(path) / "config.json").read_text().replace('"b"', '"LABEL_1"'))
     refused(lambda: load_encoder(path, cola, "--teacher_path"), "--teacher_path", path, "cannot be loaded")
     (Path(path) / "config.json").write_text("{")
-    refused(lambda: load_encoder(path, cola, "--teacher_path"), f"{path}/config.json is cut or damaged")
+    refused(lambda: load_encoder(path, cola, "--teacher_path"), f"{path}/config.json is truncated or damaged")
 
 
 # Weights

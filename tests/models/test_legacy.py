@@ -109,8 +109,8 @@ def test_a_language_models_weights_are_tensors_or_refused(kind, tmp_path):
         "is refused: its pytorch_model.bin holds more than tensors": pickle.dumps(
             Evil(tmp_path / "opened"), protocol=2
         ),
-        "pytorch_model.bin is cut or damaged": whole[: len(whole) // 2],
-        "pytorch_model.bin is cut": b"",
+        "pytorch_model.bin is truncated or damaged": whole[: len(whole) // 2],
+        "pytorch_model.bin is truncated": b"",
     }
     for fragment, content in wrong.items():
         weights.write_bytes(content)

@@ -130,7 +130,7 @@ def config(**changes: object) -> Callable[[bytes], bytes]:
 
 FILES = {
     "an Excel workbook": table(zipped(xl_workbook="x")),
-    "an Excel workbook of before 2007": table(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99)),
+    "a pre-2007 Excel workbook": table(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99)),
     "a ZIP archive": table(zipped(rows=GOOD)),
     "an Excel workbook in a gzip file": table(gzip.compress(zipped(xl_workbook="x"))),
     "a bzip2 archive": table(bz2.compress(GOOD.encode()), name="rows.csv.bz2"),
@@ -144,10 +144,10 @@ FILES = {
     "a pointer of Git LFS": table("version https://git-lfs.github.com/spec/v1\noid sha256:12"),
     "a web page": table("<!DOCTYPE html>\n<html>"),
     "UTF-16 without byte order mark": table(GOOD.encode("utf-16-le")),
-    "UTF-16 that is cut": table(b"\xff\xfea"),
+    "truncated UTF-16": table(b"\xff\xfea"),
     "Latin-1": table("text,label\nun café,oui\n".encode("latin-1")),
     "an encoding that does not exist": table(GOOD, "--encoding latin-x"),
-    "a gzip file that is cut": table(gzip.compress(GOOD.encode())[:-9]),
+    "a truncated gzip file": table(gzip.compress(GOOD.encode())[:-9]),
     "no file": Input(f"{FINETUNE} --train_file rows.csv"),
     "an empty file": table(""),
     "a header alone": table("text,label\n"),
@@ -183,13 +183,13 @@ ROWS = {
     ),
 }
 SETTINGS = {
-    "a file of settings that is no YAML": settings("learning_rate: [1"),
+    "a settings file that is not YAML": settings("learning_rate: [1"),
     "settings that are a list": settings("- learning_rate"),
-    "a key with a typing error": settings("learnin_rate: 1e-4"),
+    "a misspelt key": settings("learnin_rate: 1e-4"),
     "a word for a number": settings("learning_rate: fast"),
     "a setting that is not finite": settings("adam_beta2: .inf"),
-    "a flag with a typing error": Input(f"{DISTILL} --distil_loss kd"),
-    "an objective with a typing error": Input(f"{DISTILL} --distill_loss kd+sinkhron"),
+    "a misspelt flag": Input(f"{DISTILL} --distil_loss kd"),
+    "a misspelt objective": Input(f"{DISTILL} --distill_loss kd+sinkhron"),
     "a sweep without tasks": sweep("objectives: [kd]"),
     "a sweep of a seed that is no number": sweep("{tasks: [cola], objectives: [kd], seeds: [one]}"),
     "a prompt that is no template": Input(f"{PROMPT} '{{{{sentence' --teacher_answers 'no ||| yes'"),
@@ -200,12 +200,12 @@ SETTINGS = {
 }
 MODELS = {
     "a folder without a model": Input(f"{EVALUATE} glue"),
-    "a config that is cut": teacher("config.json", lambda content: content[:100]),
+    "a truncated config": teacher("config.json", lambda content: content[:100]),
     "a tokenizer with a changed byte": teacher("tokenizer.json", lambda text: text.replace(b"WordPiece", b"WordPeace")),
     "a tokenizer of another model": teacher("tokenizer.json", renumbered),
     "labels of another task": teacher("config.json", config(id2label={"0": "contradiction", "1": "entailment"})),
     "weights of another shape": teacher("model.safetensors", wider),
-    "weights that are cut": teacher("model.safetensors", lambda weights: weights[:-4]),
+    "truncated weights": teacher("model.safetensors", lambda weights: weights[:-4]),
     "weights with a changed bit": teacher("model.safetensors", lambda w: w[:-9] + bytes([w[-9] ^ 1]) + w[-8:], True),
 }
 INPUTS = FILES | ROWS | SETTINGS | MODELS

@@ -100,7 +100,7 @@ def test_yaml_values_have_the_types_of_the_flags(recipe, text, values):
 @pytest.mark.parametrize(
     ("text", "fragments"),
     [
-        ("aplha: 1", ['"aplha"', "is no flag", 'did you mean "alpha"']),
+        ("aplha: 1", ['"aplha"', "is not a flag", 'did you mean "alpha"']),
         ("alpha: lots", ["alpha", "'lots'", "does not fit"]),
         ("alpha: true", ["alpha", "True", "does not fit"]),
         ("alpha:", ["alpha", "missing"]),
@@ -129,9 +129,9 @@ def test_a_config_that_is_not_there_is_named():
 
 
 def test_an_unknown_flag_names_the_nearest():
-    assert refused("--aplha", 1) == '"--aplha" is no flag of sinkd distill; did you mean "--alpha"?'
+    assert refused("--aplha", 1) == 'sinkd distill has no flag "--aplha"; did you mean "--alpha"?'
     assert refused("--alph", "1").endswith('did you mean "--alpha"?')  # no abbreviations
-    assert "is no flag" in refused("--xyzzy")
+    assert "has no flag" in refused("--xyzzy")
     assert '"stray"' in refused("stray")
 
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--completion":
         return guarded(lambda: print(completion(rest, COMMANDS)), rest)
     if name not in COMMANDS:
-        return _complain(str(unknown(name, "command of sinkd", COMMANDS)))
+        return _complain(str(unknown(f'"{name}" is no command of sinkd', name, COMMANDS)))
     return guarded(lambda: _run(name, rest), rest)
 
 

@@ -97,7 +97,7 @@ class Objective(nn.Module):
         weights = _read_weights(text)
         for name in options:
             if name not in TERMS:
-                raise unknown(name, "term of an objective", TERMS)
+                raise unknown(f'"{name}" is no term of an objective', name, TERMS)
         read = {name: _read_options(name, options.get(name, {}), temperature) for name in TERMS}
         made = {name: TERMS[name].make(name, read[name]) for name in dict.fromkeys(["ce", *weights, *options])}
         unweighted = [name for name, weight in weights.items() if weight is None]
@@ -218,7 +218,7 @@ def _read_weights(text: str) -> dict[str, float | None]:
     for part in text.replace(" ", "").split("+"):
         name, colon, weight = part.partition(":")
         if name not in TERMS:
-            raise unknown(name, "term of an objective", TERMS)
+            raise unknown(f'"{name}" is no term of an objective', name, TERMS)
         if name in weights:
             raise SinkdError(f'the objective "{text}" names {name} twice; give each term once, with its weight')
         try:

@@ -37,7 +37,7 @@ def find_checkpoint(path: str, flag: str) -> str:
     tried = [folder, folder / PUBLISHED_BEST]
     for candidate in tried:
         if (candidate / "config.json").is_file() or gguf_file(candidate):
-            if (broken := damaged(candidate)) is not None:
+            if (broken := damaged(candidate, missing_ok=True)) is not None:
                 raise SinkdError(
                     f"{flag} {path} is refused: {broken} is not as it was written; copy it again, or delete "
                     f"{candidate / SEAL} if you changed it"
@@ -90,7 +90,7 @@ def untyped_bert(folder: Path) -> BertConfig | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:
-        raise SinkdError(f"{path} is cut or damaged ({first_sentence(error)}); fetch it again") from error
+        raise SinkdError(f"{path} is truncated or damaged ({first_sentence(error)}); fetch it again") from error
     if not isinstance(content, dict):
         raise SinkdError(f"{path} holds no JSON object, which a config is")
     # RoBERTa has one token type, DistilBERT none.

@@ -19,8 +19,12 @@ def seal(folder: Path) -> None:
     (folder / SEAL).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def damaged(folder: Path) -> Path | None:
-    """Return the first file that is missing or differs from the folder's seal; None if all are whole, or unsealed."""
+def damaged(folder: Path, missing_ok: bool = False) -> Path | None:
+    """Return the first file that differs from the folder's seal; None if all are whole, or unsealed.
+
+    Args:
+        missing_ok: Pass over missing files, as in a model that was published without the state of its training.
+    """
     if not (folder / SEAL).is_file():
         return None
     try:
@@ -29,6 +33,7 @@ def damaged(folder: Path) -> Path | None:
         return folder / SEAL
     for name, checksum in sums.items():
         path = folder / name
-        if not path.is_file() or file_hash(path) != checksum:
+        whole = file_hash(path) == checksum if path.is_file() else missing_ok
+        if not whole:
             return path
     return None

@@ -43,7 +43,9 @@ def load_weights(kind: Any, folder: str, named: str, **keywords: Any) -> tuple[P
         model, found = kind.from_pretrained(folder, **keywords)
     except (pickle.UnpicklingError, EOFError) as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"holds more than tensors (it asks for {asked[1]})" if asked else "is cut, or holds more than tensors"
+        reason = (
+            f"holds more than tensors (it asks for {asked[1]})" if asked else "is truncated, or holds more than tensors"
+        )
         raise SinkdError(
             f"{named} is refused: its pytorch_model.bin {reason}, and opening such a file can run another's code; "
             "fetch it again, or ask for the weights as model.safetensors"
@@ -65,6 +67,6 @@ def _reason(error: Exception, folder: Path) -> str:
     files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     nameless = not isinstance(error, OSError) or error.errno is not None
     if files and (isinstance(error, SafetensorError) or (nameless and files[0].suffix == ".bin")):
-        return f"{files[0]} is cut or damaged ({first_sentence(error)}); fetch it again"
+        return f"{files[0]} is truncated or damaged ({first_sentence(error)}); fetch it again"
     known = isinstance(error, OSError | ValueError | RuntimeError)
     return first_sentence(error) if known else f"{type(error).__name__}: {first_sentence(error)}"

@@ -119,7 +119,7 @@ def _check_keys(content: Any, source: str) -> None:
         raise SinkdError(f"{source} must hold the keys {', '.join(KEYS)}; it holds a {type(content).__name__}")
     for key in content:
         if key not in KEYS:
-            raise unknown(str(key), f"key of a sweep, but {source} sets it", KEYS)
+            raise unknown(f'{source} sets "{key}", which is not a key of a sweep', str(key), KEYS)
     command = str(content.get("command", "distill"))
     if command not in COMMANDS:
         raise SinkdError(f'{source} sets command to "{command}"; it must be {" or ".join(COMMANDS)}')

@@ -59,7 +59,7 @@ def describe_topic(flags: Sequence[Any], topic: str, terms: Mapping[str, str]) -
         SinkdError: if no flag has this topic.
     """
     if topic not in {flag.topic for flag in flags}:
-        raise unknown(topic, "topic of the help", dict.fromkeys(flag.topic for flag in flags))
+        raise unknown(f'"{topic}" is no topic of the help', topic, dict.fromkeys(flag.topic for flag in flags))
     lines = [f"{topic}: {TOPICS[topic]}"]
     if topic == "objective":
         for text, names in groupby(terms, lambda name: terms[name]):

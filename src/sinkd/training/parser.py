@@ -104,12 +104,13 @@ class FlagParser(ArgumentParser):
         """
         namespace, others = self.parse_known_args([_underscored(word) for word in argv])
         if others:
-            raise self._unknown(others[0].partition("=")[0], f"flag of {self.prog}", "--")
+            name = others[0].partition("=")[0]
+            raise self._unknown(f'{self.prog} has no flag "{name}"', name, "--")
         given = vars(namespace)
         for part in given["distill_loss"].split("+") if "distill_loss" in given else []:
             term = part.partition(":")[0].strip()
             if term not in self.terms:
-                raise unknown(term, "term of an objective", self.terms)
+                raise unknown(f'"{term}" is no term of an objective', term, self.terms)
         return served(given, self._by_default)
 
     def read(self, path: Path) -> dict[str, Any]:
@@ -136,7 +137,7 @@ class FlagParser(ArgumentParser):
             name = str(key).replace("-", "_")
             name = names.get(name, name)
             if name not in self.flags:
-                raise self._unknown(str(key), f"flag, but {place} sets it")
+                raise self._unknown(f'{place} sets "{key}", which is not a flag', str(key))
             values[name] = _converted(self.flags[name], value, key, place)
         return served(values, self._by_default, place)
 
@@ -144,10 +145,10 @@ class FlagParser(ArgumentParser):
     def _by_default(self) -> dict[str, Any]:
         return {name: flag.default for name, flag in self.flags.items()}
 
-    def _unknown(self, name: str, what: str, dashes: str = "") -> SinkdError:
+    def _unknown(self, problem: str, name: str, dashes: str = "") -> SinkdError:
         shown = [flag for flag in self.flags.values() if flag.name not in UNSERVED]
         known = [dashes + word.lstrip("-") for flag in shown for word in (flag.name, *flag.aliases)]
-        return unknown(name, what, known, "see --help")
+        return unknown(problem, name, known, "see --help")
 
 
 class _Help(argparse.Action):
