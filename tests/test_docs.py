@@ -122,7 +122,7 @@ def published_student(taught: Path, folder: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    names = {"manifest.json", "metrics.json", "model.safetensors"}
+    names = {"manifest.json", "metrics.json", "model.safetensors", "checksums.json"}
     shutil.copytree(taught, folder, ignore=lambda _, found: [name for name in found if name in names or "-" in name])
     state = load_file(taught / "model.safetensors")
     torch.save(
