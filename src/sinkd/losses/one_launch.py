@@ -91,34 +91,21 @@ def _forward(
     factor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss; costs and the scalings of every iteration, one row a problem; and the plan, empty if unrolled."""
-    settings = cost, temperature, root, pairing, epsilon, n_iters, unroll, logs, factor
-    loss, kept, plan = _like(student, teacher, mask, *settings)
+    loss, kept, plan = _empty(student, teacher, n_iters, unroll, logs)
     n, m = student.shape[-2], teacher.shape[-2]
     blocks = tiling(student, loss.numel(), n, m, logs)
     with on_device_of(student):
         kernels.forward[(loss.numel() * blocks["PARTS"],)](
             student, teacher, mask, n / m, kept, None if unroll else plan, loss,
-            *shared_memory(kept, loss.numel(), blocks, kept.dtype), factor, 1 / temperature, root, pairing,
+            *shared_memory(kept, loss.numel(), blocks), factor, 1 / temperature, root, pairing,
             1 / epsilon, n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks,
             debug=True, sanitize_overflow=False,
         )  # fmt: skip
     return loss, kept, plan
 
 
-def _like(
-    student: Tensor,
-    teacher: Tensor,
-    mask: Tensor | None,
-    cost: str,
-    temperature: float,
-    root: float,
-    pairing: float,
-    epsilon: float,
-    n_iters: int,
-    unroll: bool,
-    logs: bool,
-    factor: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _empty(student: Tensor, teacher: Tensor, n_iters: int, unroll: bool, logs: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for what `_forward` returns."""
     n, m = student.shape[-2], teacher.shape[-2]
     loss = student.new_empty(student.shape[:-2], dtype=torch.float32)
     kept = student.new_empty(loss.numel(), n * m + n_iters * (n + m), dtype=torch.float64 if logs else torch.float32)
@@ -149,13 +136,17 @@ def _backward(
     with on_device_of(student):
         kernels.backward[(len(kept) * blocks["PARTS"],)](
             student, teacher, mask, n / m, kept, None if unroll else plan,
-            *shared_memory(kept, len(kept), blocks, kept.dtype), factor, 1 / temperature, root, 1 / epsilon,
+            *shared_memory(kept, len(kept), blocks), factor, 1 / temperature, root, 1 / epsilon,
             d_p, d_student, n, m, n_iters, student.shape[-1], kernels.COSTS[cost], **blocks,
         )  # fmt: skip
     return d_student
 
 
 _forward_op = torch.library.custom_op("sinkd::few_classes", _forward, mutates_args=())
-_forward_op.register_fake(_like)
+_forward_op.register_fake(
+    lambda student, teacher, mask, cost, temperature, root, pairing, epsilon, n_iters, unroll, logs, factor: _empty(
+        student, teacher, n_iters, unroll, logs
+    )
+)
 _backward_op = torch.library.custom_op("sinkd::few_classes_backward", _backward, mutates_args=())
 _backward_op.register_fake(lambda student, *_: torch.empty_like(student, dtype=torch.float32))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..transport.triton_iteration import masses, reverse_tile, solve_tile
+from ..transport.triton_iteration import masses, place, reverse_tile, solve_tile
 
 COSTS = {"l1": 0, "sqeuclidean": 1, "lorentz": 2, "poincare": 2}
 """The ground costs that the kernels know."""
@@ -94,10 +94,7 @@ def forward(
     pairing, inverse: tl.float64, n, m, n_iters, classes: tl.constexpr, COST: tl.constexpr,
     PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    batch = (tl.program_id(0) // PARTS).to(tl.int64)
-    part = tl.program_id(0) % PARTS
-    i = part * ROWS + tl.arange(0, ROWS)
-    j = tl.arange(0, COLS)
+    batch, part, i, j = place(PARTS, ROWS, COLS)
     x += batch * n * classes
     y += batch * m * classes
     x_total, x_fine = _log_total(x, i, n, classes, by_t)
@@ -135,10 +132,7 @@ def backward(
     inverse: tl.float64, d_p, d_x, n, m, n_iters, classes: tl.constexpr, COST: tl.constexpr,
     PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    batch = (tl.program_id(0) // PARTS).to(tl.int64)
-    part = tl.program_id(0) % PARTS
-    i = part * ROWS + tl.arange(0, ROWS)
-    j = tl.arange(0, COLS)
+    batch, part, i, j = place(PARTS, ROWS, COLS)
     x += batch * n * classes
     y += batch * m * classes
     d_x += batch * n * classes

@@ -126,22 +126,28 @@ def logs_reverse(steps: Steps, a: Weights, b: Weights, df: Tensor, dg: Tensor) -
     return d_kernel
 
 
+def log_derivatives(
+    plan: Tensor | None, paid: Tensor, d_plan: Tensor | None, each: Tensor, df: Tensor | None, dg: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The derivatives of log plan (..., n, m), and those of the log-scalings f and g that they amount to.
+
+    Args:
+        plan: needed only with d_plan; None without it.
+        paid: plan times cost.
+        d_plan, each, df, dg: derivatives of the plan, of the distance, (..., 1, 1), and of f and g.
+    """
+    d_log_plan = paid * each
+    if d_plan is not None and plan is not None:
+        d_log_plan.addcmul_(d_plan, plan)
+    rows, cols = d_log_plan.sum(-1), d_log_plan.sum(-2)
+    return d_log_plan, rows if df is None else rows.add_(df), cols if dg is None else cols.add_(dg)
+
+
 def implicit_reverse(
     plan: Tensor, paid: Tensor, epsilon: float, d_plan: Tensor | None, each: Tensor, *d_potentials: Tensor | None
 ) -> Tensor:
-    """dL/dcost if the plan is the fixed point.
-
-    Args:
-        paid: plan times cost.
-        d_plan, each, d_potentials: derivatives of the plan, of the distance, (..., 1, 1), and of f and g.
-    """
-    df, dg = d_potentials
-    d_log_plan = paid * each
-    if d_plan is not None:
-        d_log_plan = d_log_plan.addcmul(d_plan, plan)
-    rows, cols = d_log_plan.sum(-1), d_log_plan.sum(-2)
-    rows = rows if df is None else rows + df
-    cols = cols if dg is None else cols + dg
+    """dL/dcost if the plan is the fixed point; arguments as for `log_derivatives`."""
+    d_log_plan, rows, cols = log_derivatives(plan, paid, d_plan, each, *d_potentials)
     d_kernel = fixed_point_reverse(plan, rows, cols).addcmul_(plan, each, value=-epsilon)
     return d_kernel.add_(d_log_plan).mul_(-1 / epsilon)
 

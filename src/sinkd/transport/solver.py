@@ -186,12 +186,8 @@ class _Solve(torch.autograd.Function):
         steps = iteration.Steps(kernel, us, vs)
         a, b = (number if weight is None else weight for number, weight in zip(ctx.numbers, weights, strict=True))
         with full_precision(paid.device):
-            d_log_plan = paid * each
-            if d_plan is not None:
-                d_log_plan.addcmul_(d_plan, _plan(steps) if plan is None else plan)
-            rows, cols = d_log_plan.sum(-1), d_log_plan.sum(-2)
-            rows = rows if df is None else rows.add_(df)
-            cols = cols if dg is None else cols.add_(dg)
+            moved = _plan(steps) if plan is None and d_plan is not None else plan
+            d_log_plan, rows, cols = iteration.log_derivatives(moved, paid, d_plan, each, df, dg)
             if plan is None:
                 d_kernel = iteration.products_reverse(steps, a, b, rows, cols, -ctx.epsilon * d_distance)
             else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .iteration import Weights, implicit_reverse
-from .triton_iteration import masses, reverse_tile, solve_tile
+from .triton_iteration import masses, place, reverse_tile, solve_tile
 
 TILES = 2**12, 2**14
 """Numbers of the kernel matrix that a program holds in registers: few where there are programs to spare, or many."""
@@ -29,10 +29,7 @@ def _solve_all(
     cost, a, b, b_each, plan, distance, rows, cols, f, g, done, shared, counter, inverse: tl.float64, n, m, n_iters,
     tolerance, PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    problem = (tl.program_id(0) // PARTS).to(tl.int64)
-    part = tl.program_id(0) % PARTS
-    i = part * ROWS + tl.arange(0, ROWS)
-    j = tl.arange(0, COLS)
+    problem, part, i, j = place(PARTS, ROWS, COLS)
     inside = (i[:, None] < n) & (j[None, :] < m)
     at = problem * n * m + i[:, None] * m + j[None, :]
     of_rows = masses(a if a is None else a + problem * n, 1.0, i, n)
@@ -55,10 +52,7 @@ def _reverse_all(
     cost, a, b, b_each, rows, cols, done, d_plan, d_distance, d_f, d_g, d_cost, shared, counter, inverse: tl.float64,
     n, m, n_iters, PARTS: tl.constexpr, LOGS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    problem = (tl.program_id(0) // PARTS).to(tl.int64)
-    part = tl.program_id(0) % PARTS
-    i = part * ROWS + tl.arange(0, ROWS)
-    j = tl.arange(0, COLS)
+    problem, part, i, j = place(PARTS, ROWS, COLS)
     inside = (i[:, None] < n) & (j[None, :] < m)
     at = problem * n * m + i[:, None] * m + j[None, :]
     upstream = tl.full((), 0.0, tl.float64)
@@ -101,11 +95,11 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def shared_memory(like: Tensor, problems: int, blocks: dict[str, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def shared_memory(like: Tensor, problems: int, blocks: dict[str, int]) -> tuple[Tensor, Tensor]:
     """What programs exchange sums through, and the counters at which they meet; nothing where each is alone."""
     if blocks["PARTS"] == 1:
         return like, like
-    shared = like.new_empty(problems * 2 * blocks["PARTS"] * blocks["COLS"], dtype=dtype)
+    shared = like.new_empty(problems * 2 * blocks["PARTS"] * blocks["COLS"])
     return shared, like.new_zeros(problems, dtype=torch.int32)
 
 
@@ -129,8 +123,8 @@ def solve_batch(
     """
     shape = cost.shape[:-2]
     flat = cost.reshape(-1, *cost.shape[-2:]).contiguous()
-    masses = (w.reshape(len(flat), -1).contiguous() if isinstance(w, Tensor) else None for w in (a, b))
-    results = _Solve.apply(flat, *masses, epsilon, n_iters, tolerance, gradient)
+    given = (w.reshape(len(flat), -1).contiguous() if isinstance(w, Tensor) else None for w in (a, b))
+    results = _Solve.apply(flat, *given, epsilon, n_iters, tolerance, gradient)
     plan, distance, f, g, done = (each.reshape(shape + each.shape[1:]) for each in results)
     return plan, distance, f, g, done
 
@@ -182,7 +176,7 @@ def _solve(
     plan, distance, f, g, rows, cols, done = _like(cost, a, b, epsilon, n_iters, tolerance)
     count, n, m = cost.shape
     blocks = tiling(cost, count, n, m, cost.dtype == torch.float64)
-    shared, counter = shared_memory(cost, count, blocks, cost.dtype)
+    shared, counter = shared_memory(cost, count, blocks)
     with on_device_of(cost):
         _solve_all[(count * blocks["PARTS"],)](
             cost, a, b, n / m, plan, distance, rows, cols, f, g, done, shared, counter, 1 / epsilon, n, m, n_iters,
@@ -218,7 +212,7 @@ def _reverse(
     count, n, m = cost.shape
     d_cost = torch.empty_like(cost)
     blocks = tiling(cost, count, n, m, cost.dtype == torch.float64)
-    shared, counter = shared_memory(cost, count, blocks, cost.dtype)
+    shared, counter = shared_memory(cost, count, blocks)
     with on_device_of(cost):
         _reverse_all[(count * blocks["PARTS"],)](
             cost, a, b, n / m, rows, cols, done, d_plan, d_distance, d_f, d_g, d_cost, shared, counter, 1 / epsilon,

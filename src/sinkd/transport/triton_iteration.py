@@ -56,6 +56,14 @@ def _sum_of_all(value, shared, counter, met, part, PARTS: tl.constexpr, COLS: tl
 
 
 @triton.jit
+def place(PARTS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """This program's problem and part of it, its rows, and all columns."""
+    problem = (tl.program_id(0) // PARTS).to(tl.int64)
+    part = tl.program_id(0) % PARTS
+    return problem, part, part * ROWS + tl.arange(0, ROWS), tl.arange(0, COLS)
+
+
+@triton.jit
 def masses(weights, each, index, size):
     """The masses at `index`, float64: read from `weights`, or `each` where that is None; 0 beyond `size`."""
     if weights is None:
